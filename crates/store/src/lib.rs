@@ -1,0 +1,255 @@
+//! Where bundles live: read ranges, list and write objects in S3, below an HTTP base URL, or in a
+//! directory.
+//!
+//! A [`Store`] is a [`Location`] that was opened with [`Settings`]; objects have clean relative
+//! names below it. The place is not trusted: what it says about names, lengths and ranges is
+//! checked, what it sends is counted, and what it holds back is timed. What the bytes *are* is
+//! checked elsewhere, by whoever has the key.
+//!
+//! Nothing here tries again, but for single parts of an upload: the caller knows which range is
+//! worth what, so each [`Error`] says whether trying again could help.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use futures::StreamExt;
+
+mod answer;
+mod client;
+mod error;
+mod http;
+mod local;
+mod location;
+mod name;
+mod s3;
+mod settings;
+mod stream;
+mod writer;
+
+pub use error::{Cause, Error};
+pub use location::Location;
+pub use name::NAME_BYTES_MAX;
+pub use settings::{Addressing, Settings};
+pub use stream::ObjectStream;
+pub use writer::ObjectWriter;
+
+use location::Place;
+
+/// What a store says about an object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObjectMeta {
+    /// Length in bytes.
+    pub bytes: u64,
+    /// The version, to be given to [`Store::stream`]. For a local file it is made from its identity
+    /// and times.
+    pub etag: Option<String>,
+}
+
+/// One object of a listing.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Entry {
+    /// Name relative to the location: clean, so that it can be joined to a directory.
+    pub name: String,
+    /// Length in bytes, as the store says.
+    pub bytes: u64,
+}
+
+/// An opened location. Cloning is cheap and shares the connections.
+#[derive(Clone)]
+pub struct Store {
+    location: Arc<Location>,
+    backend: Backend,
+}
+
+#[derive(Clone)]
+enum Backend {
+    S3(s3::S3),
+    Http(http::Http),
+    Local(local::Local),
+}
+
+impl Store {
+    /// Prepares access; nothing is sent yet.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for settings that cannot work, [`Error::Tls`] if no certificate authority
+    /// can be loaded.
+    pub fn open(location: &Location, settings: &Settings) -> Result<Self, Error> {
+        settings.check()?;
+        let backend = match &location.0 {
+            Place::S3 { bucket, prefix } => s3::S3::open(bucket, prefix, settings).map(Backend::S3),
+            Place::Http(base) => http::Http::open(base, settings).map(Backend::Http),
+            Place::Local(path) => Ok(Backend::Local(local::Local::new(path.clone()))),
+        };
+        let backend = backend.map_err(|error| error.at(&location.to_string()))?;
+        Ok(Self { location: Arc::new(location.clone()), backend })
+    }
+
+    /// The location this was opened from.
+    #[must_use]
+    pub fn location(&self) -> &Location {
+        &self.location
+    }
+
+    /// A whole object, in memory.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`] above `bytes_max`, told before its bytes are read.
+    pub async fn read(&self, object: &str, bytes_max: u64) -> Result<Vec<u8>, Error> {
+        let mut stream = self.get(object, None, None).await?;
+        let length = stream.remaining();
+        if length > bytes_max {
+            return Err(Error::TooLarge {
+                object: self.address(object),
+                limit: bytes_max,
+                unit: "bytes",
+            });
+        }
+        let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
+        while let Some(frame) = stream.next().await {
+            bytes.extend_from_slice(&frame?);
+        }
+        Ok(bytes)
+    }
+
+    /// Length and version of an object.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn stat(&self, object: &str) -> Result<ObjectMeta, Error> {
+        name::check(object)?;
+        let result = match &self.backend {
+            Backend::S3(s3) => s3.stat(object).await,
+            Backend::Http(http) => http.stat(object).await,
+            Backend::Local(local) => local.stat(object).await,
+        };
+        result.map_err(|error| error.at(&self.address(object)))
+    }
+
+    /// The bytes of `range`: exactly that many, of the version `etag` if one is given, or an error.
+    ///
+    /// # Errors
+    /// [`Error::Changed`] if the object is another version, [`Error::Protocol`] if it ends before
+    /// the range or the server does not honour ranges, or the store's.
+    pub async fn stream(
+        &self,
+        object: &str,
+        range: Range<u64>,
+        etag: Option<&str>,
+    ) -> Result<ObjectStream, Error> {
+        if range.start > range.end {
+            return Err(Error::usage("the range ends before it begins"));
+        }
+        if range.is_empty() {
+            name::check(object)?;
+            let nothing = Box::pin(futures::stream::empty());
+            return Ok(ObjectStream::new(nothing, self.address(object), &range, None));
+        }
+        self.get(object, Some(range), etag).await
+    }
+
+    async fn get(
+        &self,
+        object: &str,
+        range: Option<Range<u64>>,
+        etag: Option<&str>,
+    ) -> Result<ObjectStream, Error> {
+        name::check(object)?;
+        let address = self.address(object);
+        let result = match &self.backend {
+            Backend::S3(s3) => s3.get(object, range, etag, address.clone()).await,
+            Backend::Http(http) => http.get(object, range, etag, address.clone()).await,
+            Backend::Local(local) => local.get(object, range, etag, address.clone()).await,
+        };
+        result.map_err(|error| error.at(&address))
+    }
+
+    /// The object as an open file, if this is a local place: whoever has large buffers of its own
+    /// reads into them.
+    ///
+    /// # Errors
+    /// The store's, inside of `Some`.
+    #[must_use]
+    pub fn local_file(&self, object: &str) -> Option<Result<std::fs::File, Error>> {
+        let Backend::Local(local) = &self.backend else { return None };
+        let opened = name::check(object).and_then(|()| local.open(object)).map(|(file, _)| file);
+        Some(opened.map_err(|error| error.at(&self.address(object))))
+    }
+
+    /// Every object below the location, sorted by name.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`] above `entries_max`, [`Error::Protocol`] if a name is not clean or comes
+    /// twice, [`Error::Unsupported`] over plain HTTP.
+    pub async fn list(&self, entries_max: usize) -> Result<Vec<Entry>, Error> {
+        let listed = match &self.backend {
+            Backend::S3(s3) => s3.list(entries_max).await,
+            Backend::Http(_) => {
+                Err(Error::Unsupported { object: String::new(), what: "plain HTTP has no listing" })
+            }
+            Backend::Local(local) => local.list(entries_max).await,
+        };
+        listed.and_then(clean).map_err(|error| error.at(&self.location.to_string()))
+    }
+
+    /// Begins an object of unknown length; at most 80 GB on S3.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] over plain HTTP, or the store's.
+    pub async fn writer(&self, object: &str) -> Result<ObjectWriter, Error> {
+        self.begin(object, None).await
+    }
+
+    /// Begins an object of at most `bytes`; the parts of a multipart upload are chosen so that they
+    /// suffice.
+    ///
+    /// # Errors
+    /// As [`Store::writer`].
+    pub async fn writer_sized(&self, object: &str, bytes: u64) -> Result<ObjectWriter, Error> {
+        self.begin(object, Some(bytes)).await
+    }
+
+    async fn begin(&self, object: &str, bytes: Option<u64>) -> Result<ObjectWriter, Error> {
+        name::check(object)?;
+        let address = self.address(object);
+        let result = match &self.backend {
+            Backend::S3(s3) => ObjectWriter::s3(s3, object, bytes, address.clone()).await,
+            Backend::Http(_) => Err(Error::Unsupported {
+                object: String::new(),
+                what: "plain HTTP is for reading only",
+            }),
+            Backend::Local(local) => ObjectWriter::local(local, object, address.clone()).await,
+        };
+        result.map_err(|error| error.at(&address))
+    }
+
+    fn address(&self, object: &str) -> String {
+        self.location.address(object)
+    }
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Store").field(&self.location).finish()
+    }
+}
+
+/// A listing whose names are clean and distinct, sorted.
+fn clean(mut entries: Vec<Entry>) -> Result<Vec<Entry>, Error> {
+    for entry in &entries {
+        if let Some(fault) = name::fault(&entry.name) {
+            return Err(Error::protocol(format!(
+                "the listing holds {}, which {fault}",
+                name::quoted(&entry.name)
+            )));
+        }
+    }
+    entries.sort();
+    match entries.windows(2).find(|pair| pair[0].name == pair[1].name) {
+        Some(pair) => {
+            Err(Error::protocol(format!("the listing holds {} twice", name::quoted(&pair[0].name))))
+        }
+        None => Ok(entries),
+    }
+}

@@ -1,0 +1,273 @@
+//! Where a bundle lives: the grammar of locations.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use url::Url;
+
+use crate::{Error, name};
+
+/// The longest location, in bytes.
+const URI_BYTES_MAX: usize = 4_096;
+
+/// A place that holds objects by relative name.
+///
+/// | written | means |
+/// | --- | --- |
+/// | `s3://bucket`, `s3://bucket/prefix` | keys `prefix/<object>`; the prefix is a folder, never a raw string prefix |
+/// | `file:///dir`, `file://localhost/dir`, `/dir`, `dir` | a local directory; no percent-decoding, as KServe reads it |
+/// | `https://host/base`, `http://host/base` | `base/<object>`, each component percent-encoded; reading only |
+///
+/// `sealift+` before a scheme is dropped, so that KServe can route such URIs to our image by their
+/// prefix. Queries are refused, and so are fragments: a fragment belongs to the caller, who must
+/// strip it first. [`Display`](fmt::Display) and `Debug` never show userinfo.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Location(pub(crate) Place);
+
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// `prefix` is empty or `a/b`, without slashes at its ends.
+    S3 {
+        bucket: String,
+        prefix: String,
+    },
+    Local(PathBuf),
+    /// The base, with a slash at its end and without query and fragment.
+    Http(Url),
+}
+
+impl Location {
+    /// Reads a location.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for anything outside of the grammar above.
+    pub fn parse(uri: &str) -> Result<Self, Error> {
+        let uri = uri.strip_prefix("sealift+").unwrap_or(uri);
+        if uri.is_empty() {
+            return Err(Error::usage("the location is empty"));
+        }
+        if uri.len() > URI_BYTES_MAX {
+            return Err(Error::usage("the location is longer than 4096 bytes"));
+        }
+        if uri.contains(char::is_control) {
+            return Err(Error::usage("the location has a control character"));
+        }
+        let Some((scheme, rest)) = uri.split_once("://") else {
+            return Ok(Self(Place::Local(uri.into())));
+        };
+        if rest.contains('#') {
+            return Err(Error::usage(format!(
+                "{scheme}:// location has a fragment (`#…`), which has no meaning here"
+            )));
+        }
+        match scheme {
+            "s3" => s3(rest),
+            "file" => file(rest),
+            "http" | "https" => http(uri),
+            _ => Err(Error::usage(format!(
+                "unknown scheme {}: expected s3://, file://, https://, http:// or a path",
+                name::quoted(scheme)
+            ))),
+        }
+    }
+
+    /// The location one or more components below this one.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if `name` is not a clean relative name.
+    pub fn join(&self, name: &str) -> Result<Self, Error> {
+        name::check(name)?;
+        Ok(Self(match &self.0 {
+            Place::S3 { bucket, prefix } => {
+                Place::S3 { bucket: bucket.clone(), prefix: joined(prefix, name) }
+            }
+            Place::Local(path) => Place::Local(path.join(name)),
+            Place::Http(base) => {
+                let mut url = object_url(base, name);
+                add_slash(&mut url);
+                Place::Http(url)
+            }
+        }))
+    }
+
+    /// The directory, if this is a local place.
+    #[must_use]
+    pub fn local_path(&self) -> Option<&Path> {
+        match &self.0 {
+            Place::Local(path) => Some(path),
+            _ => None,
+        }
+    }
+
+    /// The address of one object, for messages.
+    pub(crate) fn address(&self, object: &str) -> String {
+        let base = self.to_string();
+        format!("{}/{object}", base.trim_end_matches('/'))
+    }
+}
+
+/// `prefix/name`, or `name` at the root of a bucket.
+pub(crate) fn joined(prefix: &str, name: &str) -> String {
+    if prefix.is_empty() { name.to_owned() } else { format!("{prefix}/{name}") }
+}
+
+/// The URL of an object below `base`. `name` was checked, so nothing in it is skipped or climbs.
+pub(crate) fn object_url(base: &Url, name: &str) -> Url {
+    let mut url = base.clone();
+    if let Ok(mut segments) = url.path_segments_mut() {
+        segments.pop_if_empty().extend(name.split('/'));
+    }
+    url
+}
+
+fn s3(rest: &str) -> Result<Location, Error> {
+    if rest.contains('?') {
+        return Err(Error::usage(
+            "s3:// location has a query (`?…`): use the environment for settings",
+        ));
+    }
+    let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+    let clean = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+    if !(3..=255).contains(&bucket.len()) || !bucket.chars().all(clean) || bucket.contains("..") {
+        return Err(Error::usage(format!("{} is not a bucket name", name::quoted(bucket))));
+    }
+    let prefix = prefix.strip_suffix('/').unwrap_or(prefix);
+    if !prefix.is_empty()
+        && let Some(fault) = name::fault(prefix)
+    {
+        return Err(Error::usage(format!("s3:// prefix {} {fault}", name::quoted(prefix))));
+    }
+    Ok(Location(Place::S3 { bucket: bucket.to_owned(), prefix: prefix.to_owned() }))
+}
+
+fn file(rest: &str) -> Result<Location, Error> {
+    let path = rest.strip_prefix("localhost").unwrap_or(rest);
+    if !path.starts_with('/') {
+        return Err(Error::usage("file:// location needs an absolute path: file:///dir"));
+    }
+    Ok(Location(Place::Local(path.into())))
+}
+
+fn http(uri: &str) -> Result<Location, Error> {
+    // The parser's own message could repeat a password, so only its kind is told.
+    let mut url =
+        Url::parse(uri).map_err(|error| Error::usage(format!("http location: {error}")))?;
+    if url.query().is_some() {
+        return Err(Error::usage(
+            "http location has a query (`?…`): objects are addressed below a base URL",
+        ));
+    }
+    add_slash(&mut url);
+    Ok(Location(Place::Http(url)))
+}
+
+fn add_slash(url: &mut Url) {
+    if let Ok(mut segments) = url.path_segments_mut() {
+        segments.pop_if_empty().push("");
+    }
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Place::S3 { bucket, prefix } if prefix.is_empty() => write!(f, "s3://{bucket}"),
+            Place::S3 { bucket, prefix } => write!(f, "s3://{bucket}/{prefix}"),
+            Place::Local(path) => write!(f, "{}", path.display()),
+            Place::Http(url) => {
+                write!(f, "{}://{}", url.scheme(), url.host_str().unwrap_or_default())?;
+                if let Some(port) = url.port() {
+                    write!(f, ":{port}")?;
+                }
+                f.write_str(url.path().trim_end_matches('/'))
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Location({self})")
+    }
+}
+
+impl std::str::FromStr for Location {
+    type Err = Error;
+
+    fn from_str(uri: &str) -> Result<Self, Error> {
+        Self::parse(uri)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(uri: &str) -> String {
+        match Location::parse(uri) {
+            Ok(location) => location.to_string(),
+            Err(error) => panic!("{uri}: {error}"),
+        }
+    }
+
+    #[test]
+    fn reads_every_form_of_the_grammar() {
+        assert_eq!(shown("s3://models"), "s3://models");
+        assert_eq!(shown("s3://models/"), "s3://models");
+        assert_eq!(shown("s3://models/llama/8b/"), "s3://models/llama/8b");
+        assert_eq!(shown("sealift+s3://models/llama"), "s3://models/llama");
+        assert_eq!(shown("file:///mnt/a%20b"), "/mnt/a%20b");
+        assert_eq!(shown("file://localhost/mnt"), "/mnt");
+        assert_eq!(shown("/mnt/pvc/model#1"), "/mnt/pvc/model#1");
+        assert_eq!(shown("models/llama"), "models/llama");
+        assert_eq!(shown("https://host:8443/a/b"), "https://host:8443/a/b");
+    }
+
+    #[test]
+    fn refuses_what_is_outside_of_the_grammar() {
+        for uri in [
+            "",
+            "s3://",
+            "s3://b",
+            "s3://bad bucket/x",
+            "s3://buc..ket",
+            "s3://bucket//x",
+            "s3://bucket/../x",
+            "s3://bucket/a?x=1",
+            "s3://bucket/a#f",
+            "file://host/x",
+            "file://x",
+            "http://",
+            "https://h/a?sig=1",
+            "https://h/a#f",
+            "gs://bucket/x",
+            "s3://bucket/a\nb",
+        ] {
+            assert!(matches!(Location::parse(uri), Err(Error::Usage { .. })), "{uri:?}");
+        }
+    }
+
+    #[test]
+    fn never_shows_userinfo() {
+        let location = Location::parse("https://user:hunter2@host/base").unwrap();
+        assert_eq!(location.address("a b"), "https://host/base/a b");
+        assert!(!format!("{location:?} {location}").contains("hunter2"));
+        let error = Location::parse("https://user:hunter2@host:bad/base").unwrap_err();
+        assert!(!format!("{error:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn joins_below_and_encodes_each_component() {
+        let base = Location::parse("https://host/a").unwrap();
+        let Place::Http(url) = &base.0 else { panic!("not http") };
+        assert_eq!(
+            object_url(url, "b c/100%?.sealed").as_str(),
+            "https://host/a/b%20c/100%25%3F.sealed"
+        );
+        assert_eq!(base.join("b").unwrap().to_string(), "https://host/a/b");
+        assert_eq!(
+            Location::parse("s3://bucket").unwrap().join("b/c").unwrap().to_string(),
+            "s3://bucket/b/c"
+        );
+        assert!(base.join("../b").is_err());
+    }
+}

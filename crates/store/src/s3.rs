@@ -1,0 +1,214 @@
+//! S3 and whatever speaks it: signing, listing and multipart upload are opendal's; the transport
+//! below it is ours.
+
+use std::error::Error as StdError;
+use std::ops::Range;
+use std::time::Duration;
+
+use futures::StreamExt;
+use opendal::{ErrorKind, HttpTransporter, OperationContext, Operator, services};
+use reqwest::redirect::Policy;
+use url::Url;
+
+use crate::client::Limits;
+use crate::error::{Cause, chain};
+use crate::location::joined;
+use crate::settings::Addressing;
+use crate::stream::ObjectStream;
+use crate::{Entry, Error, ObjectMeta, Settings, client, name};
+
+mod credentials;
+mod transport;
+
+const REGION_DEFAULT: &str = "us-east-1";
+/// opendal puts the region into this one.
+const AWS_ENDPOINT: &str = "https://s3.amazonaws.com";
+/// A listing of the largest bundle is 17 pages. A server that answers with empty pages for ever
+/// ends here.
+const LIST_TIME_MAX: Duration = Duration::from_secs(300);
+
+/// A prefix of a bucket.
+#[derive(Clone)]
+pub(crate) struct S3 {
+    operator: Operator,
+    prefix: String,
+    limits: Limits,
+}
+
+impl S3 {
+    pub(crate) fn open(bucket: &str, prefix: &str, settings: &Settings) -> Result<Self, Error> {
+        let endpoint = settings.endpoint_url.as_deref().map(|url| url.trim_end_matches('/'));
+        let custom = endpoint.filter(|url| *url != AWS_ENDPOINT);
+        let tls =
+            custom.is_none_or(|url| !url.starts_with("http:")) || credentials::need_tls(settings);
+        let virtual_hosted = match settings.addressing {
+            Addressing::Path => false,
+            Addressing::Virtual => true,
+            // A certificate for `*.s3…` does not cover a bucket with dots.
+            Addressing::Auto => custom.is_none() && !bucket.contains('.'),
+        };
+        if virtual_hosted && (bucket.contains('.') || custom.is_some_and(is_address)) {
+            return Err(Error::usage(
+                "S3_USER_VIRTUAL_BUCKET: neither a bucket with a dot nor an endpoint that is an \
+                 address can be reached so",
+            ));
+        }
+        let mut builder = services::S3::default()
+            .bucket(bucket)
+            .region(settings.region.as_deref().unwrap_or(REGION_DEFAULT))
+            .endpoint(endpoint.unwrap_or(AWS_ENDPOINT))
+            .disable_config_load()
+            .disable_ec2_metadata()
+            .credential_provider_chain(credentials::chain(settings));
+        if settings.anonymous {
+            builder = builder.skip_signature();
+        }
+        if virtual_hosted {
+            builder = builder.enable_virtual_host_style();
+        }
+        let limits = Limits::of(settings);
+        let transport = transport::Transport::new(
+            limits,
+            client::build(settings, Policy::none(), tls)?,
+            credentials::metadata_client(settings)?,
+        );
+        let context = OperationContext::new().with_http_transport(HttpTransporter::new(transport));
+        let operator =
+            Operator::new(builder).map_err(|error| failure(&error))?.with_context(context);
+        Ok(Self { operator, prefix: prefix.to_owned(), limits })
+    }
+
+    fn key(&self, object: &str) -> String {
+        joined(&self.prefix, object)
+    }
+
+    pub(crate) async fn stat(&self, object: &str) -> Result<ObjectMeta, Error> {
+        let meta = self.operator.stat(&self.key(object)).await.map_err(|error| failure(&error))?;
+        Ok(ObjectMeta { bytes: meta.content_length(), etag: meta.etag().map(str::to_owned) })
+    }
+
+    /// The whole object without a range, or one range of it. The request is made before this
+    /// returns.
+    pub(crate) async fn get(
+        &self,
+        object: &str,
+        range: Option<Range<u64>>,
+        etag: Option<&str>,
+        address: String,
+    ) -> Result<ObjectStream, Error> {
+        let key = self.key(object);
+        let mut reader = self.operator.reader_with(&key);
+        if let Some(etag) = etag {
+            reader = reader.if_match(etag);
+        }
+        let reader = reader.await.map_err(|error| failure(&error))?;
+        let mut stream = match range.clone() {
+            Some(range) => reader.into_bytes_stream(range).await,
+            None => reader.into_bytes_stream(..).await,
+        }
+        .map_err(|error| failure(&error))?;
+        let whole = stream.metadata().await.map_err(|error| failure(&error))?.content_length();
+        let frames = stream.map(|frame| frame.map_err(|error| failure(&error)));
+        Ok(ObjectStream::new(
+            Box::pin(frames),
+            address,
+            &range.unwrap_or(0..whole),
+            Some(self.limits.silence),
+        ))
+    }
+
+    pub(crate) async fn list(&self, entries_max: usize) -> Result<Vec<Entry>, Error> {
+        tokio::time::timeout(LIST_TIME_MAX, self.pages(entries_max))
+            .await
+            .map_err(|_| Error::protocol("the listing does not end"))?
+    }
+
+    async fn pages(&self, entries_max: usize) -> Result<Vec<Entry>, Error> {
+        let folder =
+            if self.prefix.is_empty() { String::new() } else { format!("{}/", self.prefix) };
+        let mut listing = self
+            .operator
+            .lister_with(if folder.is_empty() { "/" } else { &folder })
+            .recursive(true)
+            .await
+            .map_err(|error| failure(&error))?;
+        let mut entries = Vec::new();
+        let mut seen = 0_usize;
+        while let Some(entry) = listing.next().await {
+            let entry = entry.map_err(|error| failure(&error))?;
+            seen += 1;
+            if seen > entries_max {
+                return Err(too_many(entries_max));
+            }
+            let Some(name) = entry.path().strip_prefix(&folder) else {
+                return Err(Error::protocol(format!(
+                    "the listing holds {}, which is outside of the prefix",
+                    name::quoted(entry.path())
+                )));
+            };
+            // Zero-byte objects that consoles make to show a folder.
+            if name.is_empty() || name.ends_with('/') {
+                continue;
+            }
+            entries.push(Entry { name: name.to_owned(), bytes: entry.metadata().content_length() });
+        }
+        Ok(entries)
+    }
+
+    pub(crate) async fn writer(
+        &self,
+        object: &str,
+        part_bytes: usize,
+    ) -> Result<opendal::Writer, Error> {
+        self.operator
+            .writer_with(&self.key(object))
+            .chunk(part_bytes)
+            .concurrent(crate::writer::PARTS_IN_FLIGHT)
+            .await
+            .map_err(|error| failure(&error))
+    }
+}
+
+pub(crate) fn too_many(entries_max: usize) -> Error {
+    Error::TooLarge {
+        object: String::new(),
+        limit: entries_max as u64,
+        unit: "entries in the listing",
+    }
+}
+
+fn is_address(url: &str) -> bool {
+    Url::parse(url).is_ok_and(|url| !matches!(url.host(), Some(url::Host::Domain(_))))
+}
+
+/// What an opendal error means. Ours travel inside of it, and so do those of reqwest, which come
+/// while a body is read, and of the credential sources.
+pub(crate) fn failure(error: &(dyn StdError + 'static)) -> Error {
+    let mut credentials = None;
+    let mut opendal = None;
+    for error in chain(error) {
+        if let Some(error) = error.downcast_ref::<Error>() {
+            return error.clone();
+        }
+        if let Some(error) = error.downcast_ref::<reqwest::Error>() {
+            return client::failure(error);
+        }
+        credentials = credentials.or(error.downcast_ref::<reqsign_core::Error>());
+        opendal = opendal.or(error.downcast_ref::<opendal::Error>());
+    }
+    if let Some(error) = credentials {
+        return credentials::failure(error);
+    }
+    let object = String::new();
+    let cause = Cause::innermost(error);
+    match opendal {
+        Some(error) if error.kind() == ErrorKind::NotFound => {
+            Error::NotFound { object, bucket: false }
+        }
+        Some(error) if error.kind() == ErrorKind::ConfigInvalid => {
+            Error::usage(format!("S3 settings: {cause}"))
+        }
+        Some(error) if error.is_temporary() => Error::Network { object, cause },
+        _ => Error::protocol(format!("the server's answer makes no sense: {cause}")),
+    }
+}

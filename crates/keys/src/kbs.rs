@@ -1,0 +1,218 @@
+//! [`Kbs`]: keys from a key broker, by the KBS attestation protocol 0.4.0 ("RCAR": request,
+//! challenge, attestation, response).
+//!
+//! ```text
+//! POST /kbs/v0/auth      version, tee                  -> nonce, session cookie
+//! POST /kbs/v0/attest    public key, evidence over     -> token
+//!                        SHA-384(nonce, public key)
+//! GET  /kbs/v0/resource/<repository>/<type>/<tag>      -> JWE to that public key
+//! ```
+//!
+//! The evidence binds the public key to this guest, so only this guest can open the answer,
+//! whoever carries it. [`handshake`] has the messages, [`refusal`] what errors mean.
+
+mod handshake;
+mod refusal;
+
+use std::fmt;
+use std::sync::Arc;
+
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, COOKIE, SET_COOKIE};
+use reqwest::{RequestBuilder, Response, StatusCode};
+use seal::jwe::TeeKeyPair;
+use seal::name::ResourceUri;
+use secret::Secret;
+use tokio::sync::Mutex;
+use zeroize::Zeroizing;
+
+use self::handshake::Challenge;
+use self::refusal::Refusal;
+use crate::http::Endpoint;
+use crate::{Attester, Error, HttpSettings, KeySource};
+
+/// A key broker, and the session with it: one attestation serves all keys of a run.
+pub struct Kbs {
+    endpoint: Endpoint,
+    attester: Arc<dyn Attester>,
+    /// Held during the handshake, so that concurrent releases share one attestation.
+    session: Mutex<Option<Arc<Session>>>,
+}
+
+/// What an accepted attestation gives.
+struct Session {
+    key_pair: TeeKeyPair,
+    cookie: String,
+    token: Option<String>,
+}
+
+impl Kbs {
+    /// The broker at `url` (without `/kbs/v0`), to which `attester` proves what this machine is.
+    pub fn new(
+        url: &str,
+        attester: Box<dyn Attester>,
+        settings: &HttpSettings,
+    ) -> Result<Self, Error> {
+        let endpoint = Endpoint::new(url, settings)?;
+        Ok(Self { endpoint, attester: attester.into(), session: Mutex::new(None) })
+    }
+}
+
+impl KeySource for Kbs {
+    fn kind(&self) -> &'static str {
+        "kbs"
+    }
+
+    async fn release(&self, resource: &ResourceUri) -> Result<Secret, Error> {
+        let mut session = self.session(None, resource).await?;
+        let mut refusal = match self.fetch(&session, resource).await? {
+            Ok(key) => return Ok(key),
+            Err(refusal) => refusal,
+        };
+        // A session may have ended since it was used last: attest again, once, and only then.
+        if refusal.is_about_the_session() {
+            session = self.session(Some(&session), resource).await?;
+            refusal = match self.fetch(&session, resource).await? {
+                Ok(key) => return Ok(key),
+                Err(refusal) => refusal,
+            };
+        }
+        Err(refusal.into_error(self.endpoint.name(), resource))
+    }
+}
+
+impl Kbs {
+    /// The current session, or a new one if there is none or it is the one that was `refused`.
+    async fn session(
+        &self,
+        refused: Option<&Arc<Session>>,
+        resource: &ResourceUri,
+    ) -> Result<Arc<Session>, Error> {
+        let mut current = self.session.lock().await;
+        match &*current {
+            Some(session) if !refused.is_some_and(|refused| Arc::ptr_eq(refused, session)) => {
+                Ok(Arc::clone(session))
+            }
+            _ => {
+                let session = Arc::new(self.attest(resource).await?);
+                *current = Some(Arc::clone(&session));
+                Ok(session)
+            }
+        }
+    }
+
+    async fn attest(&self, resource: &ResourceUri) -> Result<Session, Error> {
+        let request = handshake::request(self.attester.tee());
+        let response = self.post("/kbs/v0/auth", request, None, resource).await?;
+        let cookie = session_cookie(&response).ok_or_else(|| {
+            self.protocol("no usable kbs-session-id cookie in the answer to /auth")
+        })?;
+        let body = self.endpoint.body(response, handshake::CHALLENGE_BYTES_MAX).await?;
+        let challenge = Challenge::parse(&body).map_err(|why| self.protocol(why))?;
+
+        let key_pair = TeeKeyPair::generate().map_err(|error| self.protocol(error.to_string()))?;
+        let public_key = key_pair.public_jwk();
+        let report_data =
+            handshake::report_data(&challenge, &public_key).map_err(|why| self.protocol(why))?;
+        let evidence = self.evidence(report_data).await?;
+
+        let attestation = handshake::attestation(&challenge, &public_key, &evidence);
+        let response = self.post("/kbs/v0/attest", attestation, Some(&cookie), resource).await?;
+        let cookie = session_cookie(&response).unwrap_or(cookie);
+        let body = self.endpoint.body(response, handshake::TOKEN_ANSWER_BYTES_MAX).await?;
+        let token = handshake::parse_token(&body).map_err(|why| self.protocol(why))?;
+        tracing::info!(kbs = self.endpoint.name(), tee = self.attester.tee(), "attested");
+        Ok(Session { key_pair, cookie, token })
+    }
+
+    /// Quotes take up to seconds of hardware or firmware time, so they are made off the runtime.
+    async fn evidence(&self, report_data: [u8; 48]) -> Result<serde_json::Value, Error> {
+        let attester = Arc::clone(&self.attester);
+        let tee = attester.tee();
+        tokio::task::spawn_blocking(move || attester.evidence(&report_data))
+            .await
+            .unwrap_or_else(|stopped| Err(Error::Evidence { tee, source: stopped.into() }))
+    }
+
+    async fn post(
+        &self,
+        path: &str,
+        body: String,
+        cookie: Option<&str>,
+        resource: &ResourceUri,
+    ) -> Result<Response, Error> {
+        let mut request = self.endpoint.post(path).header(CONTENT_TYPE, "application/json");
+        if let Some(cookie) = cookie {
+            request = request.header(COOKIE, cookie);
+        }
+        let response = self.endpoint.send(request.body(body)).await?;
+        if response.status() == StatusCode::OK {
+            return Ok(response);
+        }
+        let refusal = self.refusal(response).await;
+        Err(refusal.into_error(self.endpoint.name(), resource))
+    }
+
+    /// The key, or the broker's refusal.
+    async fn fetch(
+        &self,
+        session: &Session,
+        resource: &ResourceUri,
+    ) -> Result<Result<Secret, Refusal>, Error> {
+        let path = format!("/kbs/v0/resource/{}", resource.path());
+        let response = self.endpoint.send(session.authorize(self.endpoint.get(&path))).await?;
+        if response.status() != StatusCode::OK {
+            return Ok(Err(self.refusal(response).await));
+        }
+        let sealed = self.endpoint.body(response, handshake::JWE_BYTES_MAX).await?;
+        let empty = || Error::Empty { resource: resource.clone() };
+        if sealed.is_empty() {
+            return Err(empty());
+        }
+        let key = session.key_pair.decrypt(&sealed).map_err(|error| match error {
+            seal::Error::Limit { .. } => {
+                Error::TooLarge { what: resource.to_string(), limit: Secret::BYTES_MAX }
+            }
+            other => self.protocol(format!("the answer does not open: {other}")),
+        })?;
+        if key.is_empty() {
+            return Err(empty());
+        }
+        Ok(Ok(key))
+    }
+
+    async fn refusal(&self, response: Response) -> Refusal {
+        let status = response.status().as_u16();
+        let body: Zeroizing<Vec<u8>> = self.endpoint.refusal(response).await;
+        Refusal::parse(status, &body)
+    }
+
+    fn protocol(&self, why: impl Into<String>) -> Error {
+        Error::protocol(self.endpoint.name(), why)
+    }
+}
+
+impl Session {
+    /// Trustee looks for the cookie's session first. The token is for replicas that do not share
+    /// sessions.
+    fn authorize(&self, request: RequestBuilder) -> RequestBuilder {
+        let request = request.header(COOKIE, &self.cookie);
+        match &self.token {
+            Some(token) => request.header(AUTHORIZATION, format!("Bearer {token}")),
+            None => request,
+        }
+    }
+}
+
+fn session_cookie(response: &Response) -> Option<String> {
+    let headers = response.headers().get_all(SET_COOKIE);
+    headers.iter().filter_map(|value| value.to_str().ok()).find_map(handshake::session_cookie)
+}
+
+impl fmt::Debug for Kbs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Kbs")
+            .field("endpoint", &self.endpoint.name())
+            .field("tee", &self.attester.tee())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,131 @@
+//! What a broker's errors mean.
+//!
+//! Trustee answers 401 to nearly everything, a missing key and a denied one included; what happened
+//! is only in the body: `{"type":"https://…/errors/<Variant>","detail":"…"}`. The variant decides
+//! here, and the status only where there is no variant, or one with two meanings.
+
+use seal::name::ResourceUri;
+use serde::Deserialize;
+
+use crate::Error;
+use crate::error::printable;
+
+/// A broker's answer other than 200.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    status: u16,
+    variant: String,
+    detail: String,
+}
+
+impl Refusal {
+    pub(super) fn parse(status: u16, body: &[u8]) -> Self {
+        #[derive(Deserialize)]
+        struct Wire {
+            #[serde(rename = "type")]
+            kind: String,
+            #[serde(default)]
+            detail: String,
+        }
+        match serde_json::from_slice::<Wire>(body) {
+            Ok(Wire { kind, detail }) => {
+                let variant = kind.rsplit('/').next().unwrap_or_default();
+                Self { status, variant: printable(variant), detail: printable(&detail) }
+            }
+            Err(_) => {
+                let detail = printable(&String::from_utf8_lossy(body));
+                Self { status, variant: String::new(), detail }
+            }
+        }
+    }
+
+    /// Whether a new attestation may help. Trustee's own client takes every 401 for that, and so
+    /// attests four times over for a key that does not exist.
+    pub(super) fn is_about_the_session(&self) -> bool {
+        match self.variant.as_str() {
+            "TokenNotFound" | "TokenVerifierError" => true,
+            "" => self.status == 401,
+            _ => false,
+        }
+    }
+
+    pub(super) fn into_error(self, endpoint: &str, resource: &ResourceUri) -> Error {
+        let (endpoint, resource) = (endpoint.to_owned(), resource.clone());
+        let detail = format!("{} {} {}", self.status, self.variant, self.detail);
+        match (self.variant.as_str(), self.status) {
+            ("AttestationError" | "TokenNotFound" | "TokenVerifierError", _) => {
+                Error::Attestation { endpoint, detail }
+            }
+            ("PolicyDeny" | "PolicyEngineError", _) => Error::Denied { resource, detail },
+            // Trustee's answer, with 401, for a key that is not there. With 500 it is what it says.
+            ("PluginInternalError", ..500) => Error::NotFound { resource, detail },
+            // A broker that holds no keys, or cannot encrypt them for our kind of key pair.
+            ("PluginNotFound" | "JweError", _) => Error::Protocol { endpoint, why: detail },
+            (variant, _) if variant.ends_with("NotFound") => Error::NotFound { resource, detail },
+            (_, 401) => Error::Attestation { endpoint, detail },
+            (_, 403) => Error::Denied { resource, detail },
+            (_, 404) => Error::NotFound { resource, detail },
+            (_, 408 | 429 | 500..) => Error::Unreachable { endpoint, why: detail, source: None },
+            _ => Error::Protocol { endpoint, why: detail },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(status: u16, variant: &str) -> Refusal {
+        let body = format!(r#"{{"type":"https://x/errors/{variant}","detail":"so\nit is"}}"#);
+        Refusal::parse(status, body.as_bytes())
+    }
+
+    fn error(refusal: Refusal) -> Error {
+        refusal.into_error("https://kbs", &ResourceUri::from_path("a/b/c").unwrap())
+    }
+
+    #[test]
+    fn the_variant_decides_not_the_status() {
+        for status in [401, 403, 404] {
+            let of = |variant| error(refusal(status, variant));
+            assert!(matches!(of("AttestationError"), Error::Attestation { .. }));
+            assert!(matches!(of("TokenVerifierError"), Error::Attestation { .. }));
+            assert!(matches!(of("PolicyDeny"), Error::Denied { .. }));
+            assert!(matches!(of("PolicyEngineError"), Error::Denied { .. }));
+            assert!(matches!(of("PluginInternalError"), Error::NotFound { .. }));
+            assert!(matches!(of("ResourceNotFound"), Error::NotFound { .. }));
+            assert!(matches!(of("PluginNotFound"), Error::Protocol { .. }));
+        }
+    }
+
+    #[test]
+    fn the_status_decides_where_there_is_no_clear_variant() {
+        let of = |status| error(Refusal::parse(status, b"<html>"));
+        assert!(matches!(of(401), Error::Attestation { .. }));
+        assert!(matches!(of(403), Error::Denied { .. }));
+        assert!(matches!(of(404), Error::NotFound { .. }));
+        for status in [408, 429, 500, 502, 503, 504] {
+            assert!(of(status).is_transient(), "{status}");
+        }
+        assert!(error(refusal(500, "PluginInternalError")).is_transient());
+        assert!(matches!(of(400), Error::Protocol { .. }));
+        assert!(matches!(error(refusal(418, "Teapot")), Error::Protocol { .. }));
+    }
+
+    #[test]
+    fn only_a_lost_session_is_worth_another_attestation() {
+        assert!(refusal(401, "TokenNotFound").is_about_the_session());
+        assert!(refusal(401, "TokenVerifierError").is_about_the_session());
+        assert!(Refusal::parse(401, b"").is_about_the_session());
+        for variant in ["PolicyDeny", "PluginInternalError", "AttestationError", "JweError"] {
+            assert!(!refusal(401, variant).is_about_the_session(), "{variant}");
+        }
+        assert!(!Refusal::parse(403, b"").is_about_the_session());
+    }
+
+    #[test]
+    fn the_detail_is_one_printable_line() {
+        let text = error(refusal(401, "PolicyDeny")).to_string();
+        assert_eq!(text, "kbs:///a/b/c is denied by policy: 401 PolicyDeny so it is");
+    }
+}

@@ -1,0 +1,73 @@
+//! Where keys come from.
+//!
+//! A [`KeySource`] turns the name of a key into its bytes, or says why it will not. Three exist:
+//!
+//! - [`Cdh`]: the Confidential Data Hub inside a Confidential Containers guest, which attests for
+//!   us. Plain HTTP on loopback.
+//! - [`Kbs`]: a key broker that speaks the KBS attestation protocol (Trustee, or our own broker),
+//!   for confidential VMs without a data hub. We attest, with a pluggable [`Attester`].
+//! - [`FileSource`]: development, and keys that Kubernetes mounts as a Secret.
+//!
+//! All of them pass one suite, [`conformance`]. [`release_with_retry`] is how programs ask: an
+//! [`Error`] knows whether asking again can help. What is released lives in a
+//! [`Secret`](secret::Secret) and appears in no error, log or `Debug` output.
+
+mod attest;
+mod cdh;
+pub mod conformance;
+mod error;
+mod file;
+mod http;
+mod kbs;
+mod retry;
+
+use seal::name::ResourceUri;
+use secret::Secret;
+
+pub use attest::{Attester, SampleAttester};
+pub use cdh::Cdh;
+pub use error::{Cause, Error};
+pub use file::FileSource;
+pub use http::HttpSettings;
+pub use kbs::Kbs;
+pub use retry::{Retry, release_with_retry};
+
+/// Something that releases keys.
+pub trait KeySource: Send + Sync {
+    /// `cdh`, `kbs` or `file`: for logs and audit records.
+    fn kind(&self) -> &'static str;
+
+    /// Asks once for `resource`. At most [`Secret::BYTES_MAX`] bytes, never none.
+    fn release(&self, resource: &ResourceUri)
+    -> impl Future<Output = Result<Secret, Error>> + Send;
+}
+
+/// The key source that a program was configured with.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Source {
+    /// The guest's Confidential Data Hub.
+    Cdh(Cdh),
+    /// A key broker.
+    Kbs(Kbs),
+    /// Files.
+    File(FileSource),
+}
+
+impl KeySource for Source {
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Cdh(cdh) => cdh.kind(),
+            Self::Kbs(kbs) => kbs.kind(),
+            Self::File(file) => file.kind(),
+        }
+    }
+
+    async fn release(&self, resource: &ResourceUri) -> Result<Secret, Error> {
+        match self {
+            Self::Cdh(cdh) => cdh.release(resource).await,
+            Self::Kbs(kbs) => kbs.release(resource).await,
+            Self::File(file) => file.release(resource).await,
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! The command line of `sealift-broker`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use broker::{Config, TlsFiles};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Releases keys to guests that prove what they are
+#[derive(Debug, Parser)]
+#[command(name = "sealift-broker", version, disable_help_subcommand = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Serve the KBS attestation protocol
+    Serve(Box<Serve>),
+    /// Make a data directory, its master key and an administrator's key
+    Init(Init),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Serve {
+    /// Address to listen on; port 0 is any free one
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1:8080",
+        env = "SEALIFT_BROKER_LISTEN"
+    )]
+    listen: SocketAddr,
+    /// Where resources are kept, encrypted
+    #[arg(long, value_name = "DIR", env = "SEALIFT_BROKER_DATA_DIR")]
+    data_dir: PathBuf,
+    /// The 32 bytes that everything is encrypted under
+    #[arg(long, value_name = "FILE", env = "SEALIFT_BROKER_MASTER_KEY_FILE")]
+    master_key_file: PathBuf,
+    /// Certificate chain, PEM; required unless the address is a loopback one
+    #[arg(long, value_name = "FILE", requires = "tls_key", env = "SEALIFT_BROKER_TLS_CERT")]
+    tls_cert: Option<PathBuf>,
+    /// The certificate's private key, PEM
+    #[arg(long, value_name = "FILE", requires = "tls_cert", env = "SEALIFT_BROKER_TLS_KEY")]
+    tls_key: Option<PathBuf>,
+    /// The resource policy (Rego); administrators cannot change it then
+    #[arg(long, value_name = "FILE", env = "SEALIFT_BROKER_POLICY")]
+    policy: Option<PathBuf>,
+    /// An administrator's Ed25519 public key, PEM; may be repeated
+    #[arg(
+        long = "admin-public-key",
+        value_name = "FILE",
+        value_delimiter = ',',
+        env = "SEALIFT_BROKER_ADMIN_PUBLIC_KEY"
+    )]
+    admin_public_keys: Vec<PathBuf>,
+    /// The issuer (iss) that administrators' tokens must name; may be repeated; default any
+    #[arg(
+        long = "admin-issuer",
+        value_name = "NAME",
+        value_delimiter = ',',
+        env = "SEALIFT_BROKER_ADMIN_ISSUER"
+    )]
+    admin_issuers: Vec<String>,
+    /// Audit log, "-" for standard output [default: <data dir>/audit.log]
+    #[arg(long, value_name = "FILE", env = "SEALIFT_BROKER_AUDIT_FILE")]
+    audit_file: Option<PathBuf>,
+    /// Development only: accept evidence that anyone can write, and plain HTTP anywhere
+    #[arg(long, env = "SEALIFT_BROKER_INSECURE_DEV")]
+    insecure_dev: bool,
+    /// What to log: error, warn, info, debug, or directives as of tracing's EnvFilter
+    #[arg(long, value_name = "FILTER", default_value = "info", env = "SEALIFT_BROKER_LOG_LEVEL")]
+    pub(crate) log_level: String,
+    /// Form of the log on standard error
+    #[arg(long, value_enum, default_value = "text", env = "SEALIFT_BROKER_LOG_FORMAT")]
+    pub(crate) log_format: LogFormat,
+    /// File to write the address to once it is listened on
+    #[arg(long, value_name = "FILE", env = "SEALIFT_BROKER_READY_FILE")]
+    pub(crate) ready_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Init {
+    /// Where resources will be kept, encrypted
+    #[arg(long, value_name = "DIR", env = "SEALIFT_BROKER_DATA_DIR")]
+    pub(crate) data_dir: PathBuf,
+    /// Where the keys go, apart from the data [default: <data dir>-keys]
+    #[arg(long, value_name = "DIR", env = "SEALIFT_BROKER_KEYS_DIR")]
+    keys_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// For people.
+    Text,
+    /// For collectors.
+    Json,
+}
+
+/// Where audit records go.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum AuditTo {
+    StandardOutput,
+    File(PathBuf),
+}
+
+impl Serve {
+    pub(crate) fn config(&self) -> Config {
+        let tls = self.tls_cert.clone().zip(self.tls_key.clone());
+        Config {
+            data_dir: self.data_dir.clone(),
+            master_key_file: self.master_key_file.clone(),
+            policy_file: self.policy.clone(),
+            admin_public_keys: self.admin_public_keys.clone(),
+            admin_issuers: self.admin_issuers.clone(),
+            insecure_dev: self.insecure_dev,
+            listen: self.listen,
+            tls: tls.map(|(certificates, key)| TlsFiles { certificates, key }),
+        }
+    }
+
+    pub(crate) fn audit_to(&self) -> AuditTo {
+        match &self.audit_file {
+            Some(path) if path.as_os_str() == "-" => AuditTo::StandardOutput,
+            Some(path) => AuditTo::File(path.clone()),
+            None => AuditTo::File(self.data_dir.join("audit.log")),
+        }
+    }
+}
+
+impl Init {
+    pub(crate) fn keys_dir(&self) -> PathBuf {
+        self.keys_dir.clone().unwrap_or_else(|| {
+            let mut name = self.data_dir.clone().into_os_string();
+            name.push("-keys");
+            name.into()
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent_and_every_flag_has_a_variable() {
+        let mut command = Cli::command();
+        command.build();
+        for subcommand in command.get_subcommands() {
+            for flag in subcommand.get_arguments().filter(|flag| flag.get_id() != "help") {
+                let long = flag.get_long().unwrap().replace('-', "_").to_uppercase();
+                let variable = flag.get_env().unwrap().to_str().unwrap();
+                assert_eq!(variable, format!("SEALIFT_BROKER_{long}"));
+            }
+        }
+    }
+
+    #[test]
+    fn keys_lie_beside_the_data_not_in_it() {
+        let cli = Cli::try_parse_from(["sealift-broker", "init", "--data-dir", "/a/b"]).unwrap();
+        let Command::Init(init) = cli.command else { panic!("not init") };
+        assert_eq!(init.keys_dir(), PathBuf::from("/a/b-keys"));
+    }
+}

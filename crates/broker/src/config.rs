@@ -1,0 +1,48 @@
+//! What the broker is told: one struct, made in `main` from flags and environment.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use crate::error::Error;
+
+/// Everything that can be set.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where resources, the policy and the token key are kept.
+    pub data_dir: PathBuf,
+    /// 32 raw bytes, kept elsewhere.
+    pub master_key_file: PathBuf,
+    /// The operator's policy; administrators cannot change it then.
+    pub policy_file: Option<PathBuf>,
+    /// Administrators' Ed25519 public keys, PEM. None: the admin API refuses everybody.
+    pub admin_public_keys: Vec<PathBuf>,
+    /// `iss` of administrators' tokens. Empty: any.
+    pub admin_issuers: Vec<String>,
+    /// Accepts `sample` evidence, releases to it by default, and allows plain HTTP anywhere.
+    pub insecure_dev: bool,
+    /// Where to listen; port 0 is any free one.
+    pub listen: SocketAddr,
+    /// Certificate chain and key, PEM.
+    pub tls: Option<TlsFiles>,
+}
+
+/// A certificate chain and its private key.
+#[derive(Debug, Clone)]
+pub struct TlsFiles {
+    /// Leaf first, PEM.
+    pub certificates: PathBuf,
+    /// PKCS#8, PKCS#1 or SEC 1, PEM.
+    pub key: PathBuf,
+}
+
+impl Config {
+    /// Refuses settings that would send tokens over a network in the clear.
+    pub fn check(&self) -> Result<(), Error> {
+        if self.tls.is_none() && !self.listen.ip().is_loopback() && !self.insecure_dev {
+            return Err(Error::Settings(
+                "plain HTTP is only for loopback addresses: give --tls-cert and --tls-key",
+            ));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,167 @@
+//! `sealift-broker`: flags in, a served socket out. The whole life of the process is on this page.
+
+mod cli;
+
+use std::error::Error as _;
+use std::io::{self, IsTerminal, Write};
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use audit::Log;
+use broker::server::{Limits, Server};
+use broker::service::Service;
+use broker::{Error, system_clock};
+use clap::Parser;
+use cli::{AuditTo, Cli, Command, Init, LogFormat, Serve};
+use secret::{WipeOnFree, harden_process};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::{info, warn};
+use tracing_subscriber::EnvFilter;
+
+/// Keys pass through buffers that we do not own; what is freed is wiped.
+#[global_allocator]
+static ALLOCATOR: WipeOnFree = WipeOnFree;
+
+/// Requests answered at a time: they compute and wait for disks.
+const WORKERS_MAX: usize = 16;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let hardening = harden_process();
+    let done = match &cli.command {
+        Command::Init(options) => init(options),
+        Command::Serve(options) => start_log(options).and_then(|()| {
+            if !(hardening.undumpable && hardening.no_core) {
+                warn!(?hardening, "core dumps or tracing could not be forbidden");
+            }
+            serve(options)
+        }),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let (code, name) = code(&error);
+            let mut line = format!("E{code:02} {name}: {error}");
+            let mut source = error.source();
+            while let Some(cause) = source {
+                line.push_str(&format!(": {cause}"));
+                source = cause.source();
+            }
+            // Nobody reads it: then nobody is to be told.
+            let _ = writeln!(io::stderr(), "{line}. Run: sealift explain E{code:02}");
+            ExitCode::from(code)
+        }
+    }
+}
+
+fn serve(options: &Serve) -> Result<(), Error> {
+    let config = options.config();
+    config.check()?;
+    let log = match options.audit_to() {
+        AuditTo::StandardOutput => Log::stream(Box::new(io::stdout())),
+        AuditTo::File(path) => open_audit(&path)?,
+    };
+    let service = Arc::new(Service::open(&config, log, system_clock())?);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .max_blocking_threads(WORKERS_MAX)
+        .enable_all()
+        .build()
+        .map_err(|source| Error::Listen { address: config.listen.to_string(), source })?;
+    runtime.block_on(async {
+        let stop = stop_signal()
+            .map_err(|source| Error::Listen { address: config.listen.to_string(), source })?;
+        let server = Server::bind(&config, Limits::default()).await?;
+        let address = server.address();
+        if config.insecure_dev {
+            say("INSECURE: --insecure-dev accepts evidence that anyone can write");
+            warn!("--insecure-dev: evidence proves nothing, do not keep real keys here");
+        }
+        if config.admin_public_keys.is_empty() {
+            warn!("no --admin-public-key: the admin API refuses everybody");
+        }
+        if let Some(path) = &options.ready_file {
+            write_ready(path, &address.to_string())
+                .map_err(|source| Error::File { path: path.clone(), source })?;
+        }
+        say(&format!("listening on {address}"));
+        info!(%address, tls = config.tls.is_some(), insecure_dev = config.insecure_dev, "started");
+        server.run(service, stop).await;
+        info!("stopped");
+        Ok(())
+    })
+}
+
+fn open_audit(path: &Path) -> Result<Log, Error> {
+    if let Some(dir) = path.parent() {
+        std::fs::create_dir_all(dir)
+            .map_err(|source| Error::File { path: dir.to_owned(), source })?;
+    }
+    Log::file(path).map_err(Error::Audit)
+}
+
+/// A script that waits for the file must never read half an address.
+fn write_ready(path: &Path, address: &str) -> io::Result<()> {
+    let mut unfinished = path.to_owned().into_os_string();
+    unfinished.push(".new");
+    std::fs::write(&unfinished, format!("{address}\n"))?;
+    std::fs::rename(&unfinished, path)
+}
+
+/// Ready when the process is told to end.
+fn stop_signal() -> io::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+fn init(options: &Init) -> Result<(), Error> {
+    let made = broker::init(&options.data_dir, &options.keys_dir())?;
+    let (data, master) = (options.data_dir.display(), made.master_key.display());
+    let (key, public) = (made.admin_key.display(), made.admin_public_key.display());
+    say(&format!(
+        "made {master} (back it up: without it, nothing in {data} can be read)\n\
+         made {key} (for `sealift key put --admin-key`)\n\
+         made {public}\n\
+         next: sealift-broker serve --data-dir {data} --master-key-file {master} \
+         --admin-public-key {public}"
+    ));
+    Ok(())
+}
+
+fn start_log(options: &Serve) -> Result<(), Error> {
+    let filter = EnvFilter::try_new(&options.log_level)
+        .map_err(|_| Error::Settings("--log-level is neither a level nor a list of directives"))?;
+    let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let log =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(colour);
+    match options.log_format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().init(),
+    }
+    Ok(())
+}
+
+fn say(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// The exit code, and its name: those of `sealift explain`.
+fn code(error: &Error) -> (u8, &'static str) {
+    match error {
+        Error::File { .. } | Error::Settings(_) | Error::Policy(_) | Error::AdminKey { .. } => {
+            (2, "usage")
+        }
+        Error::Listen { .. } => (12, "network"),
+        Error::Tls(_) => (13, "tls"),
+        Error::MasterKey(_) => (24, "key-unusable"),
+        Error::Tampered { .. } => (30, "tampered"),
+        Error::Audit(_) => (50, "audit-failed"),
+        _ => (1, "bug"),
+    }
+}

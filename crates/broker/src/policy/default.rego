@@ -1,0 +1,20 @@
+# The default resource policy of sealift-broker: a resource is released to guests whose every
+# attested part is "affirming", and to nobody else.
+#
+# Replace it with POST /kbs/v0/resource-policy or --policy. Input and data are those of
+# Confidential Containers' KBS:
+#   input                  the attestation token's claims
+#   data.plugin            "resource"
+#   data["resource-path"]  [repository, type, tag]
+#   data.query             the request's query, string to string
+package policy
+
+default allow := false
+
+allow if {
+	data.plugin == "resource"
+	count(input.submods) > 0
+	every part in input.submods {
+		part["ear.status"] == "affirming"
+	}
+}

@@ -1,0 +1,101 @@
+//! What a client is told when it does not get what it asked for.
+//!
+//! Bodies are upstream's: `{"type":"https://github.com/confidential-containers/kbs/errors/<kind>",
+//! "detail":"…"}`. Status codes say what is meant, unlike upstream's, since its client attests again
+//! on 401 and gives up on all others. `detail` is for the client, the cause is for the log.
+
+use hyper::StatusCode;
+use serde_json::{Value, json};
+
+const TYPE_PREFIX: &str = "https://github.com/confidential-containers/kbs/errors/";
+
+/// The `type` of an error: upstream's names, and our own where it has none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Kind {
+    // Upstream's.
+    AttestationError,
+    TokenNotFound,
+    TokenVerifierError,
+    PolicyDeny,
+    PolicyEngineError,
+    SerdeError,
+    InvalidRequestPath,
+    PluginNotFound,
+    PluginInternalError,
+    JweError,
+    AdminAuthAccess,
+    // Ours.
+    AdminRole,
+    MethodNotAllowed,
+    PayloadTooLarge,
+    RequestTimeout,
+    ResourceExists,
+    ResourceRefused,
+    PolicyReadOnly,
+    AuditUnavailable,
+}
+
+impl Kind {
+    /// The HTTP status.
+    pub(crate) fn status(self) -> StatusCode {
+        match self {
+            Self::AttestationError
+            | Self::TokenNotFound
+            | Self::TokenVerifierError
+            | Self::AdminAuthAccess => StatusCode::UNAUTHORIZED,
+            Self::PolicyDeny | Self::AdminRole => StatusCode::FORBIDDEN,
+            Self::SerdeError | Self::ResourceRefused => StatusCode::BAD_REQUEST,
+            Self::InvalidRequestPath | Self::PluginNotFound => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::PolicyReadOnly => StatusCode::CONFLICT,
+            Self::ResourceExists => StatusCode::PRECONDITION_FAILED,
+            Self::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::PolicyEngineError | Self::PluginInternalError | Self::JweError => {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
+            Self::AuditUnavailable => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+}
+
+/// A request that is refused.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    pub(crate) kind: Kind,
+    /// For the client.
+    pub(crate) detail: String,
+    /// For the log; may be empty.
+    pub(crate) cause: String,
+    /// Instead of the kind's own.
+    status: Option<StatusCode>,
+}
+
+impl Refusal {
+    /// A refusal whose detail says all.
+    pub(crate) fn new(kind: Kind, detail: impl Into<String>) -> Self {
+        Self { kind, detail: detail.into(), cause: String::new(), status: None }
+    }
+
+    /// Adds what only the log may know.
+    #[must_use]
+    pub(crate) fn because(mut self, cause: impl ToString) -> Self {
+        self.cause = cause.to_string();
+        self
+    }
+
+    /// Answers with another status: the same kind of error can be the client's fault or ours.
+    #[must_use]
+    pub(crate) fn with_status(mut self, status: StatusCode) -> Self {
+        self.status = Some(status);
+        self
+    }
+
+    pub(crate) fn status(&self) -> StatusCode {
+        self.status.unwrap_or(self.kind.status())
+    }
+
+    pub(crate) fn body(&self) -> Value {
+        json!({ "type": format!("{TYPE_PREFIX}{:?}", self.kind), "detail": self.detail })
+    }
+}

@@ -1,0 +1,291 @@
+//! What the broker answers: a request in, a response out, no sockets and no waiting but for disks.
+
+mod admin;
+mod guest;
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use audit::{Event, Log};
+use hyper::body::Bytes;
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::{Method, Response, StatusCode};
+use seal::name::ResourceUri;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use tracing::{error, warn};
+
+use crate::admin::Admins;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::error::Error;
+use crate::evidence::Verifiers;
+use crate::files;
+use crate::master::MasterKey;
+use crate::metrics::{Endpoint, Metrics};
+use crate::policy::Policy;
+use crate::refusal::{Kind, Refusal};
+use crate::resources::Resources;
+use crate::session::Sessions;
+use crate::throttle::Throttle;
+use crate::token::TokenKey;
+
+/// Longest cause written to the log, in characters: some of it comes from clients.
+const CAUSE_CHARS_MAX: usize = 200;
+
+/// The broker, less its sockets.
+#[derive(Debug)]
+pub struct Service {
+    resources: Resources,
+    policy: Policy,
+    tokens: TokenKey,
+    sessions: Sessions,
+    verifiers: Verifiers,
+    admins: Admins,
+    audit: Audit,
+    metrics: Metrics,
+    throttle: Throttle,
+    clock: ClockCell,
+}
+
+/// A complete request.
+#[derive(Debug)]
+pub struct Call {
+    /// As sent.
+    pub method: Method,
+    /// The path, not decoded: no name that is served has an escape.
+    pub path: String,
+    /// The query, without `?`.
+    pub query: Option<String>,
+    /// As sent.
+    pub headers: HeaderMap,
+    /// All of it; its size was limited while it was read.
+    pub body: Bytes,
+    /// Who asks, for the audit log.
+    pub client: SocketAddr,
+}
+
+/// A successful answer.
+#[derive(Debug)]
+struct Answer {
+    body: String,
+    content_type: &'static str,
+    cookie: Option<String>,
+}
+
+impl Answer {
+    fn json(body: &Value) -> Self {
+        Self { body: body.to_string(), content_type: "application/json", cookie: None }
+    }
+
+    fn text(body: impl Into<String>) -> Self {
+        Self { body: body.into(), content_type: "text/plain; charset=utf-8", cookie: None }
+    }
+}
+
+impl Service {
+    /// Opens the data directory and everything in it; nothing is served if any of it is unusable.
+    pub fn open(config: &Config, log: Log, clock: Clock) -> Result<Self, Error> {
+        let master = MasterKey::load(&config.master_key_file)?;
+        let data_dir = &config.data_dir;
+        files::create_dir(data_dir).map_err(|source| Error::file(data_dir, source))?;
+        Ok(Self {
+            tokens: TokenKey::load_or_create(data_dir, &master)?,
+            policy: Policy::open(
+                data_dir,
+                &master,
+                config.policy_file.clone(),
+                config.insecure_dev,
+            )?,
+            resources: Resources::open(data_dir, &master)?,
+            sessions: Sessions::new(&master),
+            verifiers: Verifiers::of_this_build(config.insecure_dev),
+            admins: Admins::load(&config.admin_public_keys, config.admin_issuers.clone())?,
+            audit: Audit { log, works: AtomicBool::new(true) },
+            metrics: Metrics::new(),
+            throttle: Throttle::default(),
+            clock: ClockCell(clock),
+        })
+    }
+
+    /// Answers a request.
+    pub fn handle(&self, call: &Call) -> Response<Bytes> {
+        let started = Instant::now();
+        let (endpoint, answer) = self.route(call);
+        let response = match answer {
+            Ok(answer) => respond(StatusCode::OK, answer),
+            Err(refusal) => self.refuse(&refusal, &call.client),
+        };
+        self.metrics.answered(endpoint, response.status(), started.elapsed());
+        response
+    }
+
+    fn route(&self, call: &Call) -> (Endpoint, Result<Answer, Refusal>) {
+        let Some(path) = call.path.strip_prefix("/kbs/v0/") else {
+            return self.route_public(call);
+        };
+        let (plugin, rest) = path.split_once('/').unwrap_or((path, ""));
+        let method = call.method.as_str();
+        match (plugin, rest, method) {
+            ("auth", "", "POST") => (Endpoint::Auth, self.auth(call)),
+            ("attest", "", "POST") => (Endpoint::Attest, self.attest(call)),
+            ("resource", "", "GET") => (Endpoint::Admin, self.list_resources(call)),
+            ("resource", _, "GET") => (Endpoint::Resource, self.release(call, rest)),
+            ("resource", _, "POST") => (Endpoint::Admin, self.store_resource(call, rest)),
+            ("resource", _, "DELETE") => (Endpoint::Admin, self.delete_resource(call, rest)),
+            ("resource-policy", "", "GET") => (Endpoint::Admin, self.show_policy(call)),
+            ("resource-policy", "", "POST") => (Endpoint::Admin, self.store_policy(call)),
+            ("auth" | "attest", "", _) => (Endpoint::Unknown, Err(wrong_method("POST"))),
+            ("resource", _, _) => (Endpoint::Unknown, Err(wrong_method("GET, POST or DELETE"))),
+            ("resource-policy", "", _) => (Endpoint::Unknown, Err(wrong_method("GET or POST"))),
+            _ => (Endpoint::Unknown, Err(Refusal::new(Kind::PluginNotFound, "no such endpoint"))),
+        }
+    }
+
+    fn route_public(&self, call: &Call) -> (Endpoint, Result<Answer, Refusal>) {
+        let answer = match (call.path.as_str(), call.method.as_str()) {
+            ("/healthz", "GET") => Ok(Answer::text("ok\n")),
+            ("/readyz", "GET") => self.ready(),
+            ("/metrics", "GET") => Ok(Answer {
+                content_type: "text/plain; version=0.0.4; charset=utf-8",
+                ..Answer::text(self.metrics.page())
+            }),
+            ("/.well-known/jwks.json", "GET") => Ok(Answer::json(&self.tokens.jwks())),
+            ("/healthz" | "/readyz" | "/metrics" | "/.well-known/jwks.json", _) => {
+                Err(wrong_method("GET"))
+            }
+            _ => {
+                let refusal = Refusal::new(Kind::InvalidRequestPath, "no such endpoint");
+                return (Endpoint::Unknown, Err(refusal));
+            }
+        };
+        (Endpoint::Public, answer)
+    }
+
+    /// Ready is: a release would not fail for a reason of ours.
+    fn ready(&self) -> Result<Answer, Refusal> {
+        if !self.audit.works.load(Ordering::Relaxed) {
+            return Err(audit_unavailable());
+        }
+        self.policy.current().map_err(policy_unusable)?;
+        self.resources.check().map_err(internal)?;
+        Ok(Answer::text("ready\n"))
+    }
+
+    /// The response to a request that is refused, logged and counted.
+    pub(crate) fn refuse(&self, refusal: &Refusal, client: &SocketAddr) -> Response<Bytes> {
+        self.metrics.refused(refusal.kind);
+        let (admitted, swallowed) = self.throttle.admit(self.clock.now());
+        if swallowed > 0 {
+            warn!(swallowed, "refusals not logged");
+        }
+        if admitted {
+            let cause: String = refusal.cause.chars().take(CAUSE_CHARS_MAX).collect();
+            let (kind, detail) = (refusal.kind, &refusal.detail);
+            // Both may quote the client; Debug escapes what would forge a line.
+            if refusal.status().is_server_error() {
+                error!(?kind, %client, ?detail, ?cause, "failed");
+            } else {
+                warn!(?kind, %client, ?detail, ?cause, "refused");
+            }
+        }
+        respond(refusal.status(), Answer::json(&refusal.body()))
+    }
+
+    /// Records what is about to be done. An error means: do not do it.
+    fn record(&self, event: Event) -> Result<(), Refusal> {
+        let recorded = self.audit.log.record(event);
+        self.audit.works.store(recorded.is_ok(), Ordering::Relaxed);
+        recorded.map_err(|error| {
+            self.metrics.audit_failed();
+            audit_unavailable().because(error)
+        })
+    }
+
+    /// A connection was opened (`1.0`) or closed (`-1.0`).
+    pub(crate) fn count_connection(&self, change: f64) {
+        self.metrics.connections(change);
+    }
+}
+
+#[derive(Debug)]
+struct Audit {
+    log: Log,
+    /// Whether the last record was accepted.
+    works: AtomicBool,
+}
+
+struct ClockCell(Clock);
+
+impl ClockCell {
+    fn now(&self) -> u64 {
+        (self.0)()
+    }
+}
+
+impl std::fmt::Debug for ClockCell {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Clock")
+    }
+}
+
+fn respond(status: StatusCode, answer: Answer) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::from(answer.body));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    let mut set = |name: HeaderName, value: &str| {
+        headers.insert(name, HeaderValue::from_str(value).expect("built from printable ASCII"));
+    };
+    set(header::CONTENT_TYPE, answer.content_type);
+    set(header::CACHE_CONTROL, "no-store");
+    if let Some(cookie) = answer.cookie {
+        set(header::SET_COOKIE, &cookie);
+    }
+    response
+}
+
+fn parse<T: DeserializeOwned>(body: &[u8], what: &str) -> Result<T, Refusal> {
+    serde_json::from_slice(body)
+        .map_err(|error| Refusal::new(Kind::SerdeError, format!("not {what}")).because(error))
+}
+
+fn resource(path: &str) -> Result<ResourceUri, Refusal> {
+    ResourceUri::from_path(path).map_err(|error| {
+        let detail = "a resource is named <repository>/<type>/<tag>";
+        Refusal::new(Kind::InvalidRequestPath, detail).because(error)
+    })
+}
+
+fn absent(resource: &ResourceUri) -> Refusal {
+    Refusal::new(Kind::InvalidRequestPath, format!("there is no resource {}", resource.path()))
+}
+
+fn wrong_method(allowed: &str) -> Refusal {
+    Refusal::new(Kind::MethodNotAllowed, format!("use {allowed}"))
+}
+
+fn audit_unavailable() -> Refusal {
+    Refusal::new(Kind::AuditUnavailable, "the audit log cannot be written, nothing was done")
+}
+
+fn policy_unusable(error: Error) -> Refusal {
+    Refusal::new(Kind::PolicyEngineError, "the resource policy is unusable, nothing is released")
+        .because(chain(&error))
+}
+
+fn internal(error: Error) -> Refusal {
+    Refusal::new(Kind::PluginInternalError, "Plugin internal error").because(chain(&error))
+}
+
+/// An error and its sources, for the log.
+fn chain(error: &dyn std::error::Error) -> String {
+    let source = error.source().map(|source| format!(": {}", chain(source)));
+    format!("{error}{}", source.unwrap_or_default())
+}
+
+/// The answer for a version that we do not speak, a TEE that we cannot verify, bad evidence: all
+/// that attesting again, differently, may cure.
+fn attestation(detail: impl Into<String>) -> Refusal {
+    Refusal::new(Kind::AttestationError, detail)
+}

@@ -1,0 +1,167 @@
+//! The program itself: `init`, `serve`, its signals and its exit codes.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+
+use tempfile::TempDir;
+
+fn program(dir: &TempDir) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sealift-broker"));
+    command.env_clear().current_dir(dir.path());
+    command
+}
+
+fn init(dir: &TempDir) -> Output {
+    program(dir).args(["init", "--data-dir", "data"]).output().unwrap()
+}
+
+fn serve(dir: &TempDir, more: &[&str]) -> Command {
+    let mut command = program(dir);
+    command.args(["serve", "--data-dir", "data", "--master-key-file", "data-keys/master.key"]);
+    command.args(more);
+    command
+}
+
+/// A broker that is killed if a test fails.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Running {
+    fn start(command: &mut Command) -> Self {
+        Self(command.stderr(Stdio::piped()).spawn().unwrap())
+    }
+
+    /// Reads standard error up to the line that says the address: the address, and what came first.
+    fn address(&mut self) -> (String, Vec<String>) {
+        let mut lines = Vec::new();
+        for line in BufReader::new(self.0.stderr.as_mut().unwrap()).lines() {
+            let line = line.unwrap();
+            if let Some(address) = line.strip_prefix("listening on ") {
+                return (address.to_owned(), lines);
+            }
+            lines.push(line);
+        }
+        panic!("not listening: {lines:?}");
+    }
+
+    fn terminate(mut self) -> i32 {
+        let id = rustix::process::Pid::from_child(&self.0);
+        rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();
+        self.0.wait().unwrap().code().expect("it ends by itself, not by the signal")
+    }
+
+    /// The exit code and last words of a broker that must not start.
+    fn refused(mut self) -> (i32, String) {
+        let mut last = String::new();
+        for line in BufReader::new(self.0.stderr.take().unwrap()).lines() {
+            last = line.unwrap();
+            assert!(!last.starts_with("listening on"), "it started");
+        }
+        (self.0.wait().unwrap().code().unwrap(), last)
+    }
+}
+
+fn get(address: &str, path: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: b\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[test]
+fn it_initialises_serves_says_where_and_stops_on_sigterm() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = init(&dir);
+    assert!(output.status.success());
+    let words = String::from_utf8(output.stderr).unwrap();
+    assert!(words.contains("sealift-broker serve --data-dir data"), "{words}");
+
+    let keys = ["--admin-public-key", "data-keys/admin.pub"];
+    let more = ["--listen", "127.0.0.1:0", "--ready-file", "ready", "--log-format", "json"];
+    let mut broker = Running::start(&mut serve(&dir, &[&keys[..], &more].concat()));
+    let (address, _) = broker.address();
+    assert_eq!(std::fs::read_to_string(dir.path().join("ready")).unwrap(), format!("{address}\n"));
+    assert!(get(&address, "/healthz").ends_with("ok\n"));
+    assert!(get(&address, "/readyz").ends_with("ready\n"));
+    assert!(Path::new(&dir.path().join("data/audit.log")).exists());
+    assert_eq!(broker.terminate(), 0);
+}
+
+#[test]
+fn insecure_dev_is_loud() {
+    let dir = tempfile::tempdir().unwrap();
+    init(&dir);
+    let mut broker =
+        Running::start(&mut serve(&dir, &["--insecure-dev", "--listen", "127.0.0.1:0"]));
+    let (_, before) = broker.address();
+    assert!(before.iter().any(|line| line.starts_with("INSECURE: --insecure-dev")), "{before:?}");
+    assert_eq!(broker.terminate(), 0);
+}
+
+#[test]
+fn variables_do_what_flags_do() {
+    let dir = tempfile::tempdir().unwrap();
+    init(&dir);
+    let mut command = program(&dir);
+    command
+        .arg("serve")
+        .env("SEALIFT_BROKER_DATA_DIR", "data")
+        .env("SEALIFT_BROKER_MASTER_KEY_FILE", "data-keys/master.key")
+        .env("SEALIFT_BROKER_LISTEN", "127.0.0.1:0")
+        .env("SEALIFT_BROKER_AUDIT_FILE", "elsewhere/audit.log");
+    let mut broker = Running::start(&mut command);
+    broker.address();
+    assert!(dir.path().join("elsewhere/audit.log").exists());
+    assert_eq!(broker.terminate(), 0);
+}
+
+#[test]
+fn each_reason_not_to_start_has_its_code() {
+    let dir = tempfile::tempdir().unwrap();
+    init(&dir);
+    let put = |name: &str, bytes: &[u8]| std::fs::write(dir.path().join(name), bytes).unwrap();
+    put("short.key", &[1; 31]);
+    put("other.key", &[1; 32]);
+    put("policy.rego", b"package other");
+    put("empty", b"");
+    let port = ["--listen", "127.0.0.1:0"];
+    for (more, code, word) in [
+        (&["--listen", "0.0.0.0:0"][..], 2, "loopback"),
+        (&["--log-level", "loud=?"], 2, "--log-level"),
+        (&["--policy", "policy.rego"], 2, "package"),
+        (&["--policy", "absent.rego"], 2, "absent.rego"),
+        (&["--admin-public-key", "empty"], 2, "Ed25519"),
+        (&["--tls-cert", "empty", "--tls-key", "empty"], 13, "TLS"),
+        (&["--listen", "192.0.2.1:1", "--insecure-dev"], 12, "192.0.2.1:1"),
+    ] {
+        let (found, line) = Running::start(&mut serve(&dir, more)).refused();
+        assert_eq!(found, code, "{more:?}: {line}");
+        assert!(line.starts_with(&format!("E{code:02} ")) && line.contains(word), "{line}");
+    }
+    let refused = |command: &mut Command| Running::start(command).refused().0;
+    let with_master = |file: &str| {
+        let mut command = program(&dir);
+        command.args(["serve", "--data-dir", "data", "--master-key-file", file]).args(port);
+        refused(&mut command)
+    };
+    assert_eq!(with_master("short.key"), 24);
+    // The first start made the token key under the right master key.
+    let mut broker = Running::start(&mut serve(&dir, &port));
+    broker.address();
+    broker.terminate();
+    assert_eq!(with_master("other.key"), 30);
+    assert_eq!(refused(&mut serve(&dir, &["--tls-cert", "empty"])), 2);
+    put("data/audit.log", b"not a record\n");
+    assert_eq!(refused(&mut serve(&dir, &port)), 50);
+    assert_eq!(init(&dir).status.code(), Some(2));
+}

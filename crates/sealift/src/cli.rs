@@ -1,0 +1,505 @@
+//! The command line. Help texts are the reference: man pages and docs are made from them.
+//!
+//! Flags win over `SEALIFT_…` variables, which win over KServe's own variables.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use seal::name::{Digest, ModelName, ResourceUri};
+
+use crate::progress;
+
+/// Sealed models into confidential VMs: plaintext exists only inside the guest, in memory.
+#[derive(Debug, Parser)]
+#[command(name = "sealift", version, max_term_width = 100, arg_required_else_help = true)]
+#[command(after_help = "Exit codes are the numbers of the error codes: see `sealift explain E31`.")]
+pub struct Cli {
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+    /// Flags of every command
+    #[command(flatten)]
+    pub global: Global,
+}
+
+/// Flags of every command.
+#[derive(Debug, Clone, Args)]
+pub struct Global {
+    /// Form of the result on stdout
+    #[arg(short, long, global = true, value_enum, default_value_t, env = "SEALIFT_OUTPUT")]
+    pub output: Output,
+    /// Say nothing but errors and the result
+    #[arg(short, long, global = true, env = "SEALIFT_QUIET")]
+    pub quiet: bool,
+    /// Log filter, e.g. `info` or `sealift=debug`
+    #[arg(long, global = true, default_value = "warn", env = "SEALIFT_LOG_LEVEL")]
+    pub log_level: String,
+    /// Form of the log on stderr
+    #[arg(long, global = true, value_enum, default_value_t, env = "SEALIFT_LOG_FORMAT")]
+    pub log_format: LogFormat,
+    /// How progress is shown on stderr
+    #[arg(long, global = true, value_enum, default_value_t, env = "SEALIFT_PROGRESS")]
+    pub progress: progress::Style,
+    /// Seconds between progress lines
+    #[arg(long, global = true, value_name = "SECONDS", value_parser = seconds, default_value = "5", env = "SEALIFT_PROGRESS_INTERVAL")]
+    pub progress_interval: Duration,
+}
+
+/// Form of a result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum Output {
+    /// For people.
+    #[default]
+    Table,
+    /// For programs: one JSON document.
+    Json,
+}
+
+/// Form of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Seal a model directory into a bundle
+    Seal(Seal),
+    /// Open sealed bundles into memory: the storage initializer's job
+    Init(Init),
+    /// Open one sealed bundle, for a person with the key
+    Open(Open),
+    /// Show what a bundle says of itself; needs no key
+    Inspect(Inspect),
+    /// Check a bundle's objects against its manifest; needs no key
+    Verify(Verify),
+    /// Make a key that wraps models' data keys
+    Keygen(Keygen),
+    /// Register a key in a key broker, or test its release
+    #[command(subcommand)]
+    Key(Key),
+    /// Replace the keys that a bundle is sealed for; data and digests stay
+    Rewrap(Rewrap),
+    /// Check an audit log's hash chain
+    #[command(subcommand)]
+    Audit(Audit),
+    /// Run the embedded key broker (the program sealift-broker)
+    #[command(disable_help_flag = true)]
+    Broker(Passed),
+    /// Explain an error code, offline
+    Explain(Explain),
+    /// Print a shell completion script
+    Completion(Completion),
+    /// Write man pages
+    Man(Man),
+}
+
+/// `sealift seal`
+#[derive(Debug, Args)]
+pub struct Seal {
+    /// The model's directory; it is only read
+    #[arg(value_name = "DIR")]
+    pub dir: PathBuf,
+    /// Where the bundle goes: a directory or s3://bucket/prefix
+    #[arg(value_name = "DEST")]
+    pub dest: String,
+    /// The key to seal for, as its users will name it
+    #[arg(long, value_name = "URI", value_parser = resource, env = "SEALIFT_RESOURCE_ID")]
+    pub resource_id: ResourceUri,
+    /// That key: a JWK from `sealift keygen`
+    #[arg(long, value_name = "FILE", env = "SEALIFT_KEY_FILE")]
+    pub key_file: PathBuf,
+    /// The model's lineage name [default: the directory's name]
+    #[arg(long, value_parser = model_name)]
+    pub name: Option<ModelName>,
+    /// The generation; raise it with each new version of the same name
+    #[arg(long, default_value_t = 1)]
+    pub generation: u64,
+    /// Replace a bundle that is already at DEST
+    #[arg(long)]
+    pub overwrite: bool,
+    /// Files sealed at a time
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64), env = "SEALIFT_CONCURRENCY")]
+    pub concurrency: u16,
+    /// How to reach the store
+    #[command(flatten)]
+    pub store: StoreArgs,
+}
+
+/// `sealift init`
+#[derive(Debug, Args)]
+pub struct Init {
+    /// Pairs of a source URI and a destination directory, as KServe passes them
+    #[arg(value_name = "SRC DEST", required = true, num_args = 2..)]
+    pub pairs: Vec<String>,
+    /// Open upstream's *.jwe files too: no protection against swapped, missing or old files
+    #[arg(long, env = "SEALIFT_ACCEPT_JWE")]
+    pub accept_jwe: bool,
+    /// Refuse plain models. Only `false` allows them, and only while CONFIDENTIAL_ENABLED is unset or false
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set, env = "SEALIFT_REQUIRE_SEALED")]
+    pub require_sealed: bool,
+    /// Where the one-line failure goes for Kubernetes
+    #[arg(
+        long,
+        value_name = "FILE",
+        default_value = "/dev/termination-log",
+        env = "SEALIFT_TERMINATION_LOG"
+    )]
+    pub termination_log: PathBuf,
+    /// What opening needs
+    #[command(flatten)]
+    pub opening: Opening,
+}
+
+/// `sealift open`
+#[derive(Debug, Args)]
+pub struct Open {
+    /// The bundle
+    #[arg(value_name = "SRC")]
+    pub source: String,
+    /// A directory in memory (tmpfs)
+    #[arg(value_name = "DEST")]
+    pub dest: PathBuf,
+    /// What opening needs
+    #[command(flatten)]
+    pub opening: Opening,
+}
+
+/// What `init` and `open` share.
+#[derive(Debug, Clone, Args)]
+pub struct Opening {
+    /// The key that opens the bundle; a bundle never chooses its own
+    #[arg(long, value_name = "URI", value_parser = resource, env = "SEALIFT_RESOURCE_ID")]
+    pub resource_id: Option<ResourceUri>,
+    /// The model's name, if the bundle must have just this one
+    #[arg(long, value_parser = model_name, env = "SEALIFT_NAME")]
+    pub name: Option<ModelName>,
+    /// Lowest generation to open
+    #[arg(long, env = "SEALIFT_MIN_GENERATION")]
+    pub min_generation: Option<u64>,
+    /// Manifest digest to open (sha256:…); may be repeated
+    #[arg(long, value_parser = digest, env = "SEALIFT_DIGEST", value_delimiter = ',')]
+    pub digest: Vec<Digest>,
+    /// Open a bundle although nothing says that it is the current one
+    #[arg(long, env = "SEALIFT_ALLOW_UNPINNED")]
+    pub allow_unpinned: bool,
+    /// Write plaintext to a disk
+    #[arg(long, env = "SEALIFT_ALLOW_DISK")]
+    pub allow_disk: bool,
+    /// Byte budget of buffers; memory for the model itself is apart
+    #[arg(long, value_name = "BYTES", value_parser = bytes, default_value = "64MiB", env = "SEALIFT_MAX_MEMORY")]
+    pub max_memory: u64,
+    /// How to reach the key
+    #[command(flatten)]
+    pub key: KeyArgs,
+    /// How to reach the store
+    #[command(flatten)]
+    pub store: StoreArgs,
+    /// How patient to be
+    #[command(flatten)]
+    pub patience: Patience,
+    /// Where audit records go; `-` is stdout
+    #[arg(long, value_name = "FILE", default_value = "-", env = "SEALIFT_AUDIT_FILE")]
+    pub audit_file: PathBuf,
+}
+
+/// Where keys come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum KeySourceKind {
+    /// Confidential Containers' data hub in this guest.
+    Cdh,
+    /// A key broker, attested to by this program itself.
+    Kbs,
+    /// A file: development, or a mounted Secret.
+    File,
+}
+
+/// How to reach the key.
+#[derive(Debug, Clone, Args)]
+pub struct KeyArgs {
+    /// Where keys come from [default: file with --key-file, kbs with --kbs-url, else cdh]
+    #[arg(long, value_enum, env = "SEALIFT_KEY_SOURCE")]
+    pub key_source: Option<KeySourceKind>,
+    /// The data hub's REST address
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8006", env = "CDH_ADDR")]
+    pub cdh_addr: String,
+    /// The key broker's address
+    #[arg(long, value_name = "URL", env = "SEALIFT_KBS_URL")]
+    pub kbs_url: Option<String>,
+    /// Certificates to trust for the key broker, PEM
+    #[arg(long, value_name = "FILE", env = "SEALIFT_KBS_CA")]
+    pub kbs_ca: Option<PathBuf>,
+    /// A key, or a directory of keys <repository>/<type>/<tag>
+    #[arg(long, value_name = "PATH", env = "SEALIFT_KEY_FILE")]
+    pub key_file: Option<PathBuf>,
+    /// Seconds to keep trying a key source that does not answer
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "60", env = "SEALIFT_KEY_TIMEOUT")]
+    pub key_timeout: Duration,
+    /// Attest with the sample attester, which proves nothing. Never in production
+    #[arg(long, env = "SEALIFT_INSECURE_DEV")]
+    pub insecure_dev: bool,
+}
+
+/// How to reach the store. KServe's and the AWS SDKs' variables are honoured.
+#[derive(Debug, Clone, Args)]
+pub struct StoreArgs {
+    /// S3 endpoint [env: AWS_ENDPOINT_URL, S3_ENDPOINT]
+    #[arg(long, value_name = "URL")]
+    pub endpoint_url: Option<String>,
+    /// S3 region [env: AWS_DEFAULT_REGION, AWS_REGION]
+    #[arg(long)]
+    pub region: Option<String>,
+    /// Send no credentials [env: awsAnonymousCredential]
+    #[arg(long)]
+    pub anonymous: bool,
+    /// Certificates to trust, PEM [env: AWS_CA_BUNDLE, CA_BUNDLE_VOLUME_MOUNT_POINT]
+    #[arg(long, value_name = "FILE")]
+    pub ca_bundle: Option<PathBuf>,
+}
+
+/// How patient a transfer is.
+#[derive(Debug, Clone, Args)]
+pub struct Patience {
+    /// Requests in flight [default: as many as --max-memory allows, at most 16]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=256), env = "SEALIFT_CONCURRENCY")]
+    pub concurrency: Option<u16>,
+    /// Attempts at one range that bring nothing new
+    #[arg(long, default_value_t = 5, env = "SEALIFT_RETRIES")]
+    pub retries: u32,
+    /// Seconds of silence after which a connection counts as stalled
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "30", env = "SEALIFT_STALL_TIMEOUT")]
+    pub stall_timeout: Duration,
+    /// Seconds that one whole run may take
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "21600", env = "SEALIFT_TIMEOUT")]
+    pub timeout: Duration,
+}
+
+/// `sealift inspect`
+#[derive(Debug, Args)]
+pub struct Inspect {
+    /// The bundle
+    #[arg(value_name = "SRC")]
+    pub source: String,
+    /// How to reach the store
+    #[command(flatten)]
+    pub store: StoreArgs,
+}
+
+/// `sealift verify`
+#[derive(Debug, Args)]
+pub struct Verify {
+    /// The bundle; `#digest=sha256:…` also checks the manifest's digest
+    #[arg(value_name = "SRC")]
+    pub source: String,
+    /// With the key: also authenticate the manifest and every segment
+    #[arg(long, value_name = "FILE", env = "SEALIFT_KEY_FILE", requires = "resource_id")]
+    pub key_file: Option<PathBuf>,
+    /// The name of that key
+    #[arg(long, value_name = "URI", value_parser = resource, env = "SEALIFT_RESOURCE_ID")]
+    pub resource_id: Option<ResourceUri>,
+    /// How to reach the store
+    #[command(flatten)]
+    pub store: StoreArgs,
+    /// How patient to be
+    #[command(flatten)]
+    pub patience: Patience,
+}
+
+/// `sealift keygen`
+#[derive(Debug, Args)]
+pub struct Keygen {
+    /// The key's name
+    #[arg(long, value_name = "URI", value_parser = resource, env = "SEALIFT_RESOURCE_ID")]
+    pub resource_id: ResourceUri,
+    /// Where the JWK goes; never overwritten
+    #[arg(short = 'f', long, value_name = "FILE")]
+    pub key_file: PathBuf,
+    /// Models that the key may open, and from which generation on: NAME or NAME@GENERATION
+    #[arg(long, value_name = "NAME[@GENERATION]", value_parser = model_pin)]
+    pub model: Vec<ModelPin>,
+}
+
+/// A model and the lowest generation of it that a key opens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelPin {
+    /// The model.
+    pub name: ModelName,
+    /// The lowest generation.
+    pub min_generation: u64,
+}
+
+/// `sealift key`
+#[derive(Debug, Subcommand)]
+pub enum Key {
+    /// Register a key in a key broker (Sealift's or Trustee)
+    Put(KeyPut),
+    /// Ask for a key as a workload would, and say what came; never prints the key
+    Check(KeyCheck),
+}
+
+/// `sealift key put`
+#[derive(Debug, Args)]
+pub struct KeyPut {
+    /// The key's name
+    #[arg(long, value_name = "URI", value_parser = resource, env = "SEALIFT_RESOURCE_ID")]
+    pub resource_id: ResourceUri,
+    /// The key: a JWK from `sealift keygen`
+    #[arg(long, value_name = "FILE", env = "SEALIFT_KEY_FILE")]
+    pub key_file: PathBuf,
+    /// Models that the key may open, and from which generation on; replaces what the JWK says
+    #[arg(long, value_name = "NAME[@GENERATION]", value_parser = model_pin)]
+    pub model: Vec<ModelPin>,
+    /// Register a key that pins nothing
+    #[arg(long)]
+    pub allow_unpinned: bool,
+    /// Replace a key of the same name
+    #[arg(long)]
+    pub overwrite: bool,
+    /// The key broker's address
+    #[arg(long, value_name = "URL", env = "SEALIFT_KBS_URL")]
+    pub kbs_url: String,
+    /// Certificates to trust for the key broker, PEM
+    #[arg(long, value_name = "FILE", env = "SEALIFT_KBS_CA")]
+    pub kbs_ca: Option<PathBuf>,
+    /// The administrator's Ed25519 key, PKCS#8 PEM
+    #[arg(long, value_name = "FILE", env = "SEALIFT_ADMIN_KEY")]
+    pub admin_key: PathBuf,
+}
+
+/// `sealift key check`
+#[derive(Debug, Args)]
+pub struct KeyCheck {
+    /// The key's name
+    #[arg(long, value_name = "URI", value_parser = resource, env = "SEALIFT_RESOURCE_ID")]
+    pub resource_id: ResourceUri,
+    /// How to reach the key
+    #[command(flatten)]
+    pub key: KeyArgs,
+    /// Where audit records go; `-` is stdout
+    #[arg(long, value_name = "FILE", default_value = "-", env = "SEALIFT_AUDIT_FILE")]
+    pub audit_file: PathBuf,
+}
+
+/// `sealift rewrap`
+#[derive(Debug, Args)]
+pub struct Rewrap {
+    /// The bundle; its `sealift.json` is replaced
+    #[arg(value_name = "LOCATION")]
+    pub location: String,
+    /// A key that opens the bundle now
+    #[arg(long, value_name = "URI", value_parser = resource, env = "SEALIFT_RESOURCE_ID")]
+    pub resource_id: ResourceUri,
+    /// That key
+    #[arg(long, value_name = "FILE", env = "SEALIFT_KEY_FILE")]
+    pub key_file: PathBuf,
+    /// A key that shall open it: URI=FILE; all that shall, none is kept by itself
+    #[arg(long = "to", value_name = "URI=FILE", required = true, value_parser = recipient)]
+    pub recipients: Vec<Recipient>,
+    /// Write the new `sealift.json` to this file instead
+    #[arg(long, value_name = "FILE")]
+    pub manifest_out: Option<PathBuf>,
+    /// How to reach the store
+    #[command(flatten)]
+    pub store: StoreArgs,
+}
+
+/// A key to wrap for, and where it is.
+#[derive(Debug, Clone)]
+pub struct Recipient {
+    /// The key's name.
+    pub resource: ResourceUri,
+    /// The key.
+    pub file: PathBuf,
+}
+
+/// `sealift audit`
+#[derive(Debug, Subcommand)]
+pub enum Audit {
+    /// Check that no record was changed, removed or put in between
+    Verify {
+        /// The log, one record a line; `-` is stdin. From a pod's log: `grep '^{"seq"'` first
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+}
+
+/// Arguments passed on to another program.
+#[derive(Debug, Args)]
+pub struct Passed {
+    /// See `sealift broker --help`
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub arguments: Vec<std::ffi::OsString>,
+}
+
+/// `sealift explain`
+#[derive(Debug, Args)]
+pub struct Explain {
+    /// A code such as E31; without one, all are listed
+    pub code: Option<String>,
+}
+
+/// `sealift completion`
+#[derive(Debug, Args)]
+pub struct Completion {
+    /// The shell
+    #[arg(value_enum)]
+    pub shell: clap_complete::Shell,
+}
+
+/// `sealift man`
+#[derive(Debug, Args)]
+pub struct Man {
+    /// A directory for one page per command; without it the main page goes to stdout
+    #[arg(value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    match text.parse::<u32>() {
+        Ok(0) | Err(_) => Err("whole seconds, at least 1".into()),
+        Ok(seconds) => Ok(Duration::from_secs(u64::from(seconds))),
+    }
+}
+
+/// Reads `64MiB`, `1GiB`, `65536`.
+fn bytes(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit: u64 = match &text[digits.len()..] {
+        "" | "B" => 1,
+        "KiB" | "Ki" => 1 << 10,
+        "MiB" | "Mi" => 1 << 20,
+        "GiB" | "Gi" => 1 << 30,
+        _ => return Err("a number with B, KiB, MiB or GiB".into()),
+    };
+    let number: u64 = digits.parse().map_err(|_| "a number with B, KiB, MiB or GiB")?;
+    number.checked_mul(unit).ok_or_else(|| "too large".into())
+}
+
+fn resource(text: &str) -> Result<ResourceUri, String> {
+    ResourceUri::parse(text).map_err(|error| format!("{error}; it looks like kbs:///team/llama/v1"))
+}
+
+fn model_name(text: &str) -> Result<ModelName, String> {
+    ModelName::parse(text).map_err(|error| error.to_string())
+}
+
+fn digest(text: &str) -> Result<Digest, String> {
+    Digest::parse(text).map_err(|error| error.to_string())
+}
+
+fn model_pin(text: &str) -> Result<ModelPin, String> {
+    let (name, generation) = text.rsplit_once('@').unwrap_or((text, "1"));
+    let min_generation = generation.parse().map_err(|_| "a generation is a whole number")?;
+    Ok(ModelPin { name: model_name(name)?, min_generation })
+}
+
+fn recipient(text: &str) -> Result<Recipient, String> {
+    let (uri, file) = text.split_once('=').ok_or("URI=FILE")?;
+    Ok(Recipient { resource: resource(uri)?, file: file.into() })
+}

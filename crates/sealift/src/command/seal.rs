@@ -1,0 +1,291 @@
+//! `sealift seal`: a model directory into a bundle.
+//!
+//! Each file is read and sealed on one thread and hashed and written on another, a few files at a
+//! time, through a channel of a few segments: memory does not grow with the model. `sealift.json`
+//! is written last, so that a bundle is there as a whole or not at all.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use aws_lc_rs::digest;
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt};
+use seal::bundle::{MANIFEST_OBJECT, Sealing};
+use seal::manifest::{FileEntry, Manifest, Mode};
+use seal::name::{BundlePath, Digest, ModelName, check_set};
+use seal::segment::{FileKey, HEADER_BYTES, Header, Layout, SEGMENT_BYTES, TAG_BYTES};
+use serde::Serialize;
+use store::Store;
+use tokio::sync::mpsc;
+
+use super::keygen;
+use crate::cli::{Global, Seal};
+use crate::code::Code;
+use crate::failure::{Failure, chain};
+use crate::output::{self, row};
+use crate::progress::{self, Progress, size};
+use crate::source::Source;
+
+/// Sealed segments that may wait for the store, per file.
+const SEGMENTS_WAITING: usize = 4;
+
+/// Deepest directory that is walked; a bundle's paths are shorter still.
+const DEPTH_MAX: usize = BundlePath::DEPTH_MAX;
+
+#[derive(Serialize)]
+struct Sealed {
+    bundle: String,
+    model: String,
+    generation: u64,
+    digest: String,
+    sealed_for: String,
+    files: usize,
+    bytes: u64,
+    seal_ms: u128,
+}
+
+pub(crate) async fn run(args: &Seal, global: &Global) -> Result<(), Failure> {
+    let kek = keygen::read(&args.key_file)?;
+    if let Some(own) = kek.resource().filter(|own| **own != args.resource_id) {
+        return Err(Failure::usage(format!("the key is {own}, not {}", args.resource_id))
+            .at(args.key_file.display()));
+    }
+    let name = match &args.name {
+        Some(name) => name.clone(),
+        None => name_of(&args.dir)?,
+    };
+    let found = walk(&args.dir)?;
+    let dest = Source::parse(&args.dest)?;
+    let store = Store::open(&dest.location, &crate::settings::store(&args.store, None)?)?;
+    refuse_existing(&store, args).await?;
+
+    let sealing = Sealing::new(name.clone(), args.generation, jiff::Timestamp::now().to_string())?;
+    let bytes = found.iter().map(|file| file.bytes).sum();
+    let files = found.len();
+    let progress = Progress::new("seal", bytes, files as u64, 0);
+    let style = if global.quiet { progress::Style::None } else { global.progress };
+    let shown = progress::show(&progress, style, global.progress_interval);
+    let tasks = found.into_iter().map(|file| {
+        let (header, key) = sealing.file(&file.path);
+        let (store, progress) = (store.clone(), Arc::clone(&progress));
+        async move {
+            let place = file.source.display().to_string();
+            let task = tokio::spawn(seal_file(file, header, key, store, progress));
+            let ended = task.await.unwrap_or_else(|error| {
+                Err(Failure::new(Code::Bug, format!("a worker ended: {error}")))
+            });
+            ended.map_err(|failure| failure.at(place))
+        }
+    });
+    let entries: Vec<FileEntry> = futures::stream::iter(tasks)
+        .buffer_unordered(usize::from(args.concurrency))
+        .try_collect()
+        .await?;
+    let (json, digest) = sealing.finish(entries, &[(&args.resource_id, &kek)])?;
+    let mut writer = store.writer(MANIFEST_OBJECT).await?;
+    writer.write(Bytes::from(json)).await?;
+    writer.finish().await?;
+    let seal_ms = progress.elapsed().as_millis();
+    drop(shown);
+
+    let sealed = Sealed {
+        bundle: dest.location.to_string(),
+        model: name.to_string(),
+        generation: args.generation,
+        digest: digest.to_string(),
+        sealed_for: args.resource_id.to_string(),
+        files,
+        bytes,
+        seal_ms,
+    };
+    output::print(global.output, &sealed, |sealed| {
+        vec![
+            row([&"bundle", &sealed.bundle]),
+            row([&"model", &sealed.model]),
+            row([&"generation", &sealed.generation]),
+            row([&"digest", &sealed.digest]),
+            row([&"sealed for", &sealed.sealed_for]),
+            row([&"files", &sealed.files]),
+            row([&"size", &size(sealed.bytes)]),
+        ]
+    })
+}
+
+/// A file to seal.
+struct Found {
+    source: PathBuf,
+    path: BundlePath,
+    mode: Mode,
+    bytes: u64,
+}
+
+/// Every file below `dir`, sorted. Links to files are followed, as model hubs' caches are made of
+/// them; anything that is neither file nor directory is refused rather than left out.
+fn walk(dir: &Path) -> Result<Vec<Found>, Failure> {
+    let mut found = Vec::new();
+    walk_into(dir, dir, 0, &mut found)?;
+    if found.is_empty() {
+        return Err(Failure::new(Code::NotFound, "there is no file to seal").at(dir.display()));
+    }
+    found.sort_by(|a, b| a.path.cmp(&b.path));
+    check_set(found.iter().map(|file| &file.path))
+        .map_err(|error| Failure::from(error).recode(Code::Usage).at(dir.display()))?;
+    Ok(found)
+}
+
+fn walk_into(root: &Path, dir: &Path, depth: usize, found: &mut Vec<Found>) -> Result<(), Failure> {
+    let unreadable = |path: &Path, error: std::io::Error| {
+        let code = match error.kind() {
+            std::io::ErrorKind::PermissionDenied => Code::AccessDenied,
+            _ => Code::NotFound,
+        };
+        Failure::new(code, error.to_string()).at(path.display())
+    };
+    if depth > DEPTH_MAX {
+        return Err(Failure::usage("directories are nested too deeply").at(dir.display()));
+    }
+    for entry in std::fs::read_dir(dir).map_err(|error| unreadable(dir, error))? {
+        let entry = entry.map_err(|error| unreadable(dir, error))?;
+        let source = entry.path();
+        let kind = entry.file_type().map_err(|error| unreadable(&source, error))?;
+        if kind.is_dir() {
+            walk_into(root, &source, depth + 1, found)?;
+            continue;
+        }
+        let metadata = std::fs::metadata(&source).map_err(|error| unreadable(&source, error))?;
+        if !metadata.is_file() {
+            return Err(Failure::usage("is neither a file nor a directory, nor a link to a file")
+                .at(source.display()));
+        }
+        if found.len() == Manifest::FILES_MAX {
+            return Err(Failure::usage(format!("more than {} files", Manifest::FILES_MAX))
+                .at(root.display()));
+        }
+        let relative = source.strip_prefix(root).expect("every entry lies below the root");
+        let relative = relative
+            .to_str()
+            .ok_or_else(|| Failure::usage("the name is not UTF-8").at(source.display()))?;
+        let mode = std::os::unix::fs::PermissionsExt::mode(&metadata.permissions());
+        found.push(Found {
+            path: BundlePath::parse(relative)
+                .map_err(|error| Failure::from(error).recode(Code::Usage))?,
+            mode: Mode::from_bits(mode),
+            bytes: metadata.len(),
+            source,
+        });
+    }
+    Ok(())
+}
+
+fn name_of(dir: &Path) -> Result<ModelName, Failure> {
+    let full = dir
+        .canonicalize()
+        .map_err(|error| Failure::new(Code::NotFound, error.to_string()).at(dir.display()))?;
+    let name = full.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    ModelName::parse(name).map_err(|error| {
+        Failure::from(error).recode(Code::Usage).hint("Name the model with --name")
+    })
+}
+
+async fn refuse_existing(store: &Store, args: &Seal) -> Result<(), Failure> {
+    if args.overwrite {
+        return Ok(());
+    }
+    match store.stat(MANIFEST_OBJECT).await {
+        Err(store::Error::NotFound { .. }) => Ok(()),
+        Ok(_) => Err(Failure::usage(format!("{} holds a bundle already", args.dest)).hint(
+            "Seal a new generation to a prefix of its own, so that pods that start meanwhile find \
+             the old one whole; or say --overwrite",
+        )),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Seals one file: one thread reads and seals, this task hashes and writes.
+async fn seal_file(
+    file: Found,
+    header: Header,
+    key: FileKey,
+    store: Store,
+    progress: Arc<Progress>,
+) -> Result<FileEntry, Failure> {
+    let layout = Layout::of_plaintext(file.bytes)?;
+    let (sender, mut segments) = mpsc::channel(SEGMENTS_WAITING);
+    let source = file.source.clone();
+    let sealer =
+        tokio::task::spawn_blocking(move || seal_segments(&source, layout, header, &key, &sender));
+    let mut writer = store.writer_sized(&file.path.object(), layout.ciphertext_bytes()).await?;
+    let mut hash = digest::Context::new(&digest::SHA256);
+    let mut written = Ok(());
+    while let Some(segment) = segments.recv().await {
+        hash.update(&segment);
+        let segment: Bytes = segment;
+        let bytes = segment.len() as u64;
+        written = writer.write(segment).await;
+        if written.is_err() {
+            break;
+        }
+        progress.add(bytes);
+    }
+    drop(segments);
+    let sealed = sealer
+        .await
+        .unwrap_or_else(|error| Err(Failure::new(Code::Bug, format!("a worker ended: {error}"))));
+    // What the store says comes first: its failure is why the sealer could not go on.
+    match written.map_err(Failure::from).and(sealed) {
+        Ok(()) => writer.finish().await?,
+        Err(failure) => {
+            if let Err(error) = writer.abort().await {
+                tracing::warn!(error = %chain(&error), "an unfinished object may be left behind");
+            }
+            return Err(failure);
+        }
+    }
+    progress.piece_done(true);
+    let mut sha256 = [0; 32];
+    sha256.copy_from_slice(hash.finish().as_ref());
+    let sha256 = Digest::from_bytes(sha256);
+    Ok(FileEntry { path: file.path, mode: file.mode, layout, header, sha256 })
+}
+
+fn seal_segments(
+    source: &Path,
+    layout: Layout,
+    header: Header,
+    key: &FileKey,
+    sender: &mpsc::Sender<Bytes>,
+) -> Result<(), Failure> {
+    let failed = |error: std::io::Error| match error.kind() {
+        std::io::ErrorKind::UnexpectedEof => changed(),
+        _ => Failure::new(Code::NotFound, error.to_string()),
+    };
+    let mut input = std::fs::File::open(source).map_err(failed)?;
+    for index in 0..layout.segments() {
+        let span = layout.span(index);
+        let plaintext = usize::try_from(span.plaintext.end - span.plaintext.start)
+            .expect("a segment is at most 1 MiB");
+        let mut segment = Vec::with_capacity(SEGMENT_BYTES);
+        if index == 0 {
+            segment.extend_from_slice(header.as_bytes());
+        }
+        let start = segment.len();
+        segment.resize(start + plaintext + TAG_BYTES, 0);
+        input.read_exact(&mut segment[start..start + plaintext]).map_err(failed)?;
+        key.seal(index, span.last, &mut segment[start..])?;
+        debug_assert!(index > 0 || start == HEADER_BYTES);
+        if sender.blocking_send(Bytes::from(segment)).is_err() {
+            // The writer has failed and says why.
+            return Ok(());
+        }
+    }
+    match input.read(&mut [0]) {
+        Ok(0) => Ok(()),
+        Ok(_) => Err(changed()),
+        Err(error) => Err(failed(error)),
+    }
+}
+
+fn changed() -> Failure {
+    Failure::new(Code::Mismatch, "changed while it was sealed").hint("Seal a model at rest")
+}

@@ -1,0 +1,141 @@
+//! `sealift verify`: the objects against the manifest, and with the key the manifest itself.
+
+use std::sync::Arc;
+
+use aws_lc_rs::digest;
+use futures::{StreamExt, TryStreamExt};
+use seal::bundle::Bundle;
+use seal::manifest::FileEntry;
+use seal::name::Digest;
+use seal::pin::Demand;
+use serde::Serialize;
+use store::Store;
+
+use super::{inspect, keygen};
+use crate::cli::{Global, Verify};
+use crate::failure::Failure;
+use crate::objects::Objects;
+use crate::opening;
+use crate::output::{self, row};
+use crate::progress::{self, Progress, size};
+use crate::source::Source;
+use crate::transfer::{self, Limits, Sink};
+
+/// The byte budget of `init`, so that both behave alike.
+const MEMORY: u64 = 64 << 20;
+
+#[derive(Serialize)]
+struct Verified {
+    location: String,
+    model: String,
+    generation: u64,
+    digest: String,
+    files: usize,
+    bytes: u64,
+    /// `digests`: every object is the one that the manifest names, and whoever wrote the manifest
+    /// is unknown. `key`: a holder of the key wrote the manifest and every segment.
+    authenticated_by: &'static str,
+}
+
+pub(crate) async fn run(args: &Verify, global: &Global) -> Result<(), Failure> {
+    let source = Source::parse(&args.source)?;
+    let store =
+        Store::open(&source.location, &crate::settings::store(&args.store, Some(&args.patience))?)?;
+    let limits = opening::limits(&args.patience, MEMORY);
+    let bundle = inspect::read(&store).await.map_err(|failure| failure.at(&source.location))?;
+    demanded(&source, &bundle)?;
+    Objects { store: &store, limits: &limits }.check(bundle.claimed()).await?;
+    let manifest = bundle.claimed().clone();
+    let progress = Progress::new(
+        "verify",
+        match args.key_file {
+            Some(_) => manifest.plaintext_bytes(),
+            None => manifest.ciphertext_bytes(),
+        },
+        manifest.files.len() as u64,
+        0,
+    );
+    let style = if global.quiet { progress::Style::None } else { global.progress };
+    let shown = progress::show(&progress, style, global.progress_interval);
+    let mut verified = Verified {
+        location: source.location.to_string(),
+        model: manifest.name.to_string(),
+        generation: manifest.generation,
+        digest: bundle.digest().to_string(),
+        files: manifest.files.len(),
+        bytes: manifest.plaintext_bytes(),
+        authenticated_by: "digests",
+    };
+    if let (Some(key_file), Some(resource)) = (&args.key_file, &args.resource_id) {
+        // Freshness is the opener's question; here only authenticity is.
+        let demand = Demand { allow_unpinned: true, ..Demand::default() };
+        let opened = bundle.open(resource, &keygen::read(key_file)?, &demand)?;
+        let items = opening::sealed_items(&opened);
+        transfer::run(store, items, Sink::Discard, limits, progress).await?;
+        verified.authenticated_by = "key";
+    } else {
+        digests(&store, &manifest.files, &limits, &progress).await?;
+    }
+    drop(shown);
+    output::print(global.output, &verified, |verified| {
+        vec![
+            row([&"model", &verified.model]),
+            row([&"generation", &verified.generation]),
+            row([&"digest", &verified.digest]),
+            row([&"files", &verified.files]),
+            row([&"size", &size(verified.bytes)]),
+            row([&"authenticated by", &verified.authenticated_by]),
+        ]
+    })
+}
+
+/// The fragment's digest and name, which need no key to be compared.
+fn demanded(source: &Source, bundle: &Bundle) -> Result<(), Failure> {
+    let claimed = bundle.claimed();
+    let demand =
+        Demand { name: source.name.clone(), pin: source.pin.clone(), allow_unpinned: true };
+    Ok(demand.check(None, &claimed.name, claimed.generation, &bundle.digest())?)
+}
+
+/// Every object's SHA-256 against the manifest's subjects, several objects at a time.
+async fn digests(
+    store: &Store,
+    files: &[FileEntry],
+    limits: &Limits,
+    progress: &Arc<Progress>,
+) -> Result<(), Failure> {
+    let tasks = files.iter().cloned().map(|file| {
+        let (store, progress) = (store.clone(), Arc::clone(progress));
+        async move {
+            let task = tokio::spawn(async move { digest_one(&store, &file, &progress).await });
+            task.await.unwrap_or_else(|error| {
+                Err(Failure::new(crate::code::Code::Bug, format!("a worker ended: {error}")))
+            })
+        }
+    });
+    futures::stream::iter(tasks).buffer_unordered(limits.workers).try_collect().await
+}
+
+async fn digest_one(store: &Store, file: &FileEntry, progress: &Progress) -> Result<(), Failure> {
+    let object = file.path.object();
+    let mut hash = digest::Context::new(&digest::SHA256);
+    let mut stream = store.stream(&object, 0..file.layout.ciphertext_bytes(), None).await?;
+    while let Some(frame) = stream.next().await {
+        let frame = frame?;
+        hash.update(&frame);
+        progress.add(frame.len() as u64);
+    }
+    let mut found = [0; 32];
+    found.copy_from_slice(hash.finish().as_ref());
+    let found = Digest::from_bytes(found);
+    if found != file.sha256 {
+        return Err(seal::Error::DigestMismatch {
+            what: object,
+            expected: file.sha256.to_string(),
+            found: found.to_string(),
+        }
+        .into());
+    }
+    progress.piece_done(true);
+    Ok(())
+}

@@ -1,0 +1,99 @@
+//! Which key source the deployer chose, and one audited release from it.
+
+use std::time::Duration;
+
+use audit::Event;
+use keys::{Cdh, FileSource, HttpSettings, Kbs, KeySource, Retry, SampleAttester, Source};
+use seal::key::Kek;
+use seal::name::ResourceUri;
+
+use crate::cli::{KeyArgs, KeySourceKind};
+use crate::code::Code;
+use crate::failure::Failure;
+
+/// Longest single request to a key source.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Opens the key source that the arguments name.
+pub(crate) fn open(args: &KeyArgs) -> Result<Source, Failure> {
+    let kind = args.key_source.unwrap_or(match (&args.key_file, &args.kbs_url) {
+        (Some(_), _) => KeySourceKind::File,
+        (None, Some(_)) => KeySourceKind::Kbs,
+        (None, None) => KeySourceKind::Cdh,
+    });
+    let settings = HttpSettings {
+        ca_bundle: args.kbs_ca.clone(),
+        timeout: REQUEST_TIMEOUT.min(args.key_timeout),
+        insecure_dev: args.insecure_dev,
+    };
+    match kind {
+        KeySourceKind::File => {
+            let path = args.key_file.as_ref().ok_or_else(|| {
+                Failure::usage("the key source is a file and none is given").hint("Add --key-file")
+            })?;
+            Ok(Source::File(FileSource::new(path)))
+        }
+        KeySourceKind::Cdh => Ok(Source::Cdh(Cdh::new(&args.cdh_addr, &settings)?)),
+        KeySourceKind::Kbs => {
+            let url = args.kbs_url.as_ref().ok_or_else(|| {
+                Failure::usage("the key source is a broker and no address is given")
+                    .hint("Add --kbs-url")
+            })?;
+            if !args.insecure_dev {
+                return Err(Failure::new(
+                    Code::Attestation,
+                    "this build has no attester but the sample one",
+                )
+                .hint(
+                    "Inside Confidential Containers use --key-source cdh; for a trial without a \
+                       TEE add --insecure-dev",
+                ));
+            }
+            eprintln!(
+                "warning: --insecure-dev: attesting with the sample attester. This proves nothing \
+                 and is not confidential."
+            );
+            Ok(Source::Kbs(Kbs::new(url, Box::new(SampleAttester), &settings)?))
+        }
+    }
+}
+
+/// Asks for one key and parses it. Both the question and the answer are recorded first.
+pub(crate) async fn release(
+    source: &Source,
+    resource: &ResourceUri,
+    purpose: &str,
+    args: &KeyArgs,
+    log: &audit::Log,
+) -> Result<Kek, Failure> {
+    let kind = source.kind().to_owned();
+    log.record(Event::KeyRequested {
+        resource: resource.to_string(),
+        source: kind.clone(),
+        purpose: purpose.to_owned(),
+    })?;
+    let retry = Retry { deadline: args.key_timeout, ..Retry::default() };
+    let result = keys::release_with_retry(source, resource, &retry).await;
+    let result = result.map_err(Failure::from).and_then(|secret| {
+        Kek::parse(&secret).map_err(|error| Failure::from(error).at(resource))
+    });
+    match result {
+        Ok(kek) => {
+            log.record(Event::KeyReleased {
+                resource: resource.to_string(),
+                source: kind,
+                model: None,
+            })?;
+            Ok(kek)
+        }
+        Err(failure) => {
+            log.record(Event::KeyRefused {
+                resource: resource.to_string(),
+                source: kind,
+                code: failure.code().to_string(),
+                reason: failure.what().to_owned(),
+            })?;
+            Err(failure)
+        }
+    }
+}

@@ -1,0 +1,405 @@
+//! From a sealed bundle in a store to a published model in memory: the job of `init` and `open`.
+//!
+//! Phases, each with its own failure codes: plan (destination, manifest, objects, room) → release
+//! the keys → stream into staging → record → publish. No byte of a model is asked for before its
+//! key was released, and nothing is visible at a final name before every model of the run is
+//! complete and its audit record was accepted.
+
+mod plan;
+mod upstream;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use audit::Event;
+use keys::KeySource;
+use publish::{PlannedFile, Receipt, ReceiptFile, Staging};
+use seal::bundle::Opened;
+use seal::key::Kek;
+use seal::name::ResourceUri;
+use seal::pin::{Demand, Pin};
+use store::Settings;
+
+use crate::cli::{Global, Opening};
+use crate::code::Code;
+use crate::failure::Failure;
+use crate::key_source;
+use crate::objects::Objects;
+use crate::progress::{self, Progress};
+use crate::source::Source;
+use crate::transfer::{self, Content, Item, Limits, Sink};
+use plan::{Planned, Work};
+
+/// What may be opened besides sealed bundles.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Accept {
+    /// Nothing: the default.
+    SealedOnly,
+    /// Upstream's `*.jwe` files (`--accept-jwe`).
+    Jwe,
+    /// Plain models (`SEALIFT_REQUIRE_SEALED=false`).
+    Plain,
+}
+
+/// One model to open.
+#[derive(Debug)]
+pub struct Target {
+    /// Where its bundle lies.
+    pub source: Source,
+    /// Where it goes.
+    pub dest: PathBuf,
+}
+
+/// What became of one target.
+#[derive(Debug, serde::Serialize)]
+pub struct Outcome {
+    /// The bundle, without what the store should not be told again.
+    pub source: String,
+    /// Where the model is.
+    pub destination: PathBuf,
+    /// The model's name and generation; absent for what is not sealed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// See `model`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub generation: Option<u64>,
+    /// The digest that pins name.
+    pub digest: String,
+    /// Number of files.
+    pub files: usize,
+    /// Sum of the files' sizes.
+    pub bytes: u64,
+    /// The same model was there already: nothing was fetched.
+    pub unchanged: bool,
+    /// Bytes that an interrupted run had fetched before.
+    pub resumed_bytes: u64,
+    /// Ranges asked for again.
+    pub retries: u32,
+    /// Milliseconds of streaming.
+    pub stream_ms: u128,
+}
+
+/// Opens every target, or none: see the module's documentation.
+pub async fn open_all(
+    targets: &[Target],
+    accept: Accept,
+    options: &Opening,
+    global: &Global,
+    settings: &Settings,
+    log: &audit::Log,
+) -> Result<Vec<Outcome>, Failure> {
+    let limits = limits(&options.patience, options.max_memory);
+    let run = Run { accept, options, global, settings, log, limits };
+    let result = run.all(targets).await;
+    if let Err(failure) = &result {
+        for target in targets {
+            log.record(Event::ModelRefused {
+                source: target.source.location.to_string(),
+                destination: target.dest.display().to_string(),
+                code: failure.code().to_string(),
+                reason: failure.what().to_owned(),
+            })?;
+        }
+    }
+    result
+}
+
+struct Run<'a> {
+    accept: Accept,
+    options: &'a Opening,
+    global: &'a Global,
+    settings: &'a Settings,
+    log: &'a audit::Log,
+    limits: Limits,
+}
+
+/// A model whose bytes are all staged and authentic.
+struct Staged<'a> {
+    target: &'a Target,
+    staging: Option<Arc<Staging>>,
+    receipt: Receipt,
+    outcome: Outcome,
+}
+
+impl Run<'_> {
+    async fn all(&self, targets: &[Target]) -> Result<Vec<Outcome>, Failure> {
+        refuse_nested(targets)?;
+        let mut planned = Vec::with_capacity(targets.len());
+        for target in targets {
+            let place = &target.source.location;
+            self.say(format_args!("plan {place} -> {}", target.dest.display()));
+            planned.push(self.plan(target).await.map_err(|failure| failure.at(place))?);
+        }
+        let keys = self.release(&planned).await?;
+        let mut staged = Vec::with_capacity(targets.len());
+        for (target, planned) in targets.iter().zip(planned) {
+            match self.stage(target, planned, &keys).await {
+                Ok(one) => staged.push(one),
+                Err(failure) => {
+                    discard(staged);
+                    return Err(failure.at(&target.source.location));
+                }
+            }
+        }
+        for one in &staged {
+            let recorded = self.log.record(Event::ModelOpened {
+                source: one.outcome.source.clone(),
+                destination: one.target.dest.display().to_string(),
+                model: one.receipt.model.clone(),
+                generation: one.receipt.generation,
+                manifest_digest: one.receipt.manifest_digest.clone(),
+                key: one.receipt.key.clone(),
+                files: one.outcome.files as u64,
+                bytes: one.outcome.bytes,
+            });
+            if let Err(error) = recorded {
+                discard(staged);
+                return Err(error.into());
+            }
+        }
+        staged.into_iter().map(Staged::publish).collect()
+    }
+
+    /// Asks for each distinct key once, before any byte of any model.
+    async fn release(&self, planned: &[Planned]) -> Result<BTreeMap<ResourceUri, Kek>, Failure> {
+        let mut keys = BTreeMap::new();
+        let wanted: std::collections::BTreeSet<_> =
+            planned.iter().filter_map(|planned| planned.work.resource()).collect();
+        if wanted.is_empty() {
+            return Ok(keys);
+        }
+        let source = key_source::open(&self.options.key)?;
+        for resource in wanted {
+            self.say(format_args!("key {resource} from {}", source.kind()));
+            let args = &self.options.key;
+            let kek = key_source::release(&source, resource, "open", args, self.log).await?;
+            keys.insert(resource.clone(), kek);
+        }
+        Ok(keys)
+    }
+
+    /// Verifies the manifest with its key and fetches what is missing into staging.
+    async fn stage<'a>(
+        &self,
+        target: &'a Target,
+        planned: Planned,
+        keys: &BTreeMap<ResourceUri, Kek>,
+    ) -> Result<Staged<'a>, Failure> {
+        let Planned { store, destination, plan, work, unchanged } = planned;
+        let started = jiff::Timestamp::now().to_string();
+        let (fetch, identity) = match work {
+            Work::Sealed { bundle, resource } => {
+                let opened = bundle.open(&resource, &keys[&resource], &self.demand(target))?;
+                let identity = Identity::of(&opened, &resource);
+                (Fetch::Items(sealed_items(&opened)), identity)
+            }
+            Work::Jwe { tokens, resource } => {
+                let kek = &keys[&resource];
+                (Fetch::Tokens(tokens, kek), Identity::unsealed(resource.to_string()))
+            }
+            Work::Plain { items } => (Fetch::Items(items), Identity::unsealed(String::new())),
+        };
+        let bytes = plan.files.iter().map(|file| file.bytes).sum();
+        let receipt = Receipt {
+            version: Receipt::VERSION,
+            manifest_digest: hex::encode(plan.digest),
+            bundle_id: identity.bundle_id,
+            model: identity.model.clone().unwrap_or_default(),
+            generation: identity.generation.unwrap_or_default(),
+            key: identity.key,
+            source: target.source.location.to_string(),
+            files: plan.files.iter().map(receipt_file).collect(),
+            bytes,
+            started,
+            finished: String::new(),
+        };
+        let mut outcome = Outcome {
+            source: target.source.location.to_string(),
+            destination: target.dest.clone(),
+            model: identity.model,
+            generation: identity.generation,
+            digest: format!("sha256:{}", receipt.manifest_digest),
+            files: plan.files.len(),
+            bytes,
+            unchanged,
+            resumed_bytes: 0,
+            retries: 0,
+            stream_ms: 0,
+        };
+        if unchanged {
+            return Ok(Staged { target, staging: None, receipt, outcome });
+        }
+        let staging = Arc::new(destination.stage(&plan)?);
+        outcome.resumed_bytes = staging.resumed_bytes();
+        let progress =
+            Progress::new("stream", bytes, plan.files.len() as u64, outcome.resumed_bytes);
+        let shown = progress::show(&progress, self.style(), self.global.progress_interval);
+        let begun = Instant::now();
+        let result = match fetch {
+            Fetch::Items(items) => {
+                let sink = Sink::Staging(Arc::clone(&staging));
+                let limits = self.limits.clone();
+                transfer::run(store, items, sink, limits, Arc::clone(&progress)).await
+            }
+            Fetch::Tokens(tokens, kek) => {
+                let objects = Objects { store: &store, limits: &self.limits };
+                upstream::open(&objects, &tokens, kek, &staging, &progress).await
+            }
+        };
+        drop(shown);
+        outcome.stream_ms = begun.elapsed().as_millis();
+        outcome.retries = progress.retries();
+        match result {
+            Ok(()) => Ok(Staged { target, staging: Some(staging), receipt, outcome }),
+            Err(failure) => {
+                let staging = sole(staging);
+                // What a cut connection leaves is authentic and in memory: the next run resumes it.
+                if failure.is_transient() {
+                    staging.keep();
+                } else {
+                    staging.discard()?;
+                }
+                Err(failure)
+            }
+        }
+    }
+
+    fn demand(&self, target: &Target) -> Demand {
+        let options = self.options;
+        let pin = &target.source.pin;
+        Demand {
+            name: target.source.name.clone().or_else(|| options.name.clone()),
+            pin: Pin {
+                min_generation: pin.min_generation.max(options.min_generation),
+                digests: if pin.digests.is_empty() {
+                    options.digest.clone()
+                } else {
+                    pin.digests.clone()
+                },
+            },
+            allow_unpinned: options.allow_unpinned,
+        }
+    }
+
+    fn style(&self) -> progress::Style {
+        if self.global.quiet { progress::Style::None } else { self.global.progress }
+    }
+
+    fn say(&self, line: std::fmt::Arguments<'_>) {
+        if !self.global.quiet {
+            eprintln!("{line}");
+        }
+    }
+}
+
+impl Staged<'_> {
+    fn publish(self) -> Result<Outcome, Failure> {
+        if let Some(staging) = self.staging {
+            let finished = jiff::Timestamp::now().to_string();
+            sole(staging).publish(&Receipt { finished, ..self.receipt })?;
+        }
+        Ok(self.outcome)
+    }
+}
+
+/// How the bytes of one target come.
+enum Fetch<'a> {
+    /// By ranges of segments.
+    Items(Vec<Item>),
+    /// By whole tokens.
+    Tokens(Vec<upstream::Token>, &'a Kek),
+}
+
+/// What a model is called in receipts and records.
+struct Identity {
+    bundle_id: String,
+    model: Option<String>,
+    generation: Option<u64>,
+    key: String,
+}
+
+impl Identity {
+    fn of(opened: &Opened, resource: &ResourceUri) -> Self {
+        let manifest = opened.manifest();
+        Self {
+            bundle_id: manifest.id.to_string(),
+            model: Some(manifest.name.to_string()),
+            generation: Some(manifest.generation),
+            key: resource.to_string(),
+        }
+    }
+
+    fn unsealed(key: String) -> Self {
+        Self { bundle_id: String::new(), model: None, generation: None, key }
+    }
+}
+
+fn receipt_file(file: &PlannedFile) -> ReceiptFile {
+    ReceiptFile { path: file.path.clone(), bytes: file.bytes, mode: file.mode }
+}
+
+/// One transfer item per file of a verified manifest.
+pub fn sealed_items(opened: &Opened) -> Vec<Item> {
+    let files = &opened.manifest().files;
+    files
+        .iter()
+        .map(|file| Item {
+            object: file.path.object(),
+            content: Content::Sealed {
+                path: file.path.clone(),
+                key: opened.file_key(file),
+                header: file.header,
+                layout: file.layout,
+            },
+        })
+        .collect()
+}
+
+/// The transfer's limits: as many workers as the byte budget has room for.
+pub fn limits(patience: &crate::cli::Patience, max_memory: u64) -> Limits {
+    /// The program itself, the manifest and the HTTP client at rest.
+    const BASE_BYTES: u64 = 24 << 20;
+    /// One segment buffer and what the client holds of one connection.
+    const WORKER_BYTES: u64 = (1 << 20) + (3 << 19);
+    let room = max_memory.saturating_sub(BASE_BYTES) / WORKER_BYTES;
+    let fitting = usize::try_from(room.clamp(1, 16)).unwrap_or(16);
+    Limits {
+        workers: patience.concurrency.map_or(fitting, usize::from),
+        retries: patience.retries,
+        segment: patience.stall_timeout * 10,
+        total: patience.timeout,
+    }
+}
+
+/// Wipes what other targets of the run had staged.
+fn discard(staged: Vec<Staged<'_>>) {
+    for staging in staged.into_iter().filter_map(|one| one.staging) {
+        if let Err(error) = sole(staging).discard() {
+            tracing::error!(error = %crate::failure::chain(&error), "staged bytes were not wiped");
+        }
+    }
+}
+
+/// The staging after its workers have ended.
+fn sole(staging: Arc<Staging>) -> Staging {
+    Arc::into_inner(staging).expect("every worker was joined or aborted before")
+}
+
+/// Destinations inside each other would see each other's files as foreign.
+fn refuse_nested(targets: &[Target]) -> Result<(), Failure> {
+    for (index, target) in targets.iter().enumerate() {
+        for other in &targets[..index] {
+            let (a, b): (&Path, &Path) = (&target.dest, &other.dest);
+            if a.starts_with(b) || b.starts_with(a) {
+                return Err(Failure::new(
+                    Code::Usage,
+                    format!("{} and {} lie inside each other", a.display(), b.display()),
+                )
+                .hint("Give each model a directory of its own"));
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,73 @@
+//! [`Error`]: why an event is not recorded, so that nothing may follow it.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::verify::Why;
+
+/// Why a log cannot be opened, or an event not be recorded. In either case: do not go on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The log's path names a directory, a device, a FIFO or a symbolic link. Log to a stream instead.
+    #[error("{path} is not a regular file", path = path.display())]
+    NotAFile {
+        /// The log.
+        path: PathBuf,
+    },
+    /// The log ends in half a record: the process that wrote it was killed. Look at it, then remove
+    /// everything from this offset on.
+    #[error(
+        "{path} ends in a torn record; keep a copy, then truncate the file to {offset} bytes",
+        path = path.display()
+    )]
+    Torn {
+        /// The log.
+        path: PathBuf,
+        /// Where the torn record begins.
+        offset: u64,
+    },
+    /// The end of the log is not what a log ends in, or no longer what we wrote. Move it away to
+    /// begin another, and find out who changed it.
+    #[error("{path} was not written by us alone", path = path.display())]
+    Broken {
+        /// The log.
+        path: PathBuf,
+        /// What is wrong.
+        #[source]
+        why: Why,
+    },
+    /// The log has reached [`FILE_BYTES_MAX`](crate::FILE_BYTES_MAX). Move it away to begin another.
+    #[error("{path} is full; move it away", path = path.display())]
+    Full {
+        /// The log.
+        path: PathBuf,
+    },
+    /// Another process has held the log's lock for too long.
+    #[error("{path} is locked by another process", path = path.display())]
+    Locked {
+        /// The log.
+        path: PathBuf,
+    },
+    /// The event does not fit on a line, even with its texts shortened.
+    #[error("an event of {bytes} bytes is too long for the audit log")]
+    TooLong {
+        /// Length of the line that it would need.
+        bytes: usize,
+    },
+    /// The sink did not accept the record.
+    #[error("the audit log {sink} cannot be written")]
+    Sink {
+        /// The log's path, or `stream`.
+        sink: String,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// An earlier record may be in the sink in part, so none can follow it.
+    #[error("the audit log {sink} failed before")]
+    FailedBefore {
+        /// The log's path, or `stream`.
+        sink: String,
+    },
+}

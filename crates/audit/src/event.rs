@@ -1,0 +1,151 @@
+//! [`Event`]: what is worth a record.
+
+use serde::{Deserialize, Serialize};
+
+/// Something that happened, or is about to: a key's release and a model's opening are recorded first
+/// and done only if that succeeded. No field ever holds a key, a digest of a key, or plaintext.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Event {
+    /// A key is about to be asked for.
+    KeyRequested {
+        /// The resource, `kbs:///<repo>/<type>/<tag>`.
+        resource: String,
+        /// Kind of key source: `cdh`, `kbs` or `file`.
+        source: String,
+        /// Why, such as the bundle to open.
+        purpose: String,
+    },
+    /// A key was received and is about to be used.
+    KeyReleased {
+        /// The resource.
+        resource: String,
+        /// Kind of key source.
+        source: String,
+        /// The model that it will open, once that is known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        model: Option<String>,
+    },
+    /// A key was asked for and not received.
+    KeyRefused {
+        /// The resource.
+        resource: String,
+        /// Kind of key source.
+        source: String,
+        /// Code of the error.
+        code: String,
+        /// Its message.
+        reason: String,
+    },
+    /// A model is verified as a whole and about to be published.
+    ModelOpened {
+        /// Location of the bundle, without credentials.
+        source: String,
+        /// Directory.
+        destination: String,
+        /// Name of the model.
+        model: String,
+        /// Generation of the model.
+        generation: u64,
+        /// SHA-256 of its manifest, hex.
+        manifest_digest: String,
+        /// Resource of the key.
+        key: String,
+        /// Number of files.
+        files: u64,
+        /// Sum of their sizes.
+        bytes: u64,
+    },
+    /// A model was not published.
+    ModelRefused {
+        /// Location of the bundle, without credentials.
+        source: String,
+        /// Directory.
+        destination: String,
+        /// Code of the error.
+        code: String,
+        /// Its message.
+        reason: String,
+    },
+    /// A model was sealed.
+    ModelSealed {
+        /// Location of the bundle, without credentials.
+        destination: String,
+        /// Name of the model.
+        model: String,
+        /// Generation of the model.
+        generation: u64,
+        /// SHA-256 of its manifest, hex.
+        manifest_digest: String,
+        /// Resources of the keys that open it.
+        recipients: Vec<String>,
+        /// Number of files.
+        files: u64,
+        /// Sum of their sizes.
+        bytes: u64,
+    },
+    /// The recipients of a bundle were replaced.
+    Rewrapped {
+        /// Location of the bundle, without credentials.
+        location: String,
+        /// SHA-256 of its manifest, hex.
+        manifest_digest: String,
+        /// Resources of the keys that open it now.
+        recipients: Vec<String>,
+    },
+    /// The broker is about to release a resource.
+    ResourceReleased {
+        /// The resource.
+        resource: String,
+        /// Kind of TEE that asked.
+        tee: String,
+        /// SHA-256 of the claims that the policy saw, hex.
+        claims_digest: String,
+        /// SHA-256 of the policy, hex.
+        policy_digest: String,
+        /// Address of the client.
+        client: String,
+        /// RFC 7638 thumbprint of the key to which the answer is encrypted.
+        key_thumbprint: String,
+    },
+    /// The broker refused a resource.
+    ResourceRefused {
+        /// The resource.
+        resource: String,
+        /// Kind of TEE that asked.
+        tee: String,
+        /// Why.
+        reason: String,
+        /// Address of the client.
+        client: String,
+    },
+    /// An administrator is about to store a resource.
+    ResourceStored {
+        /// The resource.
+        resource: String,
+        /// Who.
+        admin: String,
+    },
+    /// An administrator is about to delete a resource.
+    ResourceDeleted {
+        /// The resource.
+        resource: String,
+        /// Who.
+        admin: String,
+    },
+    /// The broker verified evidence, or did not.
+    Attested {
+        /// Kind of TEE.
+        tee: String,
+        /// Address of the client.
+        client: String,
+        /// `accepted`, or why not.
+        outcome: String,
+    },
+    /// The broker is about to work under another policy.
+    PolicyChanged {
+        /// SHA-256 of the policy, hex.
+        digest: String,
+    },
+}

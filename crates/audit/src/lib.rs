@@ -1,0 +1,42 @@
+//! Typed audit events in hash-chained records.
+//!
+//! What could not be recorded did not happen: [`Log::record`] returns only when the record is
+//! accepted by its sink (written and flushed to the device, for a file), and on an error the caller
+//! does not go on.
+//!
+//! # Form
+//!
+//! One record a line, at most [`LINE_BYTES_MAX`] bytes with its newline:
+//!
+//! ```json
+//! {"seq":1,"time":"2026-01-31T12:00:00.000000Z","prev":"<64 hex>","event":{"event":"…",…},"hash":"<64 hex>"}
+//! ```
+//!
+//! `hash` is SHA-256 over the line's bytes before `,"hash":` and a `}`. `prev` is the hash of the
+//! record before, 64 zeroes in the first; `seq` counts from 1.
+//!
+//! # What the chain shows, and what not
+//!
+//! [`verify`] finds every record that was changed, removed, inserted or moved, *given the hash of
+//! the last one*. The chain has no key: who can write the whole file can write another chain, and
+//! records cut off at the end leave a shorter, valid chain. So [`Summary::head`] is what to keep
+//! elsewhere: a later [`Summary`] that does not pass through it is of another log.
+//!
+//! # After a crash
+//!
+//! A record is one write, undone if it fails. If the process is killed within it, the file may end
+//! in a line without its newline. [`verify`] calls that torn, and [`Log::file`] refuses to append:
+//! a torn line means that something was about to happen and did not, which a person should see.
+//! Removing the bytes after the last newline makes the log whole again.
+
+mod error;
+mod event;
+mod log;
+mod record;
+mod verify;
+
+pub use error::Error;
+pub use event::Event;
+pub use log::{FILE_BYTES_MAX, Log};
+pub use record::{LINE_BYTES_MAX, TEXT_BYTES_MAX};
+pub use verify::{Broken, Summary, Why, verify};

@@ -1,0 +1,10 @@
+//! Development only: a bucket, a key broker and a destination that misbehave on purpose, the
+//! checkers that judge what came of it, and the planted bugs that show that the checkers see.
+
+pub mod hostile;
+pub mod kbs;
+pub mod kills;
+pub mod oracle;
+pub mod planted;
+pub mod s3;
+pub mod tls;

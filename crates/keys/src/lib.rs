@@ -10,7 +10,7 @@
 //!
 //! All of them pass one suite, [`conformance`]. [`release_with_retry`] is how programs ask: an
 //! [`Error`] knows whether asking again can help. What is released lives in a
-//! [`Secret`](secret::Secret) and appears in no error, log or `Debug` output.
+//! [`Secret`] and appears in no error, log or `Debug` output.
 
 mod attest;
 mod cdh;

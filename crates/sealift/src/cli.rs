@@ -235,7 +235,7 @@ pub struct KeyArgs {
     /// Certificates to trust for the key broker, PEM
     #[arg(long, value_name = "FILE", env = "SEALIFT_KBS_CA")]
     pub kbs_ca: Option<PathBuf>,
-    /// A key, or a directory of keys <repository>/<type>/<tag>
+    /// A key, or a directory of keys REPOSITORY/TYPE/TAG
     #[arg(long, value_name = "PATH", env = "SEALIFT_KEY_FILE")]
     pub key_file: Option<PathBuf>,
     /// Seconds to keep trying a key source that does not answer

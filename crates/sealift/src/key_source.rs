@@ -74,9 +74,9 @@ pub(crate) async fn release(
     })?;
     let retry = Retry { deadline: args.key_timeout, ..Retry::default() };
     let result = keys::release_with_retry(source, resource, &retry).await;
-    let result = result.map_err(Failure::from).and_then(|secret| {
-        Kek::parse(&secret).map_err(|error| Failure::from(error).at(resource))
-    });
+    let result = result
+        .map_err(Failure::from)
+        .and_then(|secret| Kek::parse(&secret).map_err(|error| Failure::from(error).at(resource)));
     match result {
         Ok(kek) => {
             log.record(Event::KeyReleased {

@@ -1,6 +1,6 @@
 //! The `sealift` command and the KServe storage initializer.
 //!
-//! [`run`] is the whole life of the process: parse, harden, log, do, say why not. What the commands do lies in [`mod@command`],
+//! [`run`] is the whole life of the process: parse, harden, log, do, say why not. What the commands do lies in `command`,
 //! one file each; what `init` and `open` share in [`opening`] and [`transfer`].
 
 pub mod cli;

@@ -15,8 +15,7 @@ pub struct Hardening {
 /// reason to refuse work, and the caller logs what was not achieved.
 pub fn harden_process() -> Hardening {
     let undumpable = set_dumpable_behavior(DumpableBehavior::NotDumpable).is_ok();
-    let no_core =
-        setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }).is_ok();
+    let no_core = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }).is_ok();
     Hardening { undumpable, no_core }
 }
 

@@ -1,7 +1,6 @@
 //! `sealift seal`: a model directory into a bundle.
 //!
-//! Each file is read and sealed on one thread and hashed and written on another, a few files at a
-//! time, through a channel of a few segments: memory does not grow with the model. `sealift.json`
+//! Each file is read, sealed and hashed on one thread and written on another, a few files at a time, through a channel of a few segments: memory does not grow with the model. `sealift.json`
 //! is written last, so that a bundle is there as a whole or not at all.
 
 use std::io::Read;
@@ -9,12 +8,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use aws_lc_rs::digest;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, TryStreamExt};
 use seal::bundle::{MANIFEST_OBJECT, Sealing};
 use seal::manifest::{FileEntry, Manifest, Mode};
 use seal::name::{BundlePath, Digest, ModelName, check_set};
-use seal::segment::{FileKey, HEADER_BYTES, Header, Layout, SEGMENT_BYTES, TAG_BYTES};
+use seal::segment::{FileKey, HEADER_BYTES, Header, Layout, TAG_BYTES};
 use serde::Serialize;
 use store::Store;
 use tokio::sync::mpsc;
@@ -202,7 +201,8 @@ async fn refuse_existing(store: &Store, args: &Seal) -> Result<(), Failure> {
     }
 }
 
-/// Seals one file: one thread reads and seals, this task hashes and writes.
+/// Seals one file: one thread reads, seals and hashes, this task writes. Segments that were written
+/// go back to be filled again, since fresh memory costs as much as the cipher does.
 async fn seal_file(
     file: Found,
     header: Header,
@@ -211,22 +211,25 @@ async fn seal_file(
     progress: Arc<Progress>,
 ) -> Result<FileEntry, Failure> {
     let layout = Layout::of_plaintext(file.bytes)?;
-    let (sender, mut segments) = mpsc::channel(SEGMENTS_WAITING);
-    let source = file.source.clone();
-    let sealer =
-        tokio::task::spawn_blocking(move || seal_segments(&source, layout, header, &key, &sender));
     let mut writer = store.writer_sized(&file.path.object(), layout.ciphertext_bytes()).await?;
-    let mut hash = digest::Context::new(&digest::SHA256);
+    let (sender, mut segments) = mpsc::channel(SEGMENTS_WAITING);
+    let (spent, buffers) = mpsc::channel(SEGMENTS_WAITING + 2);
+    let source = file.source.clone();
+    let sealer = tokio::task::spawn_blocking(move || {
+        Sealer { layout, header, key, sender, buffers }.run(&source)
+    });
     let mut written = Ok(());
     while let Some(segment) = segments.recv().await {
-        hash.update(&segment);
         let segment: Bytes = segment;
-        let bytes = segment.len() as u64;
-        written = writer.write(segment).await;
+        written = writer.write(segment.clone()).await;
         if written.is_err() {
             break;
         }
-        progress.add(bytes);
+        progress.add(segment.len() as u64);
+        // A store that still sends it keeps it.
+        if let Ok(buffer) = segment.try_into_mut() {
+            let _ = spent.try_send(buffer);
+        }
     }
     drop(segments);
     let sealed = sealer
@@ -234,55 +237,62 @@ async fn seal_file(
         .unwrap_or_else(|error| Err(Failure::new(Code::Bug, format!("a worker ended: {error}"))));
     // What the store says comes first: its failure is why the sealer could not go on.
     match written.map_err(Failure::from).and(sealed) {
-        Ok(()) => writer.finish().await?,
+        Ok(sha256) => {
+            writer.finish().await?;
+            progress.piece_done(true);
+            Ok(FileEntry { path: file.path, mode: file.mode, layout, header, sha256 })
+        }
         Err(failure) => {
             if let Err(error) = writer.abort().await {
                 tracing::warn!(error = %chain(&error), "an unfinished object may be left behind");
             }
-            return Err(failure);
+            Err(failure)
         }
     }
-    progress.piece_done(true);
-    let mut sha256 = [0; 32];
-    sha256.copy_from_slice(hash.finish().as_ref());
-    let sha256 = Digest::from_bytes(sha256);
-    Ok(FileEntry { path: file.path, mode: file.mode, layout, header, sha256 })
 }
 
-fn seal_segments(
-    source: &Path,
+/// The synchronous half of sealing one file.
+struct Sealer {
     layout: Layout,
     header: Header,
-    key: &FileKey,
-    sender: &mpsc::Sender<Bytes>,
-) -> Result<(), Failure> {
-    let failed = |error: std::io::Error| match error.kind() {
-        std::io::ErrorKind::UnexpectedEof => changed(),
-        _ => Failure::new(Code::NotFound, error.to_string()),
-    };
-    let mut input = std::fs::File::open(source).map_err(failed)?;
-    for index in 0..layout.segments() {
-        let span = layout.span(index);
-        let plaintext = usize::try_from(span.plaintext.end - span.plaintext.start)
-            .expect("a segment is at most 1 MiB");
-        let mut segment = Vec::with_capacity(SEGMENT_BYTES);
-        if index == 0 {
-            segment.extend_from_slice(header.as_bytes());
+    key: FileKey,
+    sender: mpsc::Sender<Bytes>,
+    buffers: mpsc::Receiver<BytesMut>,
+}
+
+impl Sealer {
+    /// Sends the object's segments in order and returns its digest.
+    fn run(mut self, source: &Path) -> Result<Digest, Failure> {
+        let failed = |error: std::io::Error| match error.kind() {
+            std::io::ErrorKind::UnexpectedEof => changed(),
+            _ => Failure::new(Code::NotFound, error.to_string()),
+        };
+        let mut hash = digest::Context::new(&digest::SHA256);
+        let mut input = std::fs::File::open(source).map_err(failed)?;
+        for index in 0..self.layout.segments() {
+            let span = self.layout.span(index);
+            let plaintext = usize::try_from(span.plaintext.end - span.plaintext.start)
+                .expect("a segment is at most 1 MiB");
+            let start = if index == 0 { HEADER_BYTES } else { 0 };
+            let mut segment = self.buffers.try_recv().unwrap_or_default();
+            segment.resize(start + plaintext + TAG_BYTES, 0);
+            segment[..start].copy_from_slice(&self.header.as_bytes()[..start]);
+            input.read_exact(&mut segment[start..start + plaintext]).map_err(failed)?;
+            self.key.seal(index, span.last, &mut segment[start..])?;
+            hash.update(&segment);
+            if self.sender.blocking_send(segment.freeze()).is_err() {
+                // The writer has failed, and says why before anyone looks at this.
+                return Err(Failure::new(Code::Bug, "nobody takes the sealed segments"));
+            }
         }
-        let start = segment.len();
-        segment.resize(start + plaintext + TAG_BYTES, 0);
-        input.read_exact(&mut segment[start..start + plaintext]).map_err(failed)?;
-        key.seal(index, span.last, &mut segment[start..])?;
-        debug_assert!(index > 0 || start == HEADER_BYTES);
-        if sender.blocking_send(Bytes::from(segment)).is_err() {
-            // The writer has failed and says why.
-            return Ok(());
+        match input.read(&mut [0]) {
+            Ok(0) => {}
+            Ok(_) => return Err(changed()),
+            Err(error) => return Err(failed(error)),
         }
-    }
-    match input.read(&mut [0]) {
-        Ok(0) => Ok(()),
-        Ok(_) => Err(changed()),
-        Err(error) => Err(failed(error)),
+        let mut sha256 = [0; 32];
+        sha256.copy_from_slice(hash.finish().as_ref());
+        Ok(Digest::from_bytes(sha256))
     }
 }
 

@@ -211,7 +211,7 @@ def check_paths(paths):
     lower = {path.lower() for path in paths}
     require(len(lower) == len(paths), "paths differ in case only", "name")
     ancestors = {p[:at].lower() for p in paths for at in range(len(p)) if p[at] == "/"}
-    objects = {path + ".sealed" for path in lower}
+    objects = {(path + ".sealed").lower() for path in paths}
     require(not ancestors & (lower | objects), "a path is also a directory", "name")
 
 

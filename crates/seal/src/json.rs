@@ -121,6 +121,10 @@ pub(crate) fn format_of(bytes: &[u8]) -> Option<String> {
     struct Probe {
         format: String,
     }
+    // Derived readers take a structure's members from an array too.
+    if !bytes.trim_ascii_start().starts_with(b"{") {
+        return None;
+    }
     serde_json::from_slice(bytes).ok().map(|probe: Probe| probe.format)
 }
 

@@ -97,10 +97,9 @@ pub fn check_set<'a>(paths: impl Iterator<Item = &'a BundlePath>) -> Result<(), 
         }
         lower_paths.push((path, lower));
     }
-    for (path, mut lower) in lower_paths {
-        let is_directory = directories.contains(&lower);
-        lower.push_str(".sealed");
-        if is_directory || directories.contains(&lower) {
+    for (path, lower) in lower_paths {
+        // Lower-casing looks at what follows (Σ at the end of a word), so of the object's whole name.
+        if directories.contains(&lower) || directories.contains(&path.object().to_lowercase()) {
             return Err(refused(path.as_str(), "also a directory of another"));
         }
     }

@@ -267,3 +267,10 @@ proptest! {
         let _ = (ModelName::parse(&text), ResourceUri::parse(&text), ResourceUri::from_path(&text));
     }
 }
+
+#[test]
+fn an_objects_name_is_lower_cased_as_a_whole() {
+    // Σ is σ within a word and ς at its end: `aΣ` alone lower-cases to another letter.
+    let paths = ["aΣ", "aΣ.sealed/b"].map(|path| BundlePath::parse(path).unwrap());
+    assert!(matches!(check_set(paths.iter()), Err(Error::Name { .. })));
+}

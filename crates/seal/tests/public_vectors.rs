@@ -102,7 +102,8 @@ fn every_vector_has_the_verdict_that_it_states() {
 
 #[test]
 fn a_wrong_expectation_is_noticed() {
-    let planted: [(&str, fn(&mut Vector)); 6] = [
+    type Plant = fn(&mut Vector);
+    let planted: [(&str, Plant); 6] = [
         ("recipient_by_a256kw", |vector| vector.expect = "refused".into()),
         ("recipient_by_a256kw", |vector| vector.files.as_mut().unwrap().clear()),
         ("recipient_by_a256kw", |vector| content(vector).sha256 = "0".repeat(64)),

@@ -68,7 +68,7 @@ pub(crate) fn add(set: &mut Set) -> Result<()> {
             "digest_not_listed_by_the_key",
             of(json!({"digests": [other]})),
             json!({}),
-            "Another manifest of the right name, generation and data key's holder.",
+            "The right name and generation, and not the manifest that the key lists.",
         ),
         (
             "digest",

@@ -73,6 +73,43 @@ fn plain_models_need_the_deployers_word_and_no_confidential_mode() {
 }
 
 #[test]
+fn upstreams_jwe_files_open_when_the_deployer_accepts_their_limits() {
+    let sealed = Sealed::small();
+    let jwe = sealed.dir.path().join("jwe");
+    let mut jwk = std::fs::read(&sealed.key).unwrap();
+    let kek = seal::key::Kek::parse(&secret::Secret::take(&mut jwk).unwrap()).unwrap();
+    let files = tree(&sealed.model);
+    for (name, bytes) in files.iter().filter(|(name, _)| !name.ends_with('/')) {
+        let wrap = seal::jwe::KeyWrap::A256Kw;
+        let token = seal::jwe::encrypt(bytes, kek.expose(), wrap, "k", None).unwrap();
+        let part = |member: &str| token[member].as_str().unwrap().to_owned();
+        let members = ["protected", "encrypted_key", "iv", "ciphertext", "tag"];
+        let compact = members.map(part).join(".");
+        common::write_tree(&jwe, &[(&format!("{name}.jwe"), compact.as_bytes())]);
+    }
+    let dest = sealed.dest("dest");
+    let accepting = |command: &mut Command| {
+        command.env("SEALIFT_ACCEPT_JWE", "true").env("CONFIDENTIAL_ENABLED", "true");
+    };
+    refuse(&mut init(&sealed, text(&jwe), text(&dest)), Code::NotSealed);
+    let mut command = init(&sealed, text(&jwe), text(&dest));
+    accepting(&mut command);
+    succeed(&mut command);
+    assert!(model_tree(&dest) == files);
+
+    let token = jwe.join("config.json.jwe");
+    let mut bytes = std::fs::read(&token).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] = if bytes[last] == b'A' { b'Q' } else { b'A' };
+    std::fs::write(&token, bytes).unwrap();
+    let other = sealed.dest("other");
+    let mut command = init(&sealed, text(&jwe), text(&other));
+    accepting(&mut command);
+    refuse(&mut command, Code::Tampered);
+    assert!(tree(&other).is_empty());
+}
+
+#[test]
 fn the_reason_is_left_for_kubernetes() {
     let sealed = Sealed::small();
     let log = sealed.dir.path().join("termination-log");

@@ -131,6 +131,10 @@ pub(crate) fn run(options: &[&str]) -> Result<()> {
     Ok(())
 }
 
+fn exists(name: &str) -> bool {
+    BENCHES.iter().any(|(known, ..)| *known == name)
+}
+
 fn parse(options: &[&str]) -> Result<Options> {
     let mut parsed = Options { sizes: Sizes::of(4 << 30), rounds: 5, names: Vec::new() };
     let mut words = options.iter();
@@ -142,9 +146,7 @@ fn parse(options: &[&str]) -> Result<Options> {
                 parsed.sizes = Sizes::of(bytes);
             }
             "--rounds" => parsed.rounds = words.next().context("--rounds N")?.parse()?,
-            name if BENCHES.iter().any(|(known, ..)| *known == name) => {
-                parsed.names.push(name.to_owned());
-            }
+            name if exists(name) => parsed.names.push(name.to_owned()),
             other => {
                 let known: Vec<&str> = BENCHES.iter().map(|(name, ..)| *name).collect();
                 bail!("unknown bench {other}; there are {}", known.join(", "));

@@ -29,84 +29,97 @@ impl AddAssign for Totals {
     }
 }
 
+/// What all suites together say.
+#[derive(Debug, Default)]
+struct Report {
+    totals: Totals,
+    /// Suites that failed, or said nothing.
+    broken: Vec<String>,
+    /// Tests that failed or were skipped, and why.
+    remarks: Vec<String>,
+}
+
 pub(crate) fn run() -> Result<()> {
     let python = setup::python()?;
-    let mut command = cargo();
-    command
+    let mut report = Report::default();
+    let mut tests = cargo();
+    tests
         .args(["test", "--workspace", "--locked", "--no-fail-fast"])
         .env("SEALIFT_S3S_FS", setup::s3s_fs()?)
         .env("SEALIFT_STRACE", setup::strace()?)
         .env("SEALIFT_PYTHON", &python)
         // What a test needs is here now, so nothing may be skipped for want of it.
         .env("SEALIFT_TEST_STRICT", "1");
-    let mut totals = Totals::default();
-    let mut broken = Vec::new();
-    suite("cargo test", &mut command, &mut totals, &mut broken)?;
-    for script in interop_suites()? {
-        let name = script.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        println!("\ninterop: {name}");
-        let programs = build(&["sealift", "tinkfile", "josefile"], Profile::Dev)?;
-        let mut command = Command::new(&python);
-        command.arg(&script).env("SEALIFT_PROGRAMS", programs);
-        suite(&name, &mut command, &mut totals, &mut broken)?;
+    report.suite("cargo test", &mut tests)?;
+    let programs = build(&["sealift", "tinkfile", "josefile"], Profile::Dev)?;
+    for path in interop_suites()? {
+        let mut suite = script(&python, &path);
+        report.suite(&path, suite.env("SEALIFT_PROGRAMS", &programs))?;
     }
-    println!("\ninterop: the independent reader on the public vectors");
-    let mut reader = script(&python, "tests/reader/check_vectors.py");
-    suite("check_vectors", reader.arg(root().join("tests/vectors")), &mut totals, &mut broken)?;
-    println!();
-    for name in &broken {
-        println!("failed: {name}");
-    }
-    println!("{} passed, {} failed, {} skipped", totals.passed, totals.failed, totals.skipped);
-    if !broken.is_empty() || totals.failed > 0 {
-        bail!("tests failed");
-    }
-    Ok(())
+    let reader = "tests/reader/check_vectors.py";
+    report.suite(reader, script(&python, reader).arg(root().join("tests/vectors")))?;
+    report.conclude()
 }
 
-fn interop_suites() -> Result<Vec<std::path::PathBuf>> {
+/// The suites' paths below the root.
+fn interop_suites() -> Result<Vec<String>> {
     let mut suites = Vec::new();
     for entry in fs::read_dir(root().join("tests/interop"))? {
-        let path = entry?.path();
-        if path.to_string_lossy().ends_with("_interop.py") {
-            suites.push(path);
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        if name.ends_with("_interop.py") {
+            suites.push(format!("tests/interop/{name}"));
         }
     }
     suites.sort();
     Ok(suites)
 }
 
-/// Runs one suite, shows what it says as it says it, and adds up its summaries.
-fn suite(
-    name: &str,
-    command: &mut Command,
-    totals: &mut Totals,
-    broken: &mut Vec<String>,
-) -> Result<()> {
-    let line = process::line(command);
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .with_context(|| format!("cannot start {line}"))?;
-    let stdout = child.stdout.take().context("stdout is piped")?;
-    let mut summed = Totals::default();
-    for line in BufReader::new(stdout).split(b'\n') {
-        let line = line?;
-        let line = String::from_utf8_lossy(&line);
-        println!("{line}");
-        summed += summary(&line).unwrap_or_default();
+impl Report {
+    /// Runs one suite, shows what it says as it says it, and adds up its summaries.
+    fn suite(&mut self, name: &str, command: &mut Command) -> Result<()> {
+        println!("\n--- {name}");
+        let line = process::line(command);
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("cannot start {line}"))?;
+        let stdout = child.stdout.take().context("stdout is piped")?;
+        let (mut summed, mut children) = (Totals::default(), 0);
+        for line in BufReader::new(stdout).split(b'\n') {
+            let line = line?;
+            let line = String::from_utf8_lossy(&line);
+            println!("{line}");
+            summed += summary(&line).unwrap_or_default();
+            match remark(&line) {
+                Some(Remark::Child) => children += 1,
+                Some(Remark::Noteworthy(text)) => self.remarks.push(text),
+                None => {}
+            }
+        }
+        summed.skipped = summed.skipped.saturating_sub(children);
+        let ended_well = child.wait()?.success();
+        // A suite that dies before its summary must not look like one with nothing to do.
+        if !ended_well && summed.failed == 0 {
+            summed.failed = 1;
+        }
+        if summed.failed > 0 || summed == Totals::default() {
+            self.broken.push(name.to_owned());
+        }
+        self.totals += summed;
+        Ok(())
     }
-    let ended_well = child.wait()?.success();
-    // A suite that dies before its summary must not look like one with nothing to do.
-    if !ended_well && summed.failed == 0 {
-        summed.failed = 1;
+
+    fn conclude(self) -> Result<()> {
+        println!();
+        self.remarks.iter().for_each(|remark| println!("{remark}"));
+        let Totals { passed, failed, skipped } = self.totals;
+        println!("{passed} passed, {failed} failed, {skipped} skipped");
+        if !self.broken.is_empty() {
+            bail!("failed: {}", self.broken.join(", "));
+        }
+        Ok(())
     }
-    if !ended_well || summed.failed > 0 || summed == Totals::default() {
-        broken.push(name.to_owned());
-    }
-    *totals += summed;
-    Ok(())
 }
 
 /// Reads `test result: ok. 3 passed; 0 failed; 1 ignored; …` and `3 passed, 0 failed, 1 skipped`.
@@ -127,6 +140,29 @@ fn summary(line: &str) -> Option<Totals> {
     })
 }
 
+#[derive(Debug, PartialEq, Eq)]
+enum Remark {
+    /// Looks like a skipped test, but is a process that another test starts.
+    Child,
+    /// To be repeated at the end.
+    Noteworthy(String),
+}
+
+/// Reads `test a ... FAILED`, `test a ... ignored, why` and `FAILED a`.
+fn remark(line: &str) -> Option<Remark> {
+    if let Some(name) = line.strip_prefix("FAILED ") {
+        return Some(Remark::Noteworthy(format!("failed: {name}")));
+    }
+    let (name, verdict) = line.strip_prefix("test ")?.rsplit_once(" ... ")?;
+    let why = verdict.strip_prefix("ignored");
+    match (verdict, why) {
+        ("FAILED", _) => Some(Remark::Noteworthy(format!("failed: {name}"))),
+        (_, Some(why)) if why.starts_with(", a child process") => Some(Remark::Child),
+        (_, Some(why)) => Some(Remark::Noteworthy(format!("skipped: {name}{why}"))),
+        _ => None,
+    }
+}
+
 /// The interpreter for scripts that the recipes run themselves.
 pub(crate) fn script(python: &Path, path: &str) -> Command {
     let mut command = Command::new(python);
@@ -145,6 +181,18 @@ mod tests {
         assert_eq!(summary(cargo), Some(Totals { passed: 4, failed: 1, skipped: 2 }));
         let ours = "106 passed, 0 failed, 3 skipped";
         assert_eq!(summary(ours), Some(Totals { passed: 106, failed: 0, skipped: 3 }));
+    }
+
+    #[test]
+    fn failed_and_skipped_tests_are_named_again() {
+        let noteworthy = |text: &str| Some(Remark::Noteworthy(text.into()));
+        assert_eq!(remark("test a::b ... FAILED"), noteworthy("failed: a::b"));
+        assert_eq!(remark("FAILED Tink opens ours"), noteworthy("failed: Tink opens ours"));
+        let skipped = "test a ... ignored, nightly: all shapes";
+        assert_eq!(remark(skipped), noteworthy("skipped: a, nightly: all shapes"));
+        let child = "test a ... ignored, a child process of the tests above";
+        assert_eq!(remark(child), Some(Remark::Child));
+        assert_eq!(remark("test a ... ok"), None);
     }
 
     #[test]

@@ -131,6 +131,41 @@ fn whatever_replaces_part_of_the_staging_directory_is_wiped_and_not_followed() {
 }
 
 #[test]
+fn what_only_looks_like_a_staged_file_is_not_taken_for_it() {
+    let shape = shape("first-nested-and-empty");
+    let size = |path: &str| shape.new.files.get(path).map_or(1, |(_, content)| content.len());
+    // `done` is one byte per file here.
+    for (part, bytes) in
+        [("tree/f", size("f")), ("tree/empty", 0), ("done", 5), ("journal.json", 0)]
+    {
+        for fifo in [false, true] {
+            let scene = Scene::set(memory(), &shape).unwrap();
+            let destination = Destination::open(&scene.destination, &Policy::default()).unwrap();
+            destination.stage(&shape.new.plan()).unwrap().keep();
+            drop(destination);
+            let path = scene.destination.join(".sealift-staging").join(part);
+            let twin = scene.outside.join("twin");
+            let content =
+                if part == "journal.json" { fs::read(&path).unwrap() } else { vec![b'x'; bytes] };
+            fs::write(&twin, content).unwrap();
+            fs::remove_file(&path).unwrap();
+            if fifo {
+                rustix::fs::mknodat(CWD, &path, FileType::Fifo, Mode::from_raw_mode(0o644), 0)
+                    .unwrap();
+            } else {
+                fs::hard_link(&twin, &path).unwrap();
+            }
+            rerun(&Unwinding::IN_MEMORY, &scene.destination, &shape)
+                .map_err(|error| format!("{part}: {error:#}"))
+                .unwrap();
+            assert!(
+                fs::read(&twin).unwrap().iter().all(|byte| part == "journal.json" || *byte == b'x')
+            );
+        }
+    }
+}
+
+#[test]
 fn what_somebody_adds_to_the_staged_tree_is_not_published() {
     let shape = shape("directory-to-file");
     for extra in ["tree/x", "tree/f/x"] {

@@ -254,12 +254,11 @@ impl Run<'_> {
         match result {
             Ok(()) => Ok(Staged { target, staging: Some(staging), receipt, outcome }),
             Err(failure) => {
-                let staging = sole(staging);
                 // What a cut connection leaves is authentic and in memory: the next run resumes it.
                 if failure.is_transient() {
-                    staging.keep();
+                    sole(staging).keep();
                 } else {
-                    staging.discard()?;
+                    wipe(staging);
                 }
                 Err(failure)
             }
@@ -375,10 +374,13 @@ pub fn limits(patience: &crate::cli::Patience, max_memory: u64) -> Limits {
 
 /// Wipes what other targets of the run had staged.
 fn discard(staged: Vec<Staged<'_>>) {
-    for staging in staged.into_iter().filter_map(|one| one.staging) {
-        if let Err(error) = sole(staging).discard() {
-            tracing::error!(error = %crate::failure::chain(&error), "staged bytes were not wiped");
-        }
+    staged.into_iter().filter_map(|one| one.staging).for_each(wipe);
+}
+
+/// Wipes what is staged. The failure that led here is the one to report; the next run wipes again.
+fn wipe(staging: Arc<Staging>) {
+    if let Err(error) = sole(staging).discard() {
+        tracing::error!(error = %crate::failure::chain(&error), "staged bytes were not wiped");
     }
 }
 

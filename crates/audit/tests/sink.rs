@@ -12,7 +12,7 @@ use std::process::Command;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 
-use audit::{Error, Event, Log, Why, verify};
+use audit::{Error, Event, FILE_BYTES_MAX, Log, Why, verify};
 
 fn events() -> [Event; 2] {
     let (resource, source) = ("kbs:///a/b/c".to_owned(), "cdh".to_owned());
@@ -254,6 +254,23 @@ fn a_file_that_is_no_log_is_refused_and_not_touched() {
     assert!(!top.path().join("elsewhere").exists());
     let error = Log::file(&top.path().join("no/such/directory")).unwrap_err();
     assert!(matches!(error, Error::Sink { .. }), "{error}");
+}
+
+#[test]
+fn a_file_has_a_greatest_size() {
+    use std::io::{Seek, SeekFrom};
+    let top = tempfile::tempdir().unwrap();
+    let path = top.path().join("audit.jsonl");
+    Log::file(&path).unwrap().record(event()).unwrap();
+    // As if it had been written for years: a hole, and a last record.
+    let last = fs::read(&path).unwrap();
+    let mut file = File::options().write(true).open(&path).unwrap();
+    file.seek(SeekFrom::Start(FILE_BYTES_MAX - last.len() as u64 - 1)).unwrap();
+    file.write_all(b"\n").unwrap();
+    file.write_all(&last).unwrap();
+    let log = Log::file(&path).unwrap();
+    assert!(matches!(log.record(event()), Err(Error::Full { .. })));
+    assert_eq!(fs::metadata(&path).unwrap().len(), FILE_BYTES_MAX);
 }
 
 /// Not a test: what strace runs below, if told where to log.

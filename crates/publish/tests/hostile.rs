@@ -9,10 +9,11 @@ use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use common::{Unwinding, describe, fill, memory, run};
-use publish::{Destination, Error, Policy, System, wipe};
+use common::{Every, Unwinding, describe, fill, memory, run, system};
+use publish::{Call, Destination, Error, Policy, System, wipe};
 use rustix::fs::{CWD, FileType, Mode, OFlags};
 use testkit::kills::{Publisher, Scene, Shape, check, rerun, shapes};
 use testkit::oracle::{State, census};
@@ -106,6 +107,33 @@ fn whatever_appears_during_the_work_is_refused_and_not_touched() {
         let found = check(&scene.destination, &shape).unwrap();
         assert_eq!((found.state, found.residue), (State::Old, false), "{what}");
     }
+}
+
+#[test]
+fn what_appears_in_the_middle_of_the_switch_is_not_replaced() {
+    let shape = shape("changed");
+    let scene = Scene::set(memory(), &shape).unwrap();
+    // Just when the old one is out and the new one is not in.
+    let foreign = scene.destination.join("model.bin");
+    let at = foreign.clone();
+    let steps = Every(move |_: &Call<'_>| {
+        if !at.exists() {
+            fs::write(&at, "foreign").unwrap();
+        }
+        Ok(())
+    });
+    let result = run(&scene.destination, &shape.new, system(Arc::new(steps)));
+    assert!(matches!(result, Err(Error::NotEmpty { .. })), "{result:?}");
+    assert_eq!(fs::read(&foreign).unwrap(), b"foreign");
+    // Nobody can undo it now without replacing the foreign file.
+    let result = run(&scene.destination, &shape.new, System::default());
+    assert!(matches!(result, Err(Error::NotEmpty { .. })), "{result:?}");
+    assert_eq!(fs::read(&foreign).unwrap(), b"foreign");
+
+    fs::remove_file(&foreign).unwrap();
+    Destination::open(&scene.destination, &Policy::default()).unwrap().recover(None).unwrap();
+    let found = check(&scene.destination, &shape).unwrap();
+    assert_eq!((found.state, found.residue), (State::Old, false));
 }
 
 #[test]

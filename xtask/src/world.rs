@@ -86,6 +86,16 @@ impl World {
         format!("tmpfs, {how} at {}", self.memory.display())
     }
 
+    /// Gives files made from now on pages of 2 MiB, or of 4 KiB again. False where we could not
+    /// mount a tmpfs of our own.
+    pub(crate) fn huge_pages(&self, on: bool) -> Result<bool> {
+        if self.mounted {
+            let options = format!("remount,huge={}", if on { "always" } else { "never" });
+            process::capture(Command::new("mount").args(["-o", &options]).arg(&self.memory))?;
+        }
+        Ok(self.mounted)
+    }
+
     /// One of our programs, free of settings that the user's environment may hold.
     pub(crate) fn program(&self, name: &str) -> Command {
         let mut command = Command::new(self.programs.join(name));

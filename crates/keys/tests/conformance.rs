@@ -19,8 +19,9 @@ impl Fixture for CdhFixture {
         Cdh::new(&self.0.url(), &HttpSettings::default()).unwrap()
     }
 
-    async fn put(&self, resource: &ResourceUri, bytes: &[u8]) {
+    async fn put(&self, resource: &ResourceUri, bytes: &[u8]) -> bool {
         self.0.put(&resource.path(), bytes);
+        true
     }
 
     async fn deny(&self, resource: &ResourceUri) -> bool {
@@ -47,8 +48,9 @@ impl Fixture for KbsFixture {
         Kbs::new(&self.0.url(), Box::new(SampleAttester), &HttpSettings::default()).unwrap()
     }
 
-    async fn put(&self, resource: &ResourceUri, bytes: &[u8]) {
+    async fn put(&self, resource: &ResourceUri, bytes: &[u8]) -> bool {
         self.0.put(&resource.path(), bytes);
+        true
     }
 
     async fn deny(&self, resource: &ResourceUri) -> bool {
@@ -71,10 +73,11 @@ impl Fixture for FileFixture {
         FileSource::new(self.0.path())
     }
 
-    async fn put(&self, resource: &ResourceUri, bytes: &[u8]) {
+    async fn put(&self, resource: &ResourceUri, bytes: &[u8]) -> bool {
         let path: PathBuf = self.0.path().join(resource.path());
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, bytes).unwrap();
+        true
     }
 
     async fn deny(&self, _: &ResourceUri) -> bool {

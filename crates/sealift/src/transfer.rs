@@ -21,6 +21,7 @@ use publish::{StagedFile, Staging};
 use seal::name::BundlePath;
 use seal::segment::{FileKey, HEADER_BYTES, Header, Layout, SEGMENT_BYTES};
 use store::Store;
+use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::code::Code;
@@ -161,7 +162,13 @@ pub async fn run(
     progress: Arc<Progress>,
 ) -> Result<(), Failure> {
     let total = limits.total;
-    let workers = limits.workers.max(1);
+    let workers = match store.is_local() {
+        // They read on the runtime's own threads; more would only take turns, each pushing the
+        // others' segments out of the cache.
+        true => limits.workers.min(Handle::current().metrics().num_workers()),
+        false => limits.workers,
+    };
+    let workers = workers.max(1);
     let queue = Mutex::new(Queue::new(&items, workers));
     let transfer = Arc::new(Transfer { store, items, sink, limits, progress, queue });
     let mut tasks = tokio::task::JoinSet::new();

@@ -32,7 +32,7 @@ pub use location::Location;
 pub use name::NAME_BYTES_MAX;
 pub use settings::{Addressing, Settings};
 pub use stream::ObjectStream;
-pub use writer::ObjectWriter;
+pub use writer::{LocalAppender, ObjectWriter};
 
 use location::Place;
 
@@ -175,6 +175,11 @@ impl Store {
         let Backend::Local(local) = &self.backend else { return None };
         let opened = name::check(object).and_then(|()| local.open(object)).map(|(file, _)| file);
         Some(opened.map_err(|error| error.at(&self.address(object))))
+    }
+
+    /// Whether the location is a directory of this machine.
+    pub fn is_local(&self) -> bool {
+        matches!(self.backend, Backend::Local(_))
     }
 
     /// Every object below the location, sorted by name.

@@ -79,6 +79,17 @@ impl ObjectWriter {
         result.map_err(|error| error.at(&self.address))
     }
 
+    /// For a caller with a thread of its own: where a local object can be written without a change
+    /// of threads for each part.
+    pub fn local_appender(&self) -> Option<LocalAppender> {
+        match &self.sink {
+            Sink::Local(local) => {
+                Some(LocalAppender { file: Arc::clone(&local.file), address: self.address.clone() })
+            }
+            Sink::S3(_) => None,
+        }
+    }
+
     /// Makes the object visible under its name, replacing what was there.
     ///
     /// # Errors
@@ -147,6 +158,27 @@ impl std::fmt::Debug for ObjectWriter {
     }
 }
 
+/// Appends to a local object on the thread that calls it, as [`ObjectWriter::write`] does on another.
+#[derive(Debug)]
+pub struct LocalAppender {
+    file: Arc<File>,
+    address: String,
+}
+
+impl LocalAppender {
+    /// Appends `bytes`.
+    ///
+    /// # Errors
+    /// The file system's; the object cannot be finished after one.
+    pub fn append(&self, bytes: &[u8]) -> Result<(), Error> {
+        append(&self.file, bytes).map_err(|error| error.at(&self.address))
+    }
+}
+
+fn append(mut file: &File, bytes: &[u8]) -> Result<(), Error> {
+    file.write_all(bytes).map_err(|error| failed("write", error))
+}
+
 /// Parts large enough that `bytes` fit into as many as are allowed; whole MiB.
 fn part_bytes(bytes: Option<u64>) -> u64 {
     const MIB: u64 = 1024 * 1024;
@@ -182,7 +214,7 @@ impl LocalFile {
 
     async fn write(&self, bytes: Bytes) -> Result<(), Error> {
         let file = self.file.clone();
-        blocking(move || (&*file).write_all(&bytes).map_err(|error| failed("write", error))).await
+        blocking(move || append(&file, &bytes)).await
     }
 
     async fn publish(&mut self) -> Result<(), Error> {

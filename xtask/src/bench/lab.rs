@@ -82,6 +82,21 @@ impl Lab {
         &mut self.world
     }
 
+    /// Runs `bench` on files with pages of 2 MiB. Allocating small ones costs every program the same,
+    /// and more than the work that is to be compared.
+    pub(super) fn with_huge_pages<T>(
+        &mut self,
+        bench: impl FnOnce(&mut Self) -> Result<T>,
+    ) -> Result<Option<T>> {
+        if !self.world.huge_pages(true)? {
+            println!("huge pages: skipped, as only root can mount a tmpfs with them");
+            return Ok(None);
+        }
+        let result = bench(self);
+        self.world.huge_pages(false)?;
+        result.map(Some)
+    }
+
     pub(super) fn python(&self) -> &Path {
         &self.python
     }

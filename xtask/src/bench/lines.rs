@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 
 use super::lab::{Lab, MODEL, Model, RESOURCE, size};
 use super::sample::{Sample, median, ratio};
@@ -195,6 +195,22 @@ pub(super) fn local(lab: &mut Lab) -> Result<Vec<Line>> {
 
 /// Against Tink's Python on the very same sealed objects.
 pub(super) fn tink(lab: &mut Lab) -> Result<Vec<Line>> {
+    let small = Some(tink_samples(lab)?);
+    let huge = lab.with_huge_pages(tink_samples)?;
+    let mut lines = Vec::new();
+    for (pages, samples, bar) in
+        [("4 KiB pages", small, Bar::None), ("huge pages", huge, Bar::AtMost(0.5))]
+    {
+        let Some([ours, tink]) = samples else { continue };
+        let what = format!("ours / Python tink on the same objects, {pages}");
+        lines.push(line("tink", &format!("{what}, CPU"), ratio(&ours, &tink, cpu), bar));
+        lines.push(line("tink", &format!("{what}, wall"), ratio(&ours, &tink, wall), Bar::None));
+    }
+    Ok(lines)
+}
+
+/// Ours and theirs.
+fn tink_samples(lab: &mut Lab) -> Result<[Vec<Sample>; 2]> {
     let model = lab.model(lab.sizes().gib, 4)?;
     let keyset = lab.path("keyset.json");
     let mut export = test::script(lab.python(), "tests/interop/tink_keyset.py");
@@ -216,21 +232,7 @@ pub(super) fn tink(lab: &mut Lab) -> Result<Vec<Line>> {
         ],
     )?;
     lab.forget(model)?;
-    let [ours, tink] = &samples[..] else { unreachable!("two variants") };
-    Ok(vec![
-        line(
-            "tink",
-            "ours / Python tink on the same objects, CPU",
-            ratio(ours, tink, cpu),
-            Bar::AtMost(0.5),
-        ),
-        line(
-            "tink",
-            "ours / Python tink on the same objects, wall",
-            ratio(ours, tink, wall),
-            Bar::None,
-        ),
-    ])
+    samples.try_into().map_err(|_| anyhow!("two variants"))
 }
 
 /// Against rage, file by file.
@@ -275,26 +277,34 @@ pub(super) fn rage(lab: &mut Lab) -> Result<Vec<Line>> {
 
 /// Sealing, against the cipher and the digest that it cannot do without.
 pub(super) fn seal(lab: &mut Lab) -> Result<Vec<Line>> {
+    let small = Some(seal_samples(lab)?);
+    let huge = lab.with_huge_pages(seal_samples)?;
+    let mut lines = Vec::new();
+    for (pages, samples, bar) in
+        [("4 KiB pages", small, Bar::None), ("huge pages", huge, Bar::AtLeast(0.7))]
+    {
+        let Some([ours, alone, written]) = samples else { continue };
+        let what = format!("sealing / AES-256-GCM and SHA-256 alone, {pages}, rate");
+        lines.push(line("seal", &what, ratio(&alone, &ours, wall), bar));
+        let what = format!("sealing / the two and tmpfs writes, {pages}, rate");
+        lines.push(line("seal", &what, ratio(&written, &ours, wall), Bar::None));
+    }
+    Ok(lines)
+}
+
+/// Ours, the two alone, and the two with the writes.
+fn seal_samples(lab: &mut Lab) -> Result<[Vec<Sample>; 3]> {
     let model = lab.model(lab.sizes().gib, 4)?;
-    let (mut ours, mut alone, mut written) = (Vec::new(), Vec::new(), Vec::new());
+    let mut samples = [const { Vec::new() }; 3];
     for round in 0..=lab.rounds() {
         let sealed = lab.fill(|to| lab.seal(&model.plain, to), |_| Ok(()))?;
-        let floors = (floor(lab, "seal")?, floor(lab, "seal-write")?);
+        let of_round = [sealed, floor(lab, "seal")?, floor(lab, "seal-write")?];
         if round > 0 {
-            ours.push(sealed);
-            alone.push(floors.0);
-            written.push(floors.1);
+            samples.iter_mut().zip(of_round).for_each(|(all, one)| all.push(one));
         }
     }
     lab.forget(model)?;
-    let what = "sealing into tmpfs / AES-256-GCM and SHA-256 alone, rate";
-    let cpu_what = "AES-256-GCM and SHA-256 alone / sealing into tmpfs, CPU";
-    let written_what = "sealing into tmpfs / the two and tmpfs writes, rate";
-    Ok(vec![
-        line("seal", what, ratio(&alone, &ours, wall), Bar::AtLeast(0.7)),
-        line("seal", cpu_what, ratio(&alone, &ours, cpu), Bar::None),
-        line("seal", written_what, ratio(&written, &ours, wall), Bar::None),
-    ])
+    Ok(samples)
 }
 
 /// Opening without the network, against the cipher and the file system alone.

@@ -1,7 +1,9 @@
 //! `sealift seal`: a model directory into a bundle.
 //!
-//! Each file is read, sealed and hashed on one thread and written on another, a few files at a time, through a channel of a few segments: memory does not grow with the model. `sealift.json`
-//! is written last, so that a bundle is there as a whole or not at all.
+//! A few files at a time, each by a thread that reads, seals and hashes one segment after the other;
+//! what goes over a network is sent by another task, through a channel of a few segments. Memory
+//! does not grow with the model. `sealift.json` is written last, so that a bundle is there as a
+//! whole or not at all.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -15,8 +17,9 @@ use seal::manifest::{FileEntry, Manifest, Mode};
 use seal::name::{BundlePath, Digest, ModelName, check_set};
 use seal::segment::{FileKey, HEADER_BYTES, Header, Layout, TAG_BYTES};
 use serde::Serialize;
-use store::Store;
+use store::{LocalAppender, ObjectWriter, Store};
 use tokio::sync::mpsc;
+use tokio::task::{JoinError, spawn_blocking};
 
 use super::keygen;
 use crate::cli::{Global, Seal};
@@ -71,10 +74,7 @@ pub(crate) async fn run(args: &Seal, global: &Global) -> Result<(), Failure> {
         async move {
             let place = file.source.display().to_string();
             let task = tokio::spawn(seal_file(file, header, key, store, progress));
-            let ended = task.await.unwrap_or_else(|error| {
-                Err(Failure::new(Code::Bug, format!("a worker ended: {error}")))
-            });
-            ended.map_err(|failure| failure.at(place))
+            ended(task.await).map_err(|failure| failure.at(place))
         }
     });
     let entries: Vec<FileEntry> = futures::stream::iter(tasks)
@@ -201,8 +201,7 @@ async fn refuse_existing(store: &Store, args: &Seal) -> Result<(), Failure> {
     }
 }
 
-/// Seals one file: one thread reads, seals and hashes, this task writes. Segments that were written
-/// go back to be filled again, since fresh memory costs as much as the cipher does.
+/// Seals one file. What cannot be finished is removed, and its first failure is the one to report.
 async fn seal_file(
     file: Found,
     header: Header,
@@ -212,31 +211,12 @@ async fn seal_file(
 ) -> Result<FileEntry, Failure> {
     let layout = Layout::of_plaintext(file.bytes)?;
     let mut writer = store.writer_sized(&file.path.object(), layout.ciphertext_bytes()).await?;
-    let (sender, mut segments) = mpsc::channel(SEGMENTS_WAITING);
-    let (spent, buffers) = mpsc::channel(SEGMENTS_WAITING + 2);
-    let source = file.source.clone();
-    let sealer = tokio::task::spawn_blocking(move || {
-        Sealer { layout, header, key, sender, buffers }.run(&source)
-    });
-    let mut written = Ok(());
-    while let Some(segment) = segments.recv().await {
-        let segment: Bytes = segment;
-        written = writer.write(segment.clone()).await;
-        if written.is_err() {
-            break;
-        }
-        progress.add(segment.len() as u64);
-        // A store that still sends it keeps it.
-        if let Ok(buffer) = segment.try_into_mut() {
-            let _ = spent.try_send(buffer);
-        }
-    }
-    drop(segments);
-    let sealed = sealer
-        .await
-        .unwrap_or_else(|error| Err(Failure::new(Code::Bug, format!("a worker ended: {error}"))));
-    // What the store says comes first: its failure is why the sealer could not go on.
-    match written.map_err(Failure::from).and(sealed) {
+    let sealer = Sealer { source: file.source, layout, header, key };
+    let sealed = match writer.local_appender() {
+        Some(local) => sealer.into_local(local, Arc::clone(&progress)).await,
+        None => sealer.into_store(&mut writer, &progress).await,
+    };
+    match sealed {
         Ok(sha256) => {
             writer.finish().await?;
             progress.piece_done(true);
@@ -251,39 +231,91 @@ async fn seal_file(
     }
 }
 
-/// The synchronous half of sealing one file.
+/// One file on its way to its object.
 struct Sealer {
+    source: PathBuf,
     layout: Layout,
     header: Header,
     key: FileKey,
-    sender: mpsc::Sender<Bytes>,
-    buffers: mpsc::Receiver<BytesMut>,
 }
 
 impl Sealer {
-    /// Sends the object's segments in order and returns its digest.
-    fn run(mut self, source: &Path) -> Result<Digest, Failure> {
+    /// All on one thread: a segment is written while it is still in the cache.
+    async fn into_local(
+        self,
+        local: LocalAppender,
+        progress: Arc<Progress>,
+    ) -> Result<Digest, Failure> {
+        let task = spawn_blocking(move || {
+            self.run(|segment| {
+                local.append(segment)?;
+                progress.add(segment.len() as u64);
+                Ok(())
+            })
+        });
+        ended(task.await)
+    }
+
+    /// A thread reads, seals and hashes while this task sends. Segments that were sent go back to
+    /// be filled again, since fresh memory costs as much as the cipher does.
+    async fn into_store(
+        self,
+        writer: &mut ObjectWriter,
+        progress: &Progress,
+    ) -> Result<Digest, Failure> {
+        let (sender, mut segments) = mpsc::channel::<Bytes>(SEGMENTS_WAITING);
+        let (spent, mut buffers) = mpsc::channel(SEGMENTS_WAITING + 2);
+        let task = spawn_blocking(move || {
+            self.run(|segment| {
+                let next = buffers.try_recv().unwrap_or_default();
+                let sealed = std::mem::replace(segment, next).freeze();
+                // If the writer has failed, it says why before anyone looks at this.
+                sender
+                    .blocking_send(sealed)
+                    .map_err(|_| Failure::new(Code::Bug, "nobody takes the sealed segments"))
+            })
+        });
+        let mut written = Ok(());
+        while let Some(segment) = segments.recv().await {
+            written = writer.write(segment.clone()).await;
+            if written.is_err() {
+                break;
+            }
+            progress.add(segment.len() as u64);
+            // A store that still sends it keeps it.
+            if let Ok(buffer) = segment.try_into_mut() {
+                let _ = spent.try_send(buffer);
+            }
+        }
+        drop(segments);
+        let sealed = ended(task.await);
+        // What the store says comes first: its failure is why the sealer could not go on.
+        written.map_err(Failure::from).and(sealed)
+    }
+
+    /// Hands the object's segments to `emit`, in order, and returns its digest.
+    fn run(
+        self,
+        mut emit: impl FnMut(&mut BytesMut) -> Result<(), Failure>,
+    ) -> Result<Digest, Failure> {
         let failed = |error: std::io::Error| match error.kind() {
             std::io::ErrorKind::UnexpectedEof => changed(),
             _ => Failure::new(Code::NotFound, error.to_string()),
         };
         let mut hash = digest::Context::new(&digest::SHA256);
-        let mut input = std::fs::File::open(source).map_err(failed)?;
+        let mut input = std::fs::File::open(self.source).map_err(failed)?;
+        let mut segment = BytesMut::new();
         for index in 0..self.layout.segments() {
             let span = self.layout.span(index);
             let plaintext = usize::try_from(span.plaintext.end - span.plaintext.start)
                 .expect("a segment is at most 1 MiB");
             let start = if index == 0 { HEADER_BYTES } else { 0 };
-            let mut segment = self.buffers.try_recv().unwrap_or_default();
             segment.resize(start + plaintext + TAG_BYTES, 0);
             segment[..start].copy_from_slice(&self.header.as_bytes()[..start]);
             input.read_exact(&mut segment[start..start + plaintext]).map_err(failed)?;
             self.key.seal(index, span.last, &mut segment[start..])?;
             hash.update(&segment);
-            if self.sender.blocking_send(segment.freeze()).is_err() {
-                // The writer has failed, and says why before anyone looks at this.
-                return Err(Failure::new(Code::Bug, "nobody takes the sealed segments"));
-            }
+            emit(&mut segment)?;
         }
         match input.read(&mut [0]) {
             Ok(0) => {}
@@ -294,6 +326,10 @@ impl Sealer {
         sha256.copy_from_slice(hash.finish().as_ref());
         Ok(Digest::from_bytes(sha256))
     }
+}
+
+fn ended<T>(task: Result<Result<T, Failure>, JoinError>) -> Result<T, Failure> {
+    task.unwrap_or_else(|error| Err(Failure::new(Code::Bug, format!("a worker ended: {error}"))))
 }
 
 fn changed() -> Failure {

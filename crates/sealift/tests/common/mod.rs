@@ -219,5 +219,17 @@ pub(crate) fn refused_untouched<T: std::fmt::Debug>(
     }
     assert_eq!(after.keys().collect::<Vec<_>>(), before.keys().collect::<Vec<_>>(), "{failure}");
     assert!(after == *before, "the content of the destination changed: {failure}");
+    assert_memory_is_bounded(&failure);
     failure
+}
+
+/// Whatever the input claimed, no test that ran in this process has made it exceed what its tests,
+/// one on each thread, may use, and their fixtures.
+fn assert_memory_is_bounded(failure: &Failure) {
+    const BUDGET_KIB: usize = 64 << 10;
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    let peak_kib: usize = peak.trim().trim_end_matches(" kB").parse().unwrap();
+    let threads = std::thread::available_parallelism().unwrap().get();
+    assert!(peak_kib <= BUDGET_KIB * (threads + 1), "{peak_kib} KiB at most after: {failure}");
 }

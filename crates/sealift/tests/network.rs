@@ -6,11 +6,12 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Duration;
 
-use common::{RESOURCE, Sealed, model_tree, open, refused_untouched, text, tree};
+use common::{RESOURCE, Sealed, model_tree, open, open_edited, refused_untouched, text, tree};
 use sealift::code::Code;
 use sealift::failure::Failure;
-use sealift::opening::Outcome;
+use sealift::opening::{Accept, Outcome};
 use testkit::hostile::{Fault, Hostile};
 use testkit::kbs::FakeKbs;
 
@@ -116,6 +117,44 @@ fn a_break_at_any_place_is_recovered_from() {
             std::fs::remove_dir_all(&dest).unwrap();
         }
     }
+}
+
+/// Silence at every offset of every object, 16 runs at a time: most of each is waiting.
+#[test]
+fn silence_from_any_offset_on_is_noticed_and_publishes_nothing() {
+    const AT_A_TIME: usize = 16;
+    std::thread::scope(|scope| {
+        for turn in 0..AT_A_TIME {
+            scope.spawn(move || {
+                let sealed = Sealed::tiny();
+                let server = serve(&sealed);
+                let dest = sealed.dest("dest");
+                let objects = tree(&sealed.bundle).into_iter();
+                let offsets = objects.flat_map(|(name, bytes)| {
+                    (0..bytes.len() as u64).map(move |after| (name.clone(), after))
+                });
+                for (name, after) in offsets.skip(turn).step_by(AT_A_TIME) {
+                    let object = format!("models/m/{name}");
+                    server.plan(move |seen| {
+                        (seen.object == object && seen.method == "GET")
+                            .then_some(Fault::Stall { after })
+                    });
+                    let endpoint = server.endpoint();
+                    let mut flags = vec!["--endpoint-url", &endpoint, "--retries", "0"];
+                    flags.extend(["--resource-id", RESOURCE, "--key-file", text(&sealed.key)]);
+                    let opened =
+                        open_edited(Accept::SealedOnly, &[(SOURCE, &dest)], &flags, |opening| {
+                            opening.patience.stall_timeout = Duration::from_millis(50);
+                        });
+                    refused_untouched(opened, Code::Network, &dest, &BTreeMap::new());
+                    // The other object had arrived, and the next run would not ask for it again.
+                    std::fs::remove_dir_all(&dest).unwrap();
+                    std::fs::create_dir(&dest).unwrap();
+                    server.clear_log();
+                }
+            });
+        }
+    });
 }
 
 #[test]

@@ -177,11 +177,22 @@ pub(crate) fn open_as(
     pairs: &[(&str, &Path)],
     flags: &[&str],
 ) -> Result<Vec<Outcome>, Failure> {
+    open_edited(accept, pairs, flags, |_| {})
+}
+
+/// The same with settings that the command line has no words for.
+pub(crate) fn open_edited(
+    accept: Accept,
+    pairs: &[(&str, &Path)],
+    flags: &[&str],
+    edit: impl FnOnce(&mut cli::Opening),
+) -> Result<Vec<Outcome>, Failure> {
     let mut line = vec!["sealift", "--quiet", "init"];
     line.extend(pairs.iter().flat_map(|(source, dest)| [*source, text(dest)]));
     line.extend(flags);
     let cli = Cli::try_parse_from(line).unwrap_or_else(|error| panic!("{error}"));
-    let cli::Command::Init(init) = cli.command else { unreachable!("the line says init") };
+    let cli::Command::Init(mut init) = cli.command else { unreachable!("the line says init") };
+    edit(&mut init.opening);
     let target = |(source, dest): &(&str, &Path)| {
         Ok(Target { source: Source::parse(source)?, dest: dest.to_path_buf() })
     };

@@ -1,0 +1,21 @@
+//! What the host agent and the guest agent say to each other about volumes. Pure: bytes and values
+//! in, values and bytes out; no I/O, no clock, no threads.
+//!
+//! A *volume* is a tree of directories and files that Kubernetes keeps current on the host: a
+//! Secret, a ConfigMap, a projected token. A *revision* is one state of it, named by its [digest].
+//! The host chooses what is in a revision, never where it goes: paths are relative and clean, modes
+//! are plain, kinds are two, and each count and length has a limit that is checked before anything
+//! is allocated for it.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`name`] | what volumes and their files may be called |
+//! | [`tree`] | a revision's tree, its digest, the difference between two |
+//!
+//! [digest]: tree::Tree::digest
+
+mod error;
+pub mod name;
+pub mod tree;
+
+pub use error::Error;

@@ -32,6 +32,12 @@ pub enum Error {
         /// How many there may be.
         limit: u64,
     },
+    /// Bytes that are no frame. Nothing that follows them can be understood.
+    #[error("not a frame: {0}")]
+    Frame(&'static str),
+    /// A frame whose payload is not the message that belongs there.
+    #[error("not a message: {0}")]
+    Message(&'static str),
     /// The entries do not make a tree.
     #[error("{path}: {why}")]
     Tree {

@@ -11,11 +11,17 @@
 //! |---|---|
 //! | [`name`] | what volumes and their files may be called |
 //! | [`tree`] | a revision's tree, its digest, the difference between two |
+//! | [`wire`] | frames, fields, messages: `sealift.volumes.v1` over ttrpc |
+//! | [`refusal`] | why the guest says no, in words that the host can act on |
+//! | [`session`] | the guest's side of a connection |
 //!
 //! [digest]: tree::Tree::digest
 
 mod error;
 pub mod name;
+pub mod refusal;
+pub mod session;
 pub mod tree;
+pub mod wire;
 
 pub use error::Error;

@@ -179,7 +179,7 @@ impl Tree {
     pub fn digest(&self) -> Digest {
         let mut context = Context::new(&SHA256);
         context.update(b"sealift.volumes.v1\n");
-        let mut meta = |context: &mut Context, meta: Meta| {
+        let meta = |context: &mut Context, meta: Meta| {
             for number in [meta.mode, meta.uid, meta.gid] {
                 context.update(&number.to_be_bytes());
             }

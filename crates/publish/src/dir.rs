@@ -6,6 +6,7 @@
 
 mod caller;
 mod file;
+mod links;
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -16,7 +17,7 @@ use std::sync::Arc;
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
-use self::caller::Caller;
+pub(crate) use self::caller::Caller;
 pub(crate) use self::file::File;
 use crate::error::Error;
 use crate::system::Steps;

@@ -46,6 +46,7 @@ mod receipt;
 mod staging;
 mod switch;
 mod system;
+pub mod volumes;
 mod wipe;
 
 pub use destination::{Destination, Policy};

@@ -4,7 +4,9 @@
 pub mod hostile;
 pub mod kbs;
 pub mod kills;
+pub mod kubelet;
 pub mod oracle;
 pub mod planted;
 pub mod s3;
 pub mod tls;
+pub mod torn;

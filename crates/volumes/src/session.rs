@@ -43,8 +43,8 @@ pub trait Volumes {
     /// A volume's highest committed sequence, its visible tree if there is one, and its limits.
     fn current(&self, volume: &VolumeId) -> Option<Current<'_>>;
 
-    /// Those of `digests` whose content neither the visible revision nor staging holds.
-    fn lacks(&self, volume: &VolumeId, digests: &mut dyn Iterator<Item = Digest>) -> Vec<Digest>;
+    /// Whether the visible revision or staging holds a content.
+    fn holds(&self, volume: &VolumeId, content: &Digest) -> bool;
 
     /// Stages a piece of a content.
     fn put(&mut self, volume: &VolumeId, chunk: &Chunk<'_>) -> Result<(), Refusal>;
@@ -244,8 +244,8 @@ impl Session {
         draft.removals.extend(request.removals);
         needed.sort_unstable();
         needed.dedup();
-        let missing = volumes.lacks(volume, &mut needed.into_iter());
-        Ok(PutResponse { missing }.encode())
+        needed.retain(|digest| !volumes.holds(volume, digest));
+        Ok(PutResponse { missing: needed }.encode())
     }
 
     fn commit(
@@ -281,15 +281,14 @@ impl Session {
             let what = "the result's digest is not the one announced";
             return Err(Refusal::new(Reason::Digest, what));
         }
-        let mut contents = tree.nodes().values().filter_map(|node| match node {
-            Node::File { digest, .. } => Some(*digest),
-            Node::Directory(_) => None,
+        let missing = tree.nodes().iter().find(|(_, node)| match node {
+            Node::File { digest, .. } => !volumes.holds(volume, digest),
+            Node::Directory(_) => false,
         });
-        let missing = volumes.lacks(volume, &mut contents);
-        if !missing.is_empty() {
+        if let Some((path, _)) = missing {
             // The parts are kept: only the contents have to come.
             self.drafts.insert(volume.clone(), draft);
-            let what = format!("{} contents are missing", missing.len());
+            let what = format!("the content of {path} has not come");
             return Err(Refusal::new(Reason::Missing, what));
         }
         match volumes.commit(volume, request.sequence, tree) {

@@ -129,11 +129,11 @@ impl Tree {
     /// Checks that the nodes make a tree within `limits`: each one's parent is a directory of it,
     /// and modes are plain.
     pub fn new(root: Meta, nodes: BTreeMap<TreePath, Node>, limits: Limits) -> Result<Self, Error> {
-        check_mode("the volume's root", &Node::Directory(root))?;
+        check_meta("the volume's root", &Node::Directory(root))?;
         within("entries", nodes.len() as u64, u64::from(limits.entries))?;
         let mut bytes: u64 = 0;
         for (path, node) in &nodes {
-            check_mode(path.as_str(), node)?;
+            check_meta(path.as_str(), node)?;
             if let Some(parent) = path.parent()
                 && !matches!(nodes.get(parent), Some(Node::Directory(_)))
             {
@@ -261,16 +261,20 @@ fn within(what: &'static str, found: u64, limit: u64) -> Result<(), Error> {
 }
 
 /// Permission bits only: nothing in a volume acts with its owner's rights.
-fn check_mode(path: &str, node: &Node) -> Result<(), Error> {
+fn check_meta(path: &str, node: &Node) -> Result<(), Error> {
     const PERMISSIONS: u32 = 0o777;
     const SETGID: u32 = 0o2000;
     let (allowed, why) = match node {
         Node::Directory(_) => (PERMISSIONS | SETGID, "setuid, sticky, or not a mode"),
         Node::File { .. } => (PERMISSIONS, "setuid, setgid, sticky, or not a mode"),
     };
-    let mode = node.meta().mode;
+    let Meta { mode, uid, gid } = node.meta();
     if mode & !allowed != 0 {
         return Err(Error::Mode { path: path.to_owned(), mode, why });
+    }
+    // The system calls take it for "as it is".
+    if uid == u32::MAX || gid == u32::MAX {
+        return Err(Error::Tree { path: path.to_owned(), why: "has an owner that nobody is" });
     }
     Ok(())
 }

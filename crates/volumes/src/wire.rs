@@ -4,3 +4,4 @@
 pub mod frame;
 pub mod message;
 pub mod proto;
+pub mod stream;

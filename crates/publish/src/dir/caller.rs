@@ -13,15 +13,15 @@ const INTERRUPTIONS_MAX: u32 = 1_000;
 
 /// Who makes a call: an open file or directory.
 #[derive(Clone)]
-pub(super) struct Caller {
-    pub(super) steps: Option<Arc<dyn Steps>>,
+pub(crate) struct Caller {
+    pub(crate) steps: Option<Arc<dyn Steps>>,
     /// Where it was when opened. For messages only.
-    pub(super) shown: PathBuf,
+    pub(crate) shown: PathBuf,
 }
 
 impl Caller {
     /// A call that changes nothing.
-    pub(super) fn read<T>(
+    pub(crate) fn read<T>(
         &self,
         name: &'static str,
         run: impl FnMut() -> Result<T, Errno>,
@@ -30,7 +30,7 @@ impl Caller {
     }
 
     /// A call that can change what others see.
-    pub(super) fn write<T>(
+    pub(crate) fn write<T>(
         &self,
         name: &'static str,
         run: impl FnMut() -> Result<T, Errno>,
@@ -38,7 +38,7 @@ impl Caller {
         self.make(name, true, run)
     }
 
-    pub(super) fn make<T>(
+    pub(crate) fn make<T>(
         &self,
         name: &'static str,
         mutates: bool,
@@ -58,7 +58,7 @@ impl Caller {
     }
 
     /// Turns the errno of a call about `path`, below this, into an error.
-    pub(super) fn fail(
+    pub(crate) fn fail(
         &self,
         name: &'static str,
         path: impl AsRef<Path>,
@@ -67,7 +67,7 @@ impl Caller {
         move |errno| Error::of(name, &path, errno)
     }
 
-    pub(super) fn at(&self, path: impl AsRef<Path>) -> Self {
+    pub(crate) fn at(&self, path: impl AsRef<Path>) -> Self {
         Self { steps: self.steps.clone(), shown: self.join(path.as_ref()) }
     }
 

@@ -2,11 +2,14 @@
 
 use std::os::fd::OwnedFd;
 
-use rustix::fs::{self, Mode, Stat};
+use rustix::fs::{self, Gid, Mode, Stat, Uid};
 use rustix::io::{Errno, pread, pwrite};
 
 use super::caller::Caller;
 use crate::error::Error;
+
+/// How much one call copies.
+const COPY_BYTES: usize = 1 << 20;
 
 /// A regular file, held open.
 pub(crate) struct File {
@@ -65,6 +68,31 @@ impl File {
         let mode = Mode::from_raw_mode(mode);
         let changed = self.caller.write("fchmod", || fs::fchmod(&self.fd, mode));
         changed.map_err(self.caller.fail("fchmod", ""))
+    }
+
+    /// Gives the file to an owner. The kernel takes setuid and setgid away, so before
+    /// [`Self::chmod`].
+    pub(crate) fn chown(&self, uid: u32, gid: u32) -> Result<(), Error> {
+        let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+        let changed = self.caller.write("fchown", || fs::fchown(&self.fd, uid, gid));
+        changed.map_err(self.caller.fail("fchown", ""))
+    }
+
+    /// Appends all of `from` to this, which is empty, without its passing through our memory.
+    pub(crate) fn copy_from(&self, from: &File) -> Result<(), Error> {
+        let mut offset = 0;
+        loop {
+            let send = || fs::sendfile(&self.fd, &from.fd, Some(&mut offset), COPY_BYTES);
+            match self.caller.write("sendfile", send).map_err(self.caller.fail("sendfile", ""))? {
+                0 => return Ok(()),
+                _ => continue,
+            }
+        }
+    }
+
+    /// The open file, for the caller to read.
+    pub(crate) fn into_std(self) -> std::fs::File {
+        self.fd.into()
     }
 
     /// Flushes the content to the device.

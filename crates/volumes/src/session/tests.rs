@@ -70,11 +70,10 @@ impl Volumes for Memory {
         Some(Current { sequence: kept.sequence, revision, limits: Limits::MAX })
     }
 
-    fn lacks(&self, volume: &VolumeId, digests: &mut dyn Iterator<Item = Digest>) -> Vec<Digest> {
+    fn holds(&self, volume: &VolumeId, content: &Digest) -> bool {
         let kept = &self.volumes[volume];
-        let mut have = kept.staged.clone();
-        have.extend(kept.revision.iter().flat_map(|(tree, _)| contents(tree)));
-        digests.filter(|digest| !have.contains(digest)).collect()
+        let mut visible = kept.revision.iter().flat_map(|(tree, _)| contents(tree));
+        kept.staged.contains(content) || visible.any(|held| held == *content)
     }
 
     fn put(&mut self, volume: &VolumeId, chunk: &Chunk<'_>) -> Result<(), Refusal> {

@@ -76,6 +76,14 @@ fn what_is_not_a_tree_is_refused() {
 }
 
 #[test]
+fn nobody_is_no_owner() {
+    for meta in [Meta { uid: u32::MAX, ..FILE }, Meta { gid: u32::MAX, ..FILE }] {
+        let node = Node::File { meta, bytes: 0, digest: Digest::of(b"") };
+        assert!(tree(&[("a", node)]).is_err(), "{meta:?}");
+    }
+}
+
+#[test]
 fn counts_and_sizes_have_limits() {
     let nodes = |count: usize, bytes| {
         let node = Node::File { meta: FILE, bytes, digest: Digest::of(b"") };

@@ -1,0 +1,93 @@
+//! A volume into a container's filesystem: a bind mount, read-only, `nosuid`, `nodev`, and `noexec`
+//! where the volume is.
+//!
+//! It is made where nobody sees it and moved to its place when it is read-only: there is no moment
+//! at which a container could write to it.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, Mode, OFlags, open, statvfs};
+use rustix::io::Errno;
+use rustix::mount::{
+    MountFlags, MoveMountFlags, UnmountFlags, mount_bind, mount_remount, move_mount, unmount,
+};
+use volumes::name::VolumeId;
+
+/// Why a volume was not bound. Nothing is mounted then.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Not a volume's name.
+    #[error(transparent)]
+    Name(#[from] volumes::Error),
+    /// No revision of the volume has come yet.
+    #[error("no volume {0} is here yet")]
+    Missing(VolumeId),
+    /// A system call failed.
+    #[error("cannot {call} {path:?}")]
+    System {
+        /// The system call.
+        call: &'static str,
+        /// What it was about.
+        path: PathBuf,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+}
+
+fn fail(call: &'static str, path: &Path) -> impl FnOnce(Errno) -> Error {
+    let path = path.to_path_buf();
+    move |errno| Error::System { call, path, source: errno.into() }
+}
+
+/// Where containers find a volume in this guest.
+pub fn data_dir(root: &Path, volume: &VolumeId) -> PathBuf {
+    root.join("volumes").join(volume.as_str()).join("data")
+}
+
+/// Binds `volume` of the store at `root` onto `target`, an existing directory that is not a link.
+/// Revisions that come later are seen there, too. Needs `CAP_SYS_ADMIN`.
+pub fn bind(root: &Path, volume: &str, target: &Path) -> Result<(), Error> {
+    let volume = VolumeId::parse(volume)?;
+    let data = data_dir(root, &volume);
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let place = open(target, flags, Mode::empty()).map_err(fail("open", target))?;
+    let hidden = Hidden::make(root)?;
+    match mount_bind(&data, &hidden.0) {
+        Ok(()) => {}
+        Err(Errno::NOENT) => return Err(Error::Missing(volume)),
+        Err(errno) => return Err(fail("mount", &data)(errno)),
+    }
+    // A remount sets all flags, so the filesystem's own have to be said again.
+    let own = statvfs(&hidden.0).map_err(fail("statvfs", &hidden.0))?.f_flag;
+    let mut flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::BIND;
+    flags.set(MountFlags::NOEXEC, own.contains(rustix::fs::StatVfsMountFlags::NOEXEC));
+    mount_remount(&hidden.0, flags, "").map_err(fail("mount", &hidden.0))?;
+    let onto = MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(CWD, &hidden.0, place.as_fd(), "", onto).map_err(fail("move_mount", target))
+}
+
+/// A directory that nobody else looks into, removed with what is mounted on it.
+struct Hidden(PathBuf);
+
+impl Hidden {
+    fn make(root: &Path) -> Result<Self, Error> {
+        let path = root.join(format!("bind-{}", std::process::id()));
+        match rustix::fs::mkdir(&path, Mode::RWXU) {
+            // Of a process of that number that was killed.
+            Ok(()) | Err(Errno::EXIST) => Ok(Self(path)),
+            Err(errno) => Err(fail("mkdir", &path)(errno)),
+        }
+    }
+}
+
+impl Drop for Hidden {
+    fn drop(&mut self) {
+        // After a move nothing is mounted here; the directory is empty either way.
+        let _ = unmount(&self.0, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW);
+        let _ = rustix::fs::rmdir(&self.0);
+    }
+}

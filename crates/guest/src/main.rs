@@ -1,0 +1,84 @@
+//! `sealift-guest`: flags in, volumes out. The whole life of the process is on this page.
+
+mod cli;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use clap::Parser;
+use cli::{Bind, Cli, Command, Run};
+use guest::agent::{Agent, chain, spawn_keeper};
+use guest::bind::bind;
+use guest::policy::Policy;
+use guest::server::{Limits, Server};
+use guest::socket::Listener;
+use publish::volumes::{Mounter, Options, PlainDirectories, Tmpfs};
+use volumes::name::Category;
+
+/// Exit code of whatever keeps the agent from its work.
+const FAILED: u8 = 42;
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Run(run) => serve(&run),
+        Command::Bind(Bind { root, volume, target }) => {
+            bind(&root, &volume, &target).map_err(|error| chain(&error))
+        }
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(what) => {
+            // Nobody reads it: then nobody is to be told.
+            let _ = writeln!(io::stderr(), "E{FAILED}: {what}. Run: sealift explain E{FAILED}");
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+fn serve(run: &Run) -> Result<(), String> {
+    start_log(run);
+    let mounter: Box<dyn Mounter> = match run.plain_directories {
+        true => Box::new(PlainDirectories::prepare(&run.root, None).map_err(|e| chain(&e))?),
+        false => Box::new(Tmpfs::prepare(&run.root, None).map_err(|e| chain(&e))?),
+    };
+    let categories = match run.categories.is_empty() {
+        true => Category::ALL.into(),
+        false => run.categories.iter().copied().collect(),
+    };
+    let limits = volumes::tree::Limits { entries: run.max_entries, bytes: run.max_mib << 20 };
+    let policy = Policy { categories, volumes: usize::from(run.max_volumes), limits };
+    let grace = Duration::from_millis(u64::from(run.grace_ms));
+    let options = Options { grace, ..Options::default() };
+    let agent = Agent::open(&run.root, policy, options, mounter).map_err(|error| chain(&error))?;
+    let agent = Arc::new(Mutex::new(agent));
+    spawn_keeper(&agent).map_err(|error| format!("no thread: {error}"))?;
+    let server = Arc::new(Server::new(agent, Limits::default()));
+    let mut threads = Vec::new();
+    for address in &run.listen {
+        let listener = Listener::bind(address).map_err(|error| format!("{address}: {error}"))?;
+        tracing::info!(%address, root = %run.root.display(), "listening");
+        let server = Arc::clone(&server);
+        threads.push(std::thread::spawn(move || server.run(&listener)));
+    }
+    for thread in threads {
+        match thread.join() {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return Err(format!("cannot accept connections: {error}")),
+            Err(_) => return Err("a listener's thread panicked".into()),
+        }
+    }
+    Ok(())
+}
+
+fn start_log(run: &Run) {
+    let log = tracing_subscriber::fmt()
+        .with_writer(io::stderr)
+        .with_max_level(run.log_level)
+        .with_target(false);
+    match run.log_json {
+        true => log.json().init(),
+        false => log.with_ansi(false).init(),
+    }
+}

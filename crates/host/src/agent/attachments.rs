@@ -1,0 +1,102 @@
+//! What is attached, over restarts: a JSON file, replaced as a whole.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use volumes::name::{Category, VolumeId};
+
+use super::{Attached, Error, state_file};
+use crate::address::Address;
+use crate::kubelet::Kubelet;
+
+/// Longest file that is read: every volume that a node can have, with long paths.
+const BYTES_MAX: u64 = 64 << 20;
+
+/// One volume and its guest.
+#[derive(Debug)]
+pub(super) struct Attachment {
+    pub(super) volume: VolumeId,
+    pub(super) category: Category,
+    pub(super) path: PathBuf,
+    pub(super) guest: Address,
+}
+
+/// The same as text.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Row {
+    volume: String,
+    category: String,
+    path: PathBuf,
+    guest: String,
+}
+
+/// All of them.
+#[derive(Debug)]
+pub(super) struct Attachments(Vec<Attachment>);
+
+impl Attachments {
+    pub(super) fn of<'a>(volumes: impl Iterator<Item = &'a Attached>) -> Self {
+        let attachment = |attached: &Attached| Attachment {
+            volume: attached.volume.id.clone(),
+            category: attached.volume.category,
+            path: attached.path.clone(),
+            guest: attached.guest.clone(),
+        };
+        Self(volumes.map(attachment).collect())
+    }
+
+    /// None, if there is no file yet. A file that cannot be understood is an error: going on
+    /// without it would leave volumes stale in silence.
+    pub(super) fn load(dir: &Path) -> Result<Self, Error> {
+        let path = state_file(dir);
+        let fail = |source| Error::Own { what: "cannot read what was attached", source };
+        let text = match fs::metadata(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self(Vec::new())),
+            Ok(metadata) if metadata.len() > BYTES_MAX => {
+                return Err(fail(io::Error::other("the file is too long")));
+            }
+            _ => fs::read_to_string(&path).map_err(fail)?,
+        };
+        let rows: Vec<Row> = serde_json::from_str(&text).map_err(|error| fail(error.into()))?;
+        if rows.len() > Kubelet::VOLUMES_MAX {
+            return Err(fail(io::Error::other("too many volumes")));
+        }
+        let parsed = rows.into_iter().map(|row| {
+            Some(Attachment {
+                volume: VolumeId::parse(&row.volume).ok()?,
+                category: Category::parse(&row.category)?,
+                path: row.path,
+                guest: row.guest.parse().ok()?,
+            })
+        });
+        let parsed: Option<Vec<_>> = parsed.collect();
+        parsed.map(Self).ok_or_else(|| fail(io::Error::other("a row of it makes no sense")))
+    }
+
+    pub(super) fn save(&self, dir: &Path) -> Result<(), Error> {
+        let rows = self.0.iter().map(|attachment| Row {
+            volume: attachment.volume.to_string(),
+            category: attachment.category.to_string(),
+            path: attachment.path.clone(),
+            guest: attachment.guest.to_string(),
+        });
+        let rows: Vec<Row> = rows.collect();
+        let written = || {
+            fs::create_dir_all(dir)?;
+            let path = state_file(dir);
+            let new = path.with_extension("new");
+            let mut file = fs::File::create(&new)?;
+            file.write_all(&serde_json::to_vec_pretty(&rows)?)?;
+            file.sync_all()?;
+            fs::rename(new, path)
+        };
+        written().map_err(|source| Error::Own { what: "cannot write what is attached", source })
+    }
+
+    pub(super) fn into_vec(self) -> Vec<Attachment> {
+        self.0
+    }
+}

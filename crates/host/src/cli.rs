@@ -1,0 +1,128 @@
+//! The command line of `sealift-host`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Keeps Kubernetes' volumes current in guests that share no filesystem with this node
+#[derive(Debug, Parser)]
+#[command(name = "sealift-host", version, disable_help_subcommand = true)]
+pub(crate) struct Cli {
+    /// The agent's socket
+    #[arg(
+        long,
+        global = true,
+        value_name = "PATH",
+        default_value = "/run/sealift/host.sock",
+        env = "SEALIFT_HOST_SOCKET"
+    )]
+    pub(crate) socket: PathBuf,
+    /// Form of the result on stdout
+    #[arg(short, long, global = true, default_value = "table", env = "SEALIFT_OUTPUT")]
+    pub(crate) output: Output,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// For people
+    Table,
+    /// For programs: one JSON document
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the agent
+    Run(Run),
+    /// Keep a pod's volumes, or one volume, current in a guest
+    Attach(Attach),
+    /// Keep them current no longer; the guest removes them
+    Detach(Detach),
+    /// Look now, and wait until the guest has what the host has
+    Sync(Sync),
+    /// Show what the host has and the guest has not
+    Diff(Diff),
+    /// Show how volumes are
+    Status(Status),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    /// Kubelet's --root-dir
+    #[arg(
+        long,
+        value_name = "DIR",
+        default_value = "/var/lib/kubelet",
+        env = "SEALIFT_KUBELET_ROOT"
+    )]
+    pub(crate) kubelet_root: PathBuf,
+    /// Where what is attached is remembered
+    #[arg(
+        long,
+        value_name = "DIR",
+        default_value = "/var/lib/sealift/host",
+        env = "SEALIFT_HOST_STATE_DIR"
+    )]
+    pub(crate) state_dir: PathBuf,
+    /// Seconds after which every volume is looked at, whatever inotify says
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..), env = "SEALIFT_HOST_RESCAN")]
+    pub(crate) rescan: u32,
+    /// What to log: error, warn, info, debug
+    #[arg(long, value_name = "LEVEL", default_value = "info", env = "SEALIFT_LOG")]
+    pub(crate) log_level: tracing::Level,
+    /// Log JSON lines
+    #[arg(long, env = "SEALIFT_LOG_JSON")]
+    pub(crate) log_json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Attach {
+    /// The guest agent's address: unix:/PATH, vsock:CID:PORT or hvsock:/PATH:PORT
+    #[arg(long, value_name = "ADDRESS", env = "SEALIFT_GUEST")]
+    pub(crate) guest: String,
+    /// All Secret, ConfigMap, projected and downward-API volumes of the pod with this UID
+    #[arg(long, value_name = "UID", required_unless_present = "path", conflicts_with = "path")]
+    pub(crate) pod: Option<String>,
+    /// The volume at this path
+    #[arg(long, value_name = "DIR")]
+    pub(crate) path: Option<PathBuf>,
+    /// Seconds to wait until the guest has them; 0: do not wait
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    pub(crate) wait: u64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Detach {
+    /// All volumes of the pod with this UID
+    #[arg(long, value_name = "UID", required_unless_present = "volume", conflicts_with = "volume")]
+    pub(crate) pod: Option<String>,
+    /// A volume, as `status` names it
+    pub(crate) volume: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Sync {
+    /// A volume, as `status` names it; without it all
+    pub(crate) volume: Option<String>,
+    /// Seconds to wait
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    pub(crate) wait: u64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Diff {
+    /// A volume, as `status` names it
+    pub(crate) volume: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Status {
+    /// Only the volumes of the pod with this UID
+    #[arg(long, value_name = "UID")]
+    pub(crate) pod: Option<String>,
+    /// All volumes, which is what it shows anyway without --pod
+    #[arg(short = 'A', long)]
+    pub(crate) all: bool,
+}

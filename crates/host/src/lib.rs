@@ -1,0 +1,39 @@
+//! The host agent: finds the volumes that kubelet keeps on this node, sees them switch, and brings
+//! each revision to the guest that shares no filesystem with it. Sync, on Linux; a thread for each
+//! guest, asleep while nothing changes (`docs/adr/0005-agents.md`).
+//!
+//! Everything found is taken for hostile: names are parsed, kinds are closed, links are never
+//! followed, and each count, length and depth is checked before anything is allocated for it.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`kubelet`] | where volumes are, and which one a mount's source means |
+//! | [`watch`] | one inotify instance for all of them |
+//! | [`snapshot`] | one revision of one of them, read whole or not at all |
+//! | [`address`], [`client`] | the way to a guest, and calls over it |
+//! | [`sync`] | what a guest lacks, and nothing else |
+//! | [`agent`] | which volumes go where, and how they are |
+//! | [`api`] | the agent's own socket |
+//! | [`token`] | when a service-account token expires |
+
+pub mod address;
+pub mod agent;
+pub mod api;
+pub mod client;
+mod dir;
+mod error;
+pub mod kubelet;
+mod queue;
+pub mod snapshot;
+pub mod sync;
+pub mod token;
+pub mod watch;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+pub use error::{Error, Kind};
+
+/// What a lock guards is replaced by single assignments: a thread that panicked has left it whole.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

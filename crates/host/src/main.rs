@@ -1,0 +1,102 @@
+//! `sealift-host`: the agent, and the questions that one may ask it. The whole life of the process is
+//! on this page.
+
+mod cli;
+mod print;
+
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use cli::{Cli, Command, Run};
+use host::agent::{Agent, Options, chain};
+use host::api::{Answer, Api, Request, ask};
+
+/// Exit codes, as everywhere in Sealift.
+const NETWORK: u8 = 12;
+const FAILED: u8 = 42;
+const BUG: u8 = 1;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let request = match cli.command {
+        Command::Run(run) => return finish(serve(&cli.socket, &run)),
+        Command::Attach(attach) => Request::Attach {
+            guest: attach.guest,
+            pod: attach.pod,
+            path: attach.path,
+            wait_seconds: attach.wait,
+        },
+        Command::Detach(detach) => Request::Detach { pod: detach.pod, volume: detach.volume },
+        Command::Sync(sync) => Request::Sync { volume: sync.volume, wait_seconds: sync.wait },
+        Command::Diff(diff) => Request::Diff { volume: diff.volume },
+        Command::Status(status) => {
+            let answer = question(&cli.socket, &Request::Status);
+            let of_pod = |answer| print::of_pod(answer, status.pod.as_deref());
+            return finish(answer.map(of_pod).and_then(|answer| print(&answer, cli.output)));
+        }
+    };
+    finish(question(&cli.socket, &request).and_then(|answer| print(&answer, cli.output)))
+}
+
+/// A failure: its exit code, what it is, and what to do next.
+struct Failure(u8, String, Option<String>);
+
+fn finish(done: Result<(), Failure>) -> ExitCode {
+    let Err(Failure(code, what, hint)) = done else { return ExitCode::SUCCESS };
+    let hint = hint.map_or(String::new(), |hint| format!(". {hint}"));
+    // Nobody reads it: then nobody is to be told.
+    let _ = writeln!(io::stderr(), "E{code:02}: {what}{hint}. Run: sealift explain E{code:02}");
+    ExitCode::from(code)
+}
+
+fn question(socket: &Path, request: &Request) -> Result<Answer, Failure> {
+    ask(socket, request).map_err(|error| {
+        let what = format!("the host agent at {}: {error}", socket.display());
+        Failure(NETWORK, what, Some("Start it with: sealift host run".into()))
+    })
+}
+
+fn print(answer: &Answer, output: cli::Output) -> Result<(), Failure> {
+    if let Answer::Failed { what, hint } = answer {
+        return Err(Failure(FAILED, what.clone(), hint.clone()));
+    }
+    match io::stdout().write_all(print::answer(answer, output).as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure(BUG, format!("standard output: {error}"), None))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn serve(socket: &Path, run: &Run) -> Result<(), Failure> {
+    start_log(run);
+    let fail = |what: &str, error: &dyn std::error::Error| {
+        Failure(BUG, format!("{what}: {}", chain(error)), None)
+    };
+    let options = Options {
+        state_dir: run.state_dir.clone(),
+        rescan: Duration::from_secs(u64::from(run.rescan)),
+        ..Options::default()
+    };
+    let agent = Agent::start(options).map_err(|error| fail("cannot start", &error))?;
+    let listen = |error: io::Error| fail(&format!("cannot listen at {}", socket.display()), &error);
+    let api = Api::bind(socket, &run.kubelet_root).map_err(listen)?;
+    tracing::info!(socket = %socket.display(), kubelet = %run.kubelet_root.display(), "started");
+    // Nothing has to be put in order at the end: what is attached is on disk already, and what is on
+    // its way is compared by digest next time.
+    api.serve(&agent).map_err(listen)
+}
+
+fn start_log(run: &Run) {
+    let log = tracing_subscriber::fmt()
+        .with_writer(io::stderr)
+        .with_max_level(run.log_level)
+        .with_target(false);
+    match run.log_json {
+        true => log.json().init(),
+        false => log.with_ansi(false).init(),
+    }
+}

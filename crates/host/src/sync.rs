@@ -1,0 +1,357 @@
+//! One volume of one guest, made current: what the guest lacks, and nothing else, in order.
+//!
+//! | the guest holds | what is sent |
+//! |---|---|
+//! | this revision | nothing |
+//! | the revision that was sent last | the entries and contents that differ |
+//! | anything else, or nothing | all entries, then the contents that it says it lacks |
+//!
+//! Then a commit, which names the digest of the result. A change of one small file is one `Put` and
+//! one `Commit`.
+
+use std::collections::BTreeSet;
+use std::io::{ErrorKind, Read};
+use std::sync::Arc;
+
+use volumes::name::{Category, TreePath, VolumeId};
+use volumes::refusal::Reason;
+use volumes::tree::{Delta, Digest, Limits, Node, Tree};
+use volumes::wire::message::{
+    Chunk, CommitRequest, CommitResponse, ELEMENTS_MAX, Entry, Held, Message, OpenRequest,
+    OpenResponse, PutRequest, PutResponse,
+};
+
+use crate::client::{self, Client};
+use crate::snapshot::Snapshot;
+
+/// What a volume's revision is made of, in bytes of one message: below a frame's limit, with room
+/// for names and numbers around them.
+const MESSAGE_BYTES: usize = 192 << 10;
+
+/// Why a volume is not current.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The guest refused, or the connection broke.
+    #[error(transparent)]
+    Guest(#[from] client::Error),
+    /// The revision cannot be read any more: take a new snapshot.
+    #[error(transparent)]
+    Snapshot(#[from] crate::Error),
+}
+
+/// What the guest holds of a volume, as far as this agent knows.
+#[derive(Debug, Default, Clone)]
+pub struct Known {
+    /// The highest committed sequence.
+    pub sequence: u64,
+    /// The visible revision.
+    pub digest: Option<Digest>,
+    /// Its tree, if this agent has sent it. Lost with a restart, and not needed to go on.
+    tree: Option<Arc<Tree>>,
+}
+
+impl Known {
+    /// As the guest says.
+    pub fn of(held: &Held) -> Self {
+        Self { sequence: held.sequence, digest: held.digest, tree: None }
+    }
+
+    /// The guest has said it again; what is known beyond that stays, if it still fits.
+    pub fn update(&mut self, held: &Held) {
+        if self.digest != held.digest {
+            self.tree = None;
+        }
+        (self.sequence, self.digest) = (held.sequence, held.digest);
+    }
+
+    /// The visible revision's tree, if this agent has sent it.
+    pub fn tree(&self) -> Option<&Tree> {
+        self.tree.as_deref()
+    }
+}
+
+/// A volume and its kind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Volume {
+    /// Its name in the guest.
+    pub id: VolumeId,
+    /// Its kind.
+    pub category: Category,
+}
+
+impl Volume {
+    /// Announces it to a guest; a volume that is there already stays as it is.
+    pub fn open(&self, client: &mut Client) -> Result<OpenResponse, client::Error> {
+        let limits = Limits { entries: 0, bytes: 0 };
+        let request = OpenRequest { volume: self.id.clone(), category: self.category, limits };
+        client.call("Open", &request.encode())
+    }
+
+    /// Brings the guest to `snapshot`'s revision. False: it was there already.
+    ///
+    /// On an error the guest has the revision that it had before, or, if the connection broke at
+    /// the very end, the new one: `Hello` tells.
+    pub fn sync(
+        &self,
+        client: &mut Client,
+        snapshot: &Snapshot,
+        known: &mut Known,
+    ) -> Result<bool, Error> {
+        /// An incremental attempt, a whole one after news of what the guest has, and one more.
+        const ATTEMPTS: u32 = 3;
+        let tree = snapshot.tree();
+        let digest = tree.digest();
+        for attempt in 1.. {
+            if known.digest == Some(digest) {
+                known.tree.get_or_insert_with(|| Arc::new(tree.clone()));
+                return Ok(attempt > 1);
+            }
+            let revision = Revision { volume: &self.id, sequence: known.sequence + 1, snapshot };
+            let committed = match known.tree.take() {
+                Some(base) => revision.send_changes(client, &base),
+                None => revision.send_whole(client),
+            };
+            // Answers come to everything that was sent, also when it was in vain.
+            client.drain()?;
+            match committed {
+                Ok(held) => {
+                    (known.sequence, known.digest) = (held.sequence, held.digest);
+                    known.tree = Some(Arc::new(tree.clone()));
+                    return Ok(true);
+                }
+                Err(Error::Guest(client::Error::Refused(refusal)))
+                    if attempt < ATTEMPTS && is_news(refusal.reason) =>
+                {
+                    known.update(&self.open(client)?.held);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        unreachable!("the last attempt returns")
+    }
+}
+
+/// Whether the guest has something else than we thought.
+fn is_news(reason: Reason) -> bool {
+    matches!(
+        reason,
+        Reason::Base | Reason::Missing | Reason::Stale | Reason::Conflict | Reason::Unknown
+    )
+}
+
+/// A revision on its way.
+struct Revision<'a> {
+    volume: &'a VolumeId,
+    sequence: u64,
+    snapshot: &'a Snapshot,
+}
+
+impl Revision<'_> {
+    /// What differs from `base`, which the guest holds.
+    fn send_changes(&self, client: &mut Client, base: &Tree) -> Result<Held, Error> {
+        let tree = self.snapshot.tree();
+        let Delta { root, upserts, removals } = base.delta(tree);
+        let held: BTreeSet<Digest> =
+            contents(base.nodes().iter()).map(|(digest, ..)| digest).collect();
+        let wanted = contents(upserts.iter().map(|(path, node)| (path, node)))
+            .filter(|(digest, ..)| !held.contains(digest));
+        let mut parts = Parts::new(self, client);
+        if let Some(root) = root {
+            parts.entry(Entry::Root(root))?;
+        }
+        for removal in removals {
+            parts.removal(removal)?;
+        }
+        let wanted: Vec<_> =
+            wanted.map(|(digest, path, bytes)| (digest, path.clone(), bytes)).collect();
+        for (path, node) in upserts {
+            parts.entry(Entry::At(path, node))?;
+        }
+        parts.contents(&wanted)?;
+        parts.finish()?;
+        self.commit(client, Some(base.digest()))
+    }
+
+    /// All of it, except for the contents that the guest holds.
+    fn send_whole(&self, client: &mut Client) -> Result<Held, Error> {
+        let tree = self.snapshot.tree();
+        let mut parts = Parts::new(self, client);
+        parts.entry(Entry::Root(tree.root()))?;
+        for (path, node) in tree.nodes() {
+            parts.entry(Entry::At(path.clone(), *node))?;
+        }
+        let missing = parts.finish()?;
+        let wanted: Vec<_> = contents(tree.nodes().iter())
+            .filter(|(digest, ..)| missing.contains(digest))
+            .map(|(digest, path, bytes)| (digest, path.clone(), bytes))
+            .collect();
+        let mut parts = Parts::new(self, client);
+        parts.contents(&wanted)?;
+        parts.finish()?;
+        self.commit(client, None)
+    }
+
+    fn commit(&self, client: &mut Client, base: Option<Digest>) -> Result<Held, Error> {
+        let request = CommitRequest {
+            volume: self.volume.clone(),
+            sequence: self.sequence,
+            base,
+            digest: self.snapshot.tree().digest(),
+        };
+        let response: CommitResponse = client.call("Commit", &request.encode())?;
+        Ok(response.held)
+    }
+}
+
+/// Each file's digest, path and length.
+fn contents<'a>(
+    nodes: impl Iterator<Item = (&'a TreePath, &'a Node)>,
+) -> impl Iterator<Item = (Digest, &'a TreePath, u64)> {
+    nodes.filter_map(|(path, node)| match node {
+        Node::File { bytes, digest, .. } => Some((*digest, path, *bytes)),
+        Node::Directory(_) => None,
+    })
+}
+
+/// Packs a revision's parts into as few messages as they fit.
+struct Parts<'a> {
+    revision: &'a Revision<'a>,
+    client: &'a mut Client,
+    upserts: Vec<Entry>,
+    removals: Vec<TreePath>,
+    chunks: Vec<(Digest, u64, u64, Vec<u8>)>,
+    bytes: usize,
+    missing: BTreeSet<Digest>,
+}
+
+impl<'a> Parts<'a> {
+    fn new(revision: &'a Revision<'a>, client: &'a mut Client) -> Self {
+        Self {
+            revision,
+            client,
+            upserts: Vec::new(),
+            removals: Vec::new(),
+            chunks: Vec::new(),
+            bytes: 0,
+            missing: BTreeSet::new(),
+        }
+    }
+
+    fn entry(&mut self, entry: Entry) -> Result<(), Error> {
+        /// Digest, numbers and tags, at their longest.
+        const OTHERS: usize = 96;
+        let path = match &entry {
+            Entry::Root(_) => 0,
+            Entry::At(path, _) => path.as_str().len(),
+        };
+        self.make_room(path + OTHERS)?;
+        self.upserts.push(entry);
+        Ok(())
+    }
+
+    fn removal(&mut self, path: TreePath) -> Result<(), Error> {
+        self.make_room(path.as_str().len() + 8)?;
+        self.removals.push(path);
+        Ok(())
+    }
+
+    /// Contents, each once, piece by piece from the held snapshot.
+    fn contents(&mut self, wanted: &[(Digest, TreePath, u64)]) -> Result<(), Error> {
+        const OTHERS: usize = 96;
+        let mut sent = BTreeSet::new();
+        for (digest, path, total) in wanted {
+            if !sent.insert(digest) {
+                continue;
+            }
+            let mut file = self.revision.snapshot.open(path)?;
+            let mut offset = 0;
+            loop {
+                let left = usize::try_from(total - offset).unwrap_or(usize::MAX);
+                // A large file's pieces fill their messages.
+                if self.bytes + OTHERS >= MESSAGE_BYTES {
+                    self.flush()?;
+                }
+                let length = left.min(MESSAGE_BYTES - self.bytes - OTHERS);
+                let mut data = vec![0; length];
+                file.read_exact(&mut data).map_err(|source| {
+                    let path = path.as_str().into();
+                    match source.kind() {
+                        ErrorKind::UnexpectedEof => crate::Error::Changing { path },
+                        _ => crate::Error::Io { call: "read", path, source },
+                    }
+                })?;
+                self.make_room(length + OTHERS)?;
+                self.chunks.push((*digest, *total, offset, data));
+                offset += length as u64;
+                if offset == *total {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends what is packed, if `bytes` more would be too much.
+    fn make_room(&mut self, bytes: usize) -> Result<(), Error> {
+        let full = [self.upserts.len(), self.removals.len(), self.chunks.len()]
+            .into_iter()
+            .any(|count| count == ELEMENTS_MAX);
+        if full || self.bytes + bytes > MESSAGE_BYTES {
+            self.flush()?;
+        }
+        self.bytes += bytes;
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<(), Error> {
+        if self.bytes == 0 {
+            return Ok(());
+        }
+        let request = PutRequest {
+            volume: self.revision.volume.clone(),
+            sequence: self.revision.sequence,
+            upserts: std::mem::take(&mut self.upserts),
+            removals: std::mem::take(&mut self.removals),
+            chunks: self
+                .chunks
+                .iter()
+                .map(|(digest, total, offset, data)| Chunk {
+                    digest: *digest,
+                    total: *total,
+                    offset: *offset,
+                    data,
+                })
+                .collect(),
+        };
+        let message = request.encode();
+        drop(request);
+        self.chunks.clear();
+        self.bytes = 0;
+        if self.client.waiting() == Client::WINDOW {
+            self.receive()?;
+        }
+        Ok(self.client.send("Put", &message)?)
+    }
+
+    /// Sends the rest, and waits for all answers: contents that the guest lacks.
+    fn finish(mut self) -> Result<BTreeSet<Digest>, Error> {
+        self.flush()?;
+        while self.client.waiting() > 0 {
+            self.receive()?;
+        }
+        Ok(self.missing)
+    }
+
+    /// One answer. The first refusal is the one that says why; `sync` reads those behind it.
+    fn receive(&mut self) -> Result<(), Error> {
+        let answer = self.client.receive(|payload| Ok(PutResponse::decode(payload)?));
+        match answer {
+            Ok(response) => {
+                self.missing.extend(response.missing);
+                Ok(())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+}

@@ -181,13 +181,13 @@ mod tests {
         let answers =
             ["OK 1073741824\nrest", "NO\n", "", "OK 1", &"x".repeat(100)].map(String::from);
         let server = std::thread::spawn(move || {
-            answers.map(|answer| {
+            for answer in answers {
                 let (mut stream, _) = listener.accept().expect("a connection");
                 let mut line = [0; 13];
                 stream.read_exact(&mut line).expect("the greeting");
                 assert_eq!(&line, b"CONNECT 1027\n");
                 stream.write_all(answer.as_bytes()).expect("the answer");
-            });
+            }
         });
         let timeout = Duration::from_secs(10);
         let mut rest = String::new();

@@ -65,7 +65,7 @@ fn killed(place: &Place, kind: Kind, shape: &Shape, step: u64) -> bool {
 }
 
 #[test]
-fn survives_a_kill_at_every_step() {
+fn a_volume_survives_a_kill_at_every_step() {
     let mut kills = 0;
     for kind in Kind::available() {
         for shape in shapes() {

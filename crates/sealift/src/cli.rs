@@ -92,6 +92,15 @@ pub enum Command {
     /// Run the embedded key broker (the program sealift-broker)
     #[command(disable_help_flag = true)]
     Broker(Passed),
+    /// Keep this node's volumes current in its guests (the program sealift-host)
+    #[command(disable_help_flag = true)]
+    Host(Passed),
+    /// Receive volumes in a guest (the program sealift-guest)
+    #[command(disable_help_flag = true)]
+    Guest(Passed),
+    /// Show how this node's volumes are (sealift host status)
+    #[command(disable_help_flag = true)]
+    Status(Passed),
     /// Explain an error code, offline
     Explain(Explain),
     /// Print a shell completion script
@@ -432,7 +441,7 @@ pub enum Audit {
 /// Arguments passed on to another program.
 #[derive(Debug, Args)]
 pub struct Passed {
-    /// See `sealift broker --help`
+    /// See that program's own --help
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     pub arguments: Vec<std::ffi::OsString>,
 }

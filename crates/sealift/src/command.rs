@@ -1,7 +1,7 @@
 //! The commands, one file each: arguments in, a result on stdout or a [`crate::failure::Failure`].
 
 pub(crate) mod audit;
-pub(crate) mod broker;
+pub(crate) mod beside;
 pub(crate) mod completion;
 pub(crate) mod explain;
 pub(crate) mod init;

@@ -100,7 +100,10 @@ fn dispatch(cli: Cli) -> Result<(), Stop> {
         Command::Explain(args) => Ok(command::explain::run(&args)?),
         Command::Completion(args) => Ok(command::completion::run(&args)?),
         Command::Man(args) => Ok(command::man::run(&args)?),
-        Command::Broker(args) => command::broker::exec(&args),
+        Command::Broker(args) => command::beside::exec("sealift-broker", None, &args),
+        Command::Host(args) => command::beside::exec("sealift-host", None, &args),
+        Command::Guest(args) => command::beside::exec("sealift-guest", None, &args),
+        Command::Status(args) => command::beside::exec("sealift-host", Some("status"), &args),
     }
 }
 

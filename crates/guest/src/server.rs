@@ -116,9 +116,14 @@ fn serve<V: Volumes>(
     stream.set_write_timeout(frame)?;
     let mut session = Session::new();
     let mut payload = Vec::new();
-    let mut timed = Timed { stream, frame, until: Some(Instant::now() + frame) };
+    let mut timed = Timed { stream, frame, until: Some(Instant::now() + frame), rest: None };
     let result = loop {
         let header = match read_frame(&mut timed, &mut payload) {
+            // The longest frame's memory is not kept for a connection that may be silent for days.
+            Err(Broken::Io(error)) if timed.rest.is_some() && is_timeout(&error) => {
+                (payload, timed.rest) = (Vec::new(), None);
+                continue;
+            }
             Ok(Some(header)) if header.kind == Kind::Request => header,
             Ok(Some(_)) => {
                 break Err(volumes::Error::Frame("a response that nobody asked for").into());
@@ -131,26 +136,27 @@ fn serve<V: Volumes>(
         if let Err(error) = write_frame(&mut &*stream, Kind::Response, header.stream, &answer) {
             break Err(error.into());
         }
-        // The longest frame is not kept for a connection that may be silent for days.
-        if payload.capacity() > KEPT_BYTES {
-            payload = Vec::new();
-        }
         if session.is_greeted() {
             timed.until = None;
+            timed.rest = (payload.capacity() > KEPT_BYTES).then_some(REST_AFTER);
         }
     };
     session.end(&mut *lock(volumes));
     result
 }
 
-/// Of a connection's buffer between two frames.
+/// Of a connection's buffer while it is silent.
 const KEPT_BYTES: usize = 4 << 10;
+/// How long it is silent before it gives the rest back.
+const REST_AFTER: Duration = Duration::from_secs(1);
 
 /// A reader with a deadline, which begins with the first byte unless there is one already.
 struct Timed<'a> {
     stream: &'a Stream,
     frame: Duration,
     until: Option<Instant>,
+    /// How long to wait for a frame's first byte; `None`: for ever.
+    rest: Option<Duration>,
 }
 
 impl Read for Timed<'_> {
@@ -160,13 +166,18 @@ impl Read for Timed<'_> {
                 Some(left) if !left.is_zero() => Some(left),
                 _ => return Err(io::ErrorKind::TimedOut.into()),
             },
-            None => None,
+            None => self.rest,
         };
         self.stream.set_read_timeout(left)?;
         let count = { self.stream }.read(buffer)?;
+        self.rest = None;
         self.until.get_or_insert_with(|| Instant::now() + self.frame);
         Ok(count)
     }
+}
+
+fn is_timeout(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
 
 fn is_passing(error: &io::Error) -> bool {

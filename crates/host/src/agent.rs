@@ -161,16 +161,23 @@ impl Agent {
         Ok(agent)
     }
 
-    /// From now on `volume` is kept current in `guest`.
-    pub fn attach(&self, volume: &FoundVolume, guest: &Address) -> Result<(), Error> {
-        if let Some(attached) = lock(&self.shared.table).volumes.get(&volume.id)
-            && attached.guest != *guest
+    /// From now on `volumes` are kept current in `guest`; all of them, or, if one is elsewhere, none.
+    pub fn attach(&self, volumes: &[FoundVolume], guest: &Address) -> Result<(), Error> {
         {
-            let guest = attached.guest.clone();
-            return Err(Error::Elsewhere { volume: volume.id.clone(), guest });
+            let table = lock(&self.shared.table);
+            for volume in volumes {
+                if let Some(attached) = table.volumes.get(&volume.id)
+                    && attached.guest != *guest
+                {
+                    let guest = attached.guest.clone();
+                    return Err(Error::Elsewhere { volume: volume.id.clone(), guest });
+                }
+            }
         }
-        let id = volume.id.clone();
-        self.keep(Volume { id, category: volume.category }, volume.path.clone(), guest.clone())?;
+        for FoundVolume { id, category, path, .. } in volumes {
+            let volume = Volume { id: id.clone(), category: *category };
+            self.keep(volume, path.clone(), guest.clone())?;
+        }
         self.remember()
     }
 
@@ -204,25 +211,26 @@ impl Agent {
         Ok(())
     }
 
-    /// From now on it is not. The guest removes it, if it can be reached.
-    pub fn detach(&self, volume: &VolumeId) -> Result<(), Error> {
-        lock(&self.shared.watch).remove(volume);
-        let removed = {
+    /// From now on they are not. Their guests remove them, if they can be reached.
+    pub fn detach(&self, volumes: &[VolumeId]) -> Result<(), Error> {
+        let mut removed = Vec::new();
+        for volume in volumes {
+            lock(&self.shared.watch).remove(volume);
             let mut table = lock(&self.shared.table);
-            let removed = table.volumes.remove(volume);
-            let removed = removed.ok_or_else(|| Error::Unknown(volume.clone()))?;
-            if let Some(queue) = table.guests.get(&removed.guest) {
+            let attached = table.volumes.remove(volume);
+            let attached = attached.ok_or_else(|| Error::Unknown(volume.clone()))?;
+            if let Some(queue) = table.guests.get(&attached.guest) {
                 queue.forget(volume);
             }
-            if !table.volumes.values().any(|other| other.guest == removed.guest)
-                && let Some(queue) = table.guests.remove(&removed.guest)
+            if !table.volumes.values().any(|other| other.guest == attached.guest)
+                && let Some(queue) = table.guests.remove(&attached.guest)
             {
                 queue.close();
             }
-            removed
-        };
+            removed.push(attached);
+        }
         self.remember()?;
-        guest::drop_volume(&removed, self.shared.options.timeout);
+        guest::drop_volumes(&removed, self.shared.options.timeout);
         Ok(())
     }
 

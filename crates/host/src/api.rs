@@ -162,7 +162,7 @@ fn answer(request: Request, agent: &Agent, root: &Path) -> Answer {
         }
         Request::Detach { pod, volume } => chosen(agent, pod.as_deref(), volume.as_deref())
             .and_then(|volumes| {
-                volumes.iter().try_for_each(|volume| agent.detach(volume))?;
+                agent.detach(&volumes)?;
                 Ok(volumes)
             }),
         Request::Sync { volume, wait_seconds } => {
@@ -217,9 +217,7 @@ fn attach(
         (None, Some(path)) => vec![at_path(&kubelet, path)?],
         _ => return Err(Failure("name either a pod or a path".into(), None)),
     };
-    for volume in &volumes {
-        agent.attach(volume, &guest)?;
-    }
+    agent.attach(&volumes, &guest)?;
     let volumes: Vec<VolumeId> = volumes.into_iter().map(|volume| volume.id).collect();
     if wait_seconds > 0 {
         wait(agent, &volumes, wait_seconds)?;

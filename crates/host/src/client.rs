@@ -1,14 +1,15 @@
 //! Calls to one guest: frames out, answers in, several on their way.
 
 use std::collections::VecDeque;
+use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use volumes::name::VolumeId;
 use volumes::refusal::Refusal;
-use volumes::wire::frame::{Kind, PAYLOAD_BYTES_MAX};
+use volumes::wire::frame::Kind;
 use volumes::wire::message::{
-    Held, HelloRequest, HelloResponse, Message, Request, Response, SERVICE, VERSION,
+    Held, HelloRequest, HelloResponse, Message, PutRequest, Request, Response, SERVICE, VERSION,
 };
 use volumes::wire::stream::{Broken, read_frame, write_frame};
 
@@ -47,8 +48,7 @@ pub struct Client {
     payload: Vec<u8>,
     /// Of this start of the guest's agent.
     instance: [u8; 16],
-    sent_bytes: u64,
-    calls: u64,
+    frame: Vec<u8>,
 }
 
 /// Readable while no answer is awaited: the guest has closed the connection, or broken its rules.
@@ -73,8 +73,7 @@ impl Client {
             waiting: VecDeque::new(),
             payload: Vec::new(),
             instance: [0; 16],
-            sent_bytes: 0,
-            calls: 0,
+            frame: Vec::new(),
         };
         let held = client.hello()?;
         Ok((client, held))
@@ -101,11 +100,6 @@ impl Client {
         self.instance
     }
 
-    /// Bytes sent, frames included, and calls made.
-    pub fn traffic(&self) -> (u64, u64) {
-        (self.sent_bytes, self.calls)
-    }
-
     /// One call and its answer; none may be on its way.
     pub fn call<M: for<'a> Message<'a>>(
         &mut self,
@@ -118,16 +112,31 @@ impl Client {
 
     /// Sends a request. At most [`Client::WINDOW`] may be on their way.
     pub fn send(&mut self, method: &str, message: &[u8]) -> Result<(), Error> {
-        let request =
-            Request { service: SERVICE, method, payload: message, timeout_ns: 0 }.encode();
-        debug_assert!(request.len() <= PAYLOAD_BYTES_MAX, "the sender keeps to the frame's limit");
+        let request = Request { service: SERVICE, method, payload: message, timeout_ns: 0 };
+        let stream = self.next_stream();
+        write_frame(&mut &self.stream, Kind::Request, stream, &request.encode())?;
+        self.waiting.push_back(stream);
+        Ok(())
+    }
+
+    /// Sends a `Put`, whose contents may be long.
+    pub fn send_put(&mut self, request: &PutRequest<'_>) -> Result<(), Error> {
+        let stream = self.next_stream();
+        request.frame_into(stream, &mut self.frame);
+        (&self.stream).write_all(&self.frame)?;
+        self.waiting.push_back(stream);
+        Ok(())
+    }
+
+    fn next_stream(&mut self) -> u32 {
         let stream = self.next;
         self.next = self.next.checked_add(2).unwrap_or(1);
-        write_frame(&mut &self.stream, Kind::Request, stream, &request)?;
-        self.waiting.push_back(stream);
-        self.sent_bytes += (request.len() + volumes::wire::frame::HEADER_BYTES) as u64;
-        self.calls += 1;
-        Ok(())
+        stream
+    }
+
+    /// Frees what only a busy connection needs.
+    pub fn rest(&mut self) {
+        (self.frame, self.payload) = (Vec::new(), Vec::new());
     }
 
     /// How many requests are on their way.

@@ -214,13 +214,29 @@ fn contents<'a>(
     })
 }
 
+/// A piece of a content, on its way.
+struct Piece {
+    digest: Digest,
+    total: u64,
+    offset: u64,
+    data: Vec<u8>,
+}
+
+impl Piece {
+    fn chunk(&self) -> Chunk<'_> {
+        Chunk { digest: self.digest, total: self.total, offset: self.offset, data: &self.data }
+    }
+}
+
 /// Packs a revision's parts into as few messages as they fit.
 struct Parts<'a> {
     revision: &'a Revision<'a>,
     client: &'a mut Client,
     upserts: Vec<Entry>,
     removals: Vec<TreePath>,
-    chunks: Vec<(Digest, u64, u64, Vec<u8>)>,
+    chunks: Vec<Piece>,
+    /// A piece's memory, to be filled again: fresh memory costs more than the copy.
+    spare: Option<Vec<u8>>,
     bytes: usize,
     missing: BTreeSet<Digest>,
 }
@@ -233,6 +249,7 @@ impl<'a> Parts<'a> {
             upserts: Vec::new(),
             removals: Vec::new(),
             chunks: Vec::new(),
+            spare: None,
             bytes: 0,
             missing: BTreeSet::new(),
         }
@@ -273,7 +290,8 @@ impl<'a> Parts<'a> {
                     self.flush()?;
                 }
                 let length = left.min(MESSAGE_BYTES - self.bytes - OTHERS);
-                let mut data = vec![0; length];
+                let mut data = self.spare.take().unwrap_or_default();
+                data.resize(length, 0);
                 file.read_exact(&mut data).map_err(|source| {
                     let path = path.as_str().into();
                     match source.kind() {
@@ -282,7 +300,7 @@ impl<'a> Parts<'a> {
                     }
                 })?;
                 self.make_room(length + OTHERS)?;
-                self.chunks.push((*digest, *total, offset, data));
+                self.chunks.push(Piece { digest: *digest, total: *total, offset, data });
                 offset += length as u64;
                 if offset == *total {
                     break;
@@ -308,30 +326,22 @@ impl<'a> Parts<'a> {
         if self.bytes == 0 {
             return Ok(());
         }
+        if self.client.waiting() == Client::WINDOW {
+            self.receive()?;
+        }
         let request = PutRequest {
             volume: self.revision.volume.clone(),
             sequence: self.revision.sequence,
             upserts: std::mem::take(&mut self.upserts),
             removals: std::mem::take(&mut self.removals),
-            chunks: self
-                .chunks
-                .iter()
-                .map(|(digest, total, offset, data)| Chunk {
-                    digest: *digest,
-                    total: *total,
-                    offset: *offset,
-                    data,
-                })
-                .collect(),
+            chunks: self.chunks.iter().map(Piece::chunk).collect(),
         };
-        let message = request.encode();
+        self.client.send_put(&request)?;
         drop(request);
+        self.spare = self.chunks.pop().map(|piece| piece.data);
         self.chunks.clear();
         self.bytes = 0;
-        if self.client.waiting() == Client::WINDOW {
-            self.receive()?;
-        }
-        Ok(self.client.send("Put", &message)?)
+        Ok(())
     }
 
     /// Sends the rest, and waits for all answers: contents that the guest lacks.

@@ -80,7 +80,7 @@ impl World {
     fn attach(&self, agent: &Agent, written: &Written) {
         let kubelet = Kubelet::open(&self.kubelet()).unwrap();
         let Source::Volume(found) = kubelet.classify(written.writer.target()) else { panic!() };
-        agent.attach(&found, &self.address()).unwrap();
+        agent.attach(&[found], &self.address()).unwrap();
     }
 
     fn data(&self, id: &VolumeId) -> PathBuf {
@@ -282,7 +282,7 @@ fn a_restarted_host_agent_goes_on_where_it_was() {
     config.writer.write(&files(2, &["a", "c"])).unwrap();
     let agent = world.agent();
     converges(&world, &config);
-    agent.detach(&config.id).unwrap();
+    agent.detach(std::slice::from_ref(&config.id)).unwrap();
     assert!(!world.data(&config.id).exists());
     drop(agent);
     assert!(world.agent().status().is_empty(), "that is remembered, too");

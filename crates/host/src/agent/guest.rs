@@ -1,6 +1,7 @@
 //! One guest's thread: connects, exchanges digests, and brings each volume that is due to what the
 //! host has.
 
+use std::collections::BTreeSet;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -89,6 +90,7 @@ fn bring(shared: &Shared, mut client: Client, queue: &Queue, due: Vec<VolumeId>)
             return None;
         }
     }
+    client.rest();
     Some(client)
 }
 
@@ -238,16 +240,23 @@ fn backoff(failures: u32, longest: Duration) -> Duration {
     delay - delay / 1024 * u32::try_from(spread).unwrap_or(0)
 }
 
-/// Tells the guest that a volume is gone. If it cannot be told, it keeps the volume until the pod's
-/// end, which is near.
-pub(super) fn drop_volume(removed: &Attached, timeout: Duration) {
-    let dropped = || -> Result<(), client::Error> {
-        let (mut client, _) = Client::connect(&removed.guest, timeout)?;
-        let request = DropRequest { volume: removed.volume.id.clone() };
-        client.call::<PutResponse>("Drop", &request.encode()).map(drop)
-    };
-    if let Err(error) = dropped() {
-        let (volume, error) = (&removed.volume.id, chain(&error));
-        tracing::warn!(%volume, %error, "the guest could not be told that the volume is gone");
+/// Tells guests that volumes are gone. One that cannot be told keeps them until its pod's end, which
+/// is near.
+pub(super) fn drop_volumes(removed: &[Attached], timeout: Duration) {
+    let guests: BTreeSet<&Address> = removed.iter().map(|attached| &attached.guest).collect();
+    for guest in guests {
+        let of_guest = removed.iter().filter(|attached| attached.guest == *guest);
+        let dropped = || -> Result<(), client::Error> {
+            let (mut client, _) = Client::connect(guest, timeout)?;
+            for attached in of_guest {
+                let request = DropRequest { volume: attached.volume.id.clone() };
+                client.call::<PutResponse>("Drop", &request.encode())?;
+            }
+            Ok(())
+        };
+        if let Err(error) = dropped() {
+            let error = chain(&error);
+            tracing::warn!(%guest, %error, "the guest could not be told that volumes are gone");
+        }
     }
 }

@@ -3,10 +3,13 @@
 //! A message exists only after its names, digests and counts were checked. Contents are borrowed
 //! from the frame they came in.
 
+use std::borrow::Cow;
+
 use crate::Error;
 use crate::name::{Category, TreePath, VolumeId};
 use crate::refusal::{Reason, Refusal};
 use crate::tree::{Digest, Limits, Meta, Node};
+use crate::wire::frame::{Header, Kind};
 use crate::wire::proto::{Encoder, Fields, Value};
 
 /// The service, as ttrpc names it.
@@ -405,6 +408,28 @@ impl<'a> Message<'a> for PutRequest<'a> {
     }
 
     fn encode(&self) -> Vec<u8> {
+        self.pieces().concat()
+    }
+}
+
+impl PutRequest<'_> {
+    /// A whole frame with this request, into a buffer that is used again: each content is copied
+    /// once.
+    pub fn frame_into(&self, stream: u32, frame: &mut Vec<u8>) {
+        let pieces = self.pieces();
+        let length = pieces.iter().map(|piece| piece.len()).sum();
+        let mut envelope = Encoder::default();
+        let envelope = envelope.bytes(1, SERVICE).bytes(2, "Put").prefix(3, length).finish();
+        let payload_bytes = envelope.len() + length;
+        let header = Header { payload_bytes, stream, kind: Kind::Request };
+        frame.clear();
+        frame.extend_from_slice(&header.to_bytes());
+        frame.extend_from_slice(&envelope);
+        pieces.iter().for_each(|piece| frame.extend_from_slice(piece));
+    }
+
+    /// The message, with its contents where they are.
+    fn pieces(&self) -> Vec<Cow<'_, [u8]>> {
         let mut encoder = Encoder::default();
         encoder.bytes(1, self.volume.as_str()).number(2, self.sequence);
         for entry in &self.upserts {
@@ -413,10 +438,17 @@ impl<'a> Message<'a> for PutRequest<'a> {
         for path in &self.removals {
             encoder.element(4, path.as_str());
         }
-        for chunk in &self.chunks {
-            encoder.element(5, chunk.encode());
+        let mut pieces = vec![Cow::Owned(encoder.finish())];
+        for Chunk { digest, total, offset, data } in &self.chunks {
+            encoder.bytes(1, digest.as_bytes()).number(2, *total).number(3, *offset);
+            if !data.is_empty() {
+                encoder.prefix(4, data.len());
+            }
+            let before = encoder.finish();
+            let prefix = encoder.prefix(5, before.len() + data.len()).finish();
+            pieces.extend([prefix.into(), before.into(), Cow::Borrowed(*data)]);
         }
-        encoder.finish()
+        pieces
     }
 }
 

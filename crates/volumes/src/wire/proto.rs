@@ -144,9 +144,15 @@ impl Encoder {
     /// A message, or an element of a repeated field: written even if it is empty.
     pub fn element(&mut self, field: u32, value: impl AsRef<[u8]>) -> &mut Self {
         let value = value.as_ref();
-        self.varint(u64::from(field) << 3 | 2);
-        self.varint(value.len() as u64);
+        self.prefix(field, value.len());
         self.bytes.extend_from_slice(value);
+        self
+    }
+
+    /// The beginning of an element of so many bytes, which the caller puts behind it.
+    pub fn prefix(&mut self, field: u32, bytes: usize) -> &mut Self {
+        self.varint(u64::from(field) << 3 | 2);
+        self.varint(bytes as u64);
         self
     }
 

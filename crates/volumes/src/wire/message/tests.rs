@@ -128,6 +128,24 @@ fn every_prefix_and_every_changed_byte_is_decoded_or_refused() {
 }
 
 #[test]
+fn a_put_is_framed_as_any_request_is() {
+    let chunk = |data| Chunk { digest: Digest::of(data), total: 9, offset: 4, data };
+    let put = PutRequest {
+        volume: held().volume,
+        sequence: 3,
+        upserts: vec![Entry::Root(meta())],
+        removals: vec![TreePath::parse("a").expect("a path")],
+        chunks: vec![chunk(b"hello"), chunk(b""), chunk(b"!")],
+    };
+    let payload = put.encode();
+    assert_eq!(PutRequest::decode(&payload).as_ref(), Ok(&put));
+    let request = Request { service: SERVICE, method: "Put", payload: &payload, timeout_ns: 0 };
+    let mut frame = b"what was there".to_vec();
+    put.frame_into(5, &mut frame);
+    assert_eq!(frame, crate::wire::frame::frame(Kind::Request, 5, &request.encode()));
+}
+
+#[test]
 fn hostile_entries_and_names_are_refused() {
     let entry = |path: &str, kind: u32, digest: &[u8]| {
         Encoder::default()

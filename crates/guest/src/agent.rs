@@ -192,7 +192,12 @@ impl Volumes for Agent {
 
     fn current(&self, volume: &VolumeId) -> Option<Current<'_>> {
         let stored = self.stored(volume)?;
-        let (_, limits) = stored.kind?;
+        let (category, limits) = stored.kind?;
+        // Policy may have changed since the volume was made.
+        if !self.policy.categories.contains(&category) {
+            return None;
+        }
+        let limits = self.policy.grant(limits);
         Some(match stored.state {
             HeldState::Nothing => Current { sequence: 0, revision: None, limits },
             HeldState::Damaged { sequence } => Current { sequence, revision: None, limits },
@@ -239,8 +244,11 @@ impl Volumes for Agent {
 
     fn remove(&mut self, volume: &VolumeId) -> Result<(), Refusal> {
         self.notes.remove(volume);
+        let held = self.stored(volume).is_some();
         self.store.remove(volume).map_err(|error| refusal(&error))?;
-        tracing::info!(%volume, "removed");
+        if held {
+            tracing::info!(%volume, "removed");
+        }
         Ok(())
     }
 

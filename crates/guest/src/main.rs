@@ -55,21 +55,24 @@ fn serve(run: &Run) -> Result<(), String> {
     let agent = Arc::new(Mutex::new(agent));
     spawn_keeper(&agent).map_err(|error| format!("no thread: {error}"))?;
     let server = Arc::new(Server::new(agent, Limits::default()));
-    let mut threads = Vec::new();
+    // The first listener that ends is the end of the agent: half of it would go unnoticed.
+    let (ended, first) = std::sync::mpsc::channel();
     for address in &run.listen {
         let listener = Listener::bind(address).map_err(|error| format!("{address}: {error}"))?;
         tracing::info!(%address, root = %run.root.display(), "listening");
-        let server = Arc::clone(&server);
-        threads.push(std::thread::spawn(move || server.run(&listener)));
+        let (server, ended, address) = (Arc::clone(&server), ended.clone(), address.clone());
+        std::thread::spawn(move || {
+            let result = server.run(&listener);
+            // Nobody waits any more: then another one was first.
+            let _ = ended.send((address, result));
+        });
     }
-    for thread in threads {
-        match thread.join() {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => return Err(format!("cannot accept connections: {error}")),
-            Err(_) => return Err("a listener's thread panicked".into()),
-        }
+    drop(ended);
+    match first.recv() {
+        Ok((address, Err(error))) => Err(format!("{address}: {error}")),
+        Ok((address, Ok(()))) => Err(format!("{address} is not listened to any more")),
+        Err(_) => Err("a listener's thread panicked".into()),
     }
-    Ok(())
 }
 
 fn start_log(run: &Run) {

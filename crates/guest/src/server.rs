@@ -1,7 +1,7 @@
 //! Connections: one thread each, a few at a time, none of which can hold up the others.
 
 use std::io::{self, Read};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -35,6 +35,8 @@ pub struct Server<V> {
     volumes: Arc<Mutex<V>>,
     limits: Limits,
     open: Arc<Mutex<Vec<Connection>>>,
+    /// Threads, those of evicted connections included, which may still wait for the store.
+    threads: Arc<AtomicUsize>,
     last: AtomicU64,
 }
 
@@ -49,7 +51,13 @@ struct Connection {
 impl<V: Volumes + Send + 'static> Server<V> {
     /// Nobody is connected yet.
     pub fn new(volumes: Arc<Mutex<V>>, limits: Limits) -> Self {
-        Self { volumes, limits, open: Arc::default(), last: AtomicU64::new(0) }
+        Self {
+            volumes,
+            limits,
+            open: Arc::default(),
+            threads: Arc::default(),
+            last: AtomicU64::new(0),
+        }
     }
 
     /// Accepts connections for ever. Returns only if the listener breaks.
@@ -72,6 +80,9 @@ impl<V: Volumes + Send + 'static> Server<V> {
     pub fn begin(&self, stream: Stream) {
         let number = self.last.fetch_add(1, Ordering::Relaxed);
         let Ok(handle) = stream.try_clone() else { return };
+        if self.threads.load(Ordering::SeqCst) >= 2 * self.limits.connections {
+            return;
+        }
         {
             let mut open = lock(&self.open);
             if open.len() >= self.limits.connections
@@ -84,6 +95,8 @@ impl<V: Volumes + Send + 'static> Server<V> {
             open.push(Connection { number, stream: handle, active: Instant::now() });
         }
         let (volumes, open) = (Arc::clone(&self.volumes), Arc::clone(&self.open));
+        let threads = Arc::clone(&self.threads);
+        threads.fetch_add(1, Ordering::SeqCst);
         let frame = self.limits.frame;
         let thread = std::thread::Builder::new().name(format!("host-{number}"));
         let spawned = thread.stack_size(STACK_BYTES).spawn(move || {
@@ -98,9 +111,11 @@ impl<V: Volumes + Send + 'static> Server<V> {
             }
             stream.close();
             lock(&open).retain(|connection| connection.number != number);
+            threads.fetch_sub(1, Ordering::SeqCst);
         });
         if let Err(error) = spawned {
             tracing::warn!(%error, "no thread for a connection");
+            self.threads.fetch_sub(1, Ordering::SeqCst);
             lock(&self.open).retain(|connection| connection.number != number);
         }
     }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::AsFd;
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -67,6 +68,7 @@ impl Listener {
             Address::Unix(path) => {
                 if let Err(error) = UnixStream::connect(path)
                     && error.kind() == io::ErrorKind::ConnectionRefused
+                    && is_socket(path)
                 {
                     std::fs::remove_file(path)?;
                 }
@@ -94,6 +96,11 @@ impl Listener {
             }
         }
     }
+}
+
+/// Whether what is there is a socket, and not somebody's file.
+fn is_socket(path: &std::path::Path) -> bool {
+    std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket())
 }
 
 /// A connection.

@@ -4,11 +4,12 @@ use std::fmt;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use vsock::{VsockAddr, VsockStream};
 
 /// A guest agent's address, in the forms in which Kata's shim names its agent (`GET /agent-url`),
@@ -35,28 +36,41 @@ pub enum Address {
 }
 
 impl Address {
-    /// Connects, within `timeout` for each step; reads and writes keep it.
-    pub fn connect(&self, timeout: Duration) -> io::Result<Stream> {
-        let stream = match self {
-            Self::Unix(path) => Stream::Unix(UnixStream::connect(path)?),
+    /// Connects before `until`.
+    pub fn connect(&self, until: Instant) -> io::Result<Stream> {
+        match self {
+            Self::Unix(path) => connect_unix(path, until).map(Stream::Unix),
             Self::Vsock { cid, port } => {
-                Stream::Vsock(VsockStream::connect(&VsockAddr::new(*cid, *port))?)
+                // The kernel gives up after two seconds.
+                VsockStream::connect(&VsockAddr::new(*cid, *port)).map(Stream::Vsock)
             }
-            Self::Hybrid { path, .. } => Stream::Unix(UnixStream::connect(path)?),
-        };
-        for direction in [Timeout::Recv, Timeout::Send] {
-            set_socket_timeout(stream.as_fd(), direction, Some(timeout))?;
+            Self::Hybrid { path, port } => {
+                let stream = Stream::Unix(connect_unix(path, until)?);
+                greet_hybrid(&mut stream.until(until), *port)?;
+                Ok(stream)
+            }
         }
-        if let Self::Hybrid { port, .. } = self {
-            greet_hybrid(&stream, *port)?;
-        }
-        Ok(stream)
+    }
+}
+
+/// As the standard library does it, but not for ever when nobody accepts.
+fn connect_unix(path: &Path, until: Instant) -> io::Result<UnixStream> {
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    set_socket_timeout(&socket, Timeout::Send, Some(left(until)?))?;
+    connect(&socket, &SocketAddrUnix::new(path)?)?;
+    Ok(socket.into())
+}
+
+fn left(until: Instant) -> io::Result<Duration> {
+    match until.checked_duration_since(Instant::now()) {
+        Some(left) if !left.is_zero() => Ok(left),
+        _ => Err(io::ErrorKind::TimedOut.into()),
     }
 }
 
 /// Says `CONNECT <port>` and reads the line `OK <number>`, and not a byte more: what follows is the
 /// guest's.
-fn greet_hybrid(mut stream: &Stream, port: u32) -> io::Result<()> {
+fn greet_hybrid(stream: &mut Until<'_>, port: u32) -> io::Result<()> {
     /// `OK 4294967295\n`, with room.
     const LINE_BYTES_MAX: usize = 32;
     stream.write_all(format!("CONNECT {port}\n").as_bytes())?;
@@ -131,18 +145,35 @@ impl AsFd for Stream {
     }
 }
 
-impl Read for &Stream {
+impl Stream {
+    /// The same with a deadline for everything that is read and written through it, however the
+    /// other side drips.
+    pub fn until(&self, until: Instant) -> Until<'_> {
+        Until { stream: self, until }
+    }
+}
+
+/// A connection with a deadline.
+#[derive(Debug)]
+pub struct Until<'a> {
+    stream: &'a Stream,
+    until: Instant,
+}
+
+impl Read for Until<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self {
+        set_socket_timeout(self.stream.as_fd(), Timeout::Recv, Some(left(self.until)?))?;
+        match self.stream {
             Stream::Unix(stream) => (&*stream).read(buffer),
             Stream::Vsock(stream) => (&*stream).read(buffer),
         }
     }
 }
 
-impl Write for &Stream {
+impl Write for Until<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
+        set_socket_timeout(self.stream.as_fd(), Timeout::Send, Some(left(self.until)?))?;
+        match self.stream {
             Stream::Unix(stream) => (&*stream).write(bytes),
             Stream::Vsock(stream) => (&*stream).write(bytes),
         }
@@ -173,6 +204,28 @@ mod tests {
     }
 
     #[test]
+    fn nobody_waits_for_a_socket_that_accepts_nothing() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("vmm.sock");
+        let listener = UnixListener::bind(&path).expect("a socket");
+        rustix::net::listen(&listener, 0).expect("a backlog of none");
+        let address = Address::Unix(path);
+        let until = || Instant::now() + Duration::from_millis(100);
+        let mut waiting = Vec::new();
+        let refused = (0..10).any(|_| match address.connect(until()) {
+            Ok(stream) => {
+                waiting.push(stream);
+                false
+            }
+            Err(_) => true,
+        });
+        assert!(refused, "the backlog is full by now");
+        // One that was accepted by the kernel alone never answers.
+        let mut byte = [0];
+        assert!(waiting[0].until(until()).read(&mut byte).is_err());
+    }
+
+    #[test]
     fn hybrid_vsock_is_greeted_and_its_answers_are_checked() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("vmm.sock");
@@ -189,12 +242,13 @@ mod tests {
                 stream.write_all(answer.as_bytes()).expect("the answer");
             }
         });
-        let timeout = Duration::from_secs(10);
+        let until = Instant::now() + Duration::from_secs(10);
         let mut rest = String::new();
-        (&address.connect(timeout).expect("OK")).read_to_string(&mut rest).expect("the rest");
+        let stream = address.connect(until).expect("OK");
+        stream.until(until).read_to_string(&mut rest).expect("the rest");
         assert_eq!(rest, "rest", "nothing of the guest's is swallowed");
         for _ in 0..4 {
-            assert!(address.connect(timeout).is_err());
+            assert!(address.connect(until).is_err());
         }
         server.join().expect("the server's own checks");
     }

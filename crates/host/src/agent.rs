@@ -16,12 +16,12 @@ use std::time::{Duration, Instant, SystemTime};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use volumes::name::VolumeId;
-use volumes::tree::{Limits, Tree};
+use volumes::tree::Limits;
 
-use self::attachments::Attachments;
+use self::attachments::{Attachment, Attachments};
 pub use self::report::{Change, VolumeReport};
 use crate::address::Address;
-use crate::kubelet::FoundVolume;
+use crate::kubelet::{FoundVolume, Kubelet};
 use crate::lock;
 use crate::queue::Queue;
 use crate::snapshot::Snapshot;
@@ -68,6 +68,12 @@ pub enum Error {
         /// The guest that has it.
         guest: Address,
     },
+    /// It is being removed from its guest. Attach it again when that is done.
+    #[error("{0} is being detached")]
+    Leaving(VolumeId),
+    /// More than a node can have.
+    #[error("more than {0} volumes")]
+    TooMany(usize),
     /// It did not become current in time.
     #[error("{volume} is not current after {waited:?}: {failure}")]
     NotCurrent {
@@ -102,6 +108,8 @@ pub struct Agent {
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) options: Options,
+    /// Held while the file of attachments is written, and by nobody else.
+    saving: Mutex<()>,
     watch: Mutex<Watch>,
     pub(crate) table: Mutex<Table>,
     /// Somebody waits for a volume to become current.
@@ -113,6 +121,8 @@ pub(crate) struct Shared {
 pub(crate) struct Table {
     pub(crate) guests: BTreeMap<Address, Arc<Queue>>,
     pub(crate) volumes: BTreeMap<VolumeId, Attached>,
+    /// How often a volume was attached so far.
+    generations: u64,
 }
 
 /// A volume that is kept current.
@@ -121,6 +131,11 @@ pub(crate) struct Attached {
     pub(crate) volume: Volume,
     pub(crate) path: PathBuf,
     pub(crate) guest: Address,
+    /// Which attachment this is: what a thread began for an earlier one of the same name is not
+    /// about this.
+    pub(crate) generation: u64,
+    /// It is detached, and its guest has yet to be told.
+    pub(crate) leaving: bool,
     pub(crate) known: Known,
     /// Where containers find it in the guest.
     pub(crate) guest_path: Option<String>,
@@ -132,13 +147,33 @@ pub(crate) struct Attached {
 pub(crate) struct State {
     /// When a change was noticed that the guest does not have yet.
     pub(crate) behind_since: Option<Instant>,
+    /// When the last one was.
+    pub(crate) changed_at: Option<Instant>,
     /// When the guest last had what the host has.
     pub(crate) current_at: Option<SystemTime>,
     pub(crate) failure: Option<String>,
     pub(crate) failures: u32,
+    /// Why its changes are only noticed by rescanning.
+    pub(crate) unwatched: Option<String>,
+    /// Whether its guest could not be reached when that was tried last.
+    pub(crate) unreachable: bool,
     pub(crate) entries: usize,
     pub(crate) bytes: u64,
     pub(crate) token: Option<Lifetime>,
+}
+
+impl State {
+    /// A change, or somebody who wants to know.
+    fn changed(&mut self) {
+        let now = Instant::now();
+        self.behind_since.get_or_insert(now);
+        self.changed_at = Some(now);
+    }
+
+    /// The guest has what the host had at `then`.
+    pub(crate) fn settled(&mut self, then: Instant) {
+        self.behind_since = self.changed_at.filter(|changed| *changed > then);
+    }
 }
 
 impl Agent {
@@ -147,91 +182,95 @@ impl Agent {
         let attachments = Attachments::load(&options.state_dir)?;
         let shared = Arc::new(Shared {
             options,
+            saving: Mutex::default(),
             watch: Mutex::new(Watch::new()?),
             table: Mutex::default(),
             settled: Condvar::new(),
         });
         let agent = Self { shared };
-        for attachment in attachments.into_vec() {
-            let volume = Volume { id: attachment.volume, category: attachment.category };
-            agent.keep(volume, attachment.path, attachment.guest)?;
-        }
+        let attachments = attachments.into_vec();
+        attachments.iter().try_for_each(|attachment| agent.shared.keep(attachment))?;
+        attachments.iter().for_each(|attachment| agent.shared.begin(attachment));
         let shared = Arc::downgrade(&agent.shared);
         spawn("watch", move || watch(&shared))?;
         Ok(agent)
     }
 
-    /// From now on `volumes` are kept current in `guest`; all of them, or, if one is elsewhere, none.
+    /// From now on `volumes` are kept current in `guest`; all of them, or, if one cannot be, none.
+    /// One that is in a guest which cannot be reached any more moves to this one.
     pub fn attach(&self, volumes: &[FoundVolume], guest: &Address) -> Result<(), Error> {
+        let attachment = |FoundVolume { id, category, path, .. }: &FoundVolume| Attachment {
+            volume: id.clone(),
+            category: *category,
+            path: path.clone(),
+            guest: guest.clone(),
+            leaving: false,
+        };
+        let attachments: Vec<Attachment> = volumes.iter().map(attachment).collect();
         {
-            let table = lock(&self.shared.table);
+            let table = &mut *lock(&self.shared.table);
             for volume in volumes {
-                if let Some(attached) = table.volumes.get(&volume.id)
-                    && attached.guest != *guest
-                {
-                    let guest = attached.guest.clone();
-                    return Err(Error::Elsewhere { volume: volume.id.clone(), guest });
+                match table.volumes.get(&volume.id) {
+                    Some(old) if old.leaving => return Err(Error::Leaving(volume.id.clone())),
+                    Some(old) if old.guest != *guest && !old.state.unreachable => {
+                        let guest = old.guest.clone();
+                        return Err(Error::Elsewhere { volume: volume.id.clone(), guest });
+                    }
+                    _ => {}
                 }
             }
-        }
-        for FoundVolume { id, category, path, .. } in volumes {
-            let volume = Volume { id: id.clone(), category: *category };
-            self.keep(volume, path.clone(), guest.clone())?;
-        }
-        self.remember()
-    }
-
-    fn keep(&self, volume: Volume, path: PathBuf, guest: Address) -> Result<(), Error> {
-        let id = volume.id.clone();
-        let watched = lock(&self.shared.watch).add(&id, &path);
-        let mut table = lock(&self.shared.table);
-        let queue = match table.guests.get(&guest) {
-            Some(queue) => Arc::clone(queue),
-            None => {
-                let fail = |source| Error::Own { what: "cannot start a guest's thread", source };
-                let queue = Arc::new(Queue::new().map_err(fail)?);
-                let (shared, own) = (Arc::clone(&self.shared), Arc::clone(&queue));
-                let address = guest.clone();
-                spawn("guest", move || guest::run(&shared, &address, &own))?;
-                table.guests.insert(guest.clone(), Arc::clone(&queue));
-                queue
+            if table.volumes.len() + volumes.len() > Kubelet::VOLUMES_MAX {
+                return Err(Error::TooMany(Kubelet::VOLUMES_MAX));
             }
-        };
-        let attached = table.volumes.entry(id.clone()).or_insert_with(|| Attached {
-            volume,
-            path,
-            guest,
-            known: Known::default(),
-            guest_path: None,
-            state: State { behind_since: Some(Instant::now()), ..State::default() },
-        });
-        // What cannot be watched is still looked at now and again, and says so.
-        attached.state.failure = watched.err().map(|error| chain(&error));
-        queue.push(&id, Duration::ZERO);
-        Ok(())
+            attachments.iter().try_for_each(|one| self.shared.keep_in(table, one))?;
+        }
+        attachments.iter().for_each(|attachment| self.shared.begin(attachment));
+        self.shared.remember()
     }
 
-    /// From now on they are not. Their guests remove them, if they can be reached.
+    /// From now on they are not. Waits a moment for their guests to remove them; one that cannot be
+    /// reached is told when it can, or never, if it is gone.
     pub fn detach(&self, volumes: &[VolumeId]) -> Result<(), Error> {
-        let mut removed = Vec::new();
+        /// Enough for a guest that is there.
+        const PATIENCE: Duration = Duration::from_secs(5);
+        let until = Instant::now() + PATIENCE;
+        let mut generations = Vec::new();
+        {
+            let mut table = lock(&self.shared.table);
+            if let Some(unknown) = volumes.iter().find(|id| !table.volumes.contains_key(*id)) {
+                return Err(Error::Unknown(unknown.clone()));
+            }
+            for volume in volumes {
+                let Some(attached) = table.volumes.get_mut(volume) else { continue };
+                attached.leaving = true;
+                generations.push((volume, attached.generation));
+            }
+        }
+        // Those who wait for them to become current learn that they will not.
+        self.shared.settled.notify_all();
+        let remembered = self.shared.remember();
         for volume in volumes {
             lock(&self.shared.watch).remove(volume);
-            let mut table = lock(&self.shared.table);
-            let attached = table.volumes.remove(volume);
-            let attached = attached.ok_or_else(|| Error::Unknown(volume.clone()))?;
-            if let Some(queue) = table.guests.get(&attached.guest) {
-                queue.forget(volume);
-            }
-            if !table.volumes.values().any(|other| other.guest == attached.guest)
-                && let Some(queue) = table.guests.remove(&attached.guest)
-            {
-                queue.close();
-            }
-            removed.push(attached);
+            self.shared.push(volume);
         }
-        self.remember()?;
-        guest::drop_volumes(&removed, self.shared.options.timeout);
-        Ok(())
+        let mut table = lock(&self.shared.table);
+        let is_here = |table: &Table| {
+            generations.iter().any(|(volume, generation)| {
+                table.volumes.get(*volume).is_some_and(|here| here.generation == *generation)
+            })
+        };
+        while is_here(&table) {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                tracing::warn!("a guest has not yet been told that volumes are gone");
+                break;
+            }
+            table = match self.shared.settled.wait_timeout(table, left) {
+                Ok((table, _)) => table,
+                Err(poisoned) => poisoned.into_inner().0,
+            };
+        }
+        remembered
     }
 
     /// Looks at a volume now, and waits until the guest has what the host has.
@@ -240,13 +279,13 @@ impl Agent {
         let mut table = lock(&self.shared.table);
         let attached = table.volumes.get_mut(volume);
         let attached = attached.ok_or_else(|| Error::Unknown(volume.clone()))?;
-        attached.state.behind_since.get_or_insert_with(Instant::now);
+        attached.state.changed();
         let guest = attached.guest.clone();
         if let Some(queue) = table.guests.get(&guest) {
             queue.push(volume, Duration::ZERO);
         }
         loop {
-            let attached = table.volumes.get(volume);
+            let attached = table.volumes.get(volume).filter(|attached| !attached.leaving);
             let state = &attached.ok_or_else(|| Error::Unknown(volume.clone()))?.state;
             if state.behind_since.is_none() {
                 return Ok(());
@@ -267,7 +306,8 @@ impl Agent {
     /// How every volume is.
     pub fn status(&self) -> Vec<VolumeReport> {
         let table = lock(&self.shared.table);
-        table.volumes.values().map(VolumeReport::of).collect()
+        let attached = table.volumes.values().filter(|attached| !attached.leaving);
+        attached.map(VolumeReport::of).collect()
     }
 
     /// What the host has and the guest has not, by path.
@@ -281,10 +321,91 @@ impl Agent {
         let snapshot = Snapshot::of_volume(&path, Limits::MAX)?;
         Ok(report::changes(known.as_ref(), snapshot.tree()))
     }
+}
+
+impl Shared {
+    fn keep(self: &Arc<Self>, attachment: &Attachment) -> Result<(), Error> {
+        self.keep_in(&mut lock(&self.table), attachment)
+    }
+
+    /// Writes a volume into the table, with a thread for its guest. Nothing begins before
+    /// [`Shared::begin`].
+    fn keep_in(self: &Arc<Self>, table: &mut Table, attachment: &Attachment) -> Result<(), Error> {
+        let Attachment { volume: id, category, path, guest, leaving } = attachment;
+        if !table.guests.contains_key(guest) {
+            let fail = |source| Error::Own { what: "cannot start a guest's thread", source };
+            let queue = Arc::new(Queue::new().map_err(fail)?);
+            let (shared, own, address) = (Arc::clone(self), Arc::clone(&queue), guest.clone());
+            spawn("guest", move || guest::run(shared, &address, &own))?;
+            table.guests.insert(guest.clone(), queue);
+        }
+        if let Some(same) = table.volumes.get_mut(id).filter(|old| old.guest == *guest) {
+            // Kubelet's root may have moved.
+            same.path.clone_from(path);
+            return Ok(());
+        }
+        table.generations += 1;
+        let attached = Attached {
+            volume: Volume { id: id.clone(), category: *category },
+            path: path.clone(),
+            guest: guest.clone(),
+            generation: table.generations,
+            leaving: *leaving,
+            known: Known::default(),
+            guest_path: None,
+            state: State { behind_since: Some(Instant::now()), ..State::default() },
+        };
+        if let Some(old) = table.volumes.insert(id.clone(), attached) {
+            table.retire(&old.guest);
+        }
+        Ok(())
+    }
+
+    /// Has a volume watched, and then looked at: a switch in between is not lost.
+    fn begin(&self, attachment: &Attachment) {
+        self.watch_one(&attachment.volume, &attachment.path);
+        look(self, &attachment.volume, true);
+    }
+
+    /// What cannot be watched is still looked at now and again, and says so.
+    fn watch_one(&self, volume: &VolumeId, path: &Path) {
+        let watched = lock(&self.watch).add(volume, path);
+        let mut table = lock(&self.table);
+        match table.volumes.get_mut(volume).filter(|attached| !attached.leaving) {
+            Some(attached) => attached.state.unwatched = watched.err().map(|error| chain(&error)),
+            // Detached in the meantime.
+            None => {
+                drop(table);
+                lock(&self.watch).remove(volume);
+            }
+        }
+    }
+
+    /// Has a volume looked at by its guest's thread.
+    fn push(&self, volume: &VolumeId) {
+        let table = lock(&self.table);
+        let guest = table.volumes.get(volume).map(|attached| &attached.guest);
+        if let Some(queue) = guest.and_then(|guest| table.guests.get(guest)) {
+            queue.push(volume, Duration::ZERO);
+        }
+    }
 
     fn remember(&self) -> Result<(), Error> {
-        let table = lock(&self.shared.table);
-        Attachments::of(table.volumes.values()).save(&self.shared.options.state_dir)
+        let _saving = lock(&self.saving);
+        // What is on disk is never older than what was in the table when the caller changed it.
+        let attachments = Attachments::of(lock(&self.table).volumes.values());
+        attachments.save(&self.options.state_dir)
+    }
+}
+
+impl Table {
+    /// Ends the thread of a guest that has no volumes any more.
+    pub(crate) fn retire(&mut self, guest: &Address) {
+        if !self.volumes.values().any(|attached| attached.guest == *guest)
+            && let Some(queue) = self.guests.remove(guest)
+        {
+            queue.close();
+        }
     }
 }
 
@@ -344,25 +465,17 @@ fn rescan(shared: &Shared) {
     };
     for (volume, path) in volumes {
         // It may be another directory by now, or be there again.
-        let watched = lock(&shared.watch).add(&volume, &path);
-        if let Err(error) = watched {
-            tracing::debug!(%volume, error = %chain(&error), "not watched");
-        }
+        shared.watch_one(&volume, &path);
         look(shared, &volume, false);
     }
 }
 
 /// Has `volume` looked at by its guest's thread; `changed` if it is known to differ.
 fn look(shared: &Shared, volume: &VolumeId, changed: bool) {
-    let mut table = lock(&shared.table);
-    let Some(attached) = table.volumes.get_mut(volume) else { return };
-    if changed {
-        attached.state.behind_since.get_or_insert_with(Instant::now);
+    if changed && let Some(attached) = lock(&shared.table).volumes.get_mut(volume) {
+        attached.state.changed();
     }
-    let guest = attached.guest.clone();
-    if let Some(queue) = table.guests.get(&guest) {
-        queue.push(volume, Duration::ZERO);
-    }
+    shared.push(volume);
 }
 
 fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), Error> {
@@ -386,8 +499,8 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 }
 
 /// The tree's tokens' earliest end.
-pub(crate) fn token_of(snapshot: &Snapshot, tree: &Tree) -> Option<Lifetime> {
-    let small = tree.nodes().iter().filter_map(|(path, node)| match node {
+pub(crate) fn token_of(snapshot: &Snapshot) -> Option<Lifetime> {
+    let small = snapshot.tree().nodes().iter().filter_map(|(path, node)| match node {
         volumes::tree::Node::File { bytes, .. } if *bytes <= crate::token::BYTES_MAX => Some(path),
         _ => None,
     });

@@ -2,8 +2,11 @@
 //! own user are heard.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rustix::net::sockopt::socket_peercred;
@@ -17,6 +20,10 @@ use crate::kubelet::{FoundVolume, Kubelet, PodUid, Source};
 
 /// Longest request.
 const REQUEST_BYTES_MAX: u64 = 64 << 10;
+/// Requests at a time; most of them wait.
+const REQUESTS_MAX: usize = 64;
+/// Longest wait.
+const WAIT_SECONDS_MAX: u64 = 24 * 60 * 60;
 /// How long a peer may take to say it.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -90,6 +97,7 @@ impl Api {
         }
         if let Err(error) = UnixStream::connect(path)
             && error.kind() == io::ErrorKind::ConnectionRefused
+            && is_socket(path)
         {
             std::fs::remove_file(path)?;
         }
@@ -97,26 +105,45 @@ impl Api {
         Ok(Self { listener, kubelet_root: kubelet_root.to_path_buf() })
     }
 
-    /// Answers for ever, one connection at a time after the other in threads of their own.
-    pub fn serve(self, agent: &Agent) -> io::Result<()> {
+    /// Answers for ever, each request on a thread of its own.
+    pub fn serve(self, agent: &Agent) -> ! {
+        let threads = Arc::new(AtomicUsize::new(0));
         loop {
-            let (stream, _) = self.listener.accept()?;
-            let uid = socket_peercred(&stream)?.uid;
-            if !uid.is_root() && uid != geteuid() {
-                continue;
-            }
+            let accepted = self.listener.accept().and_then(|(stream, _)| {
+                let uid = socket_peercred(&stream)?.uid;
+                Ok((uid.is_root() || uid == geteuid()).then_some(stream))
+            });
+            let stream = match accepted {
+                Ok(Some(stream)) if threads.load(Ordering::SeqCst) < REQUESTS_MAX => stream,
+                Ok(_) => continue,
+                Err(error) => {
+                    // Out of descriptors or memory: volumes are kept current all the same.
+                    tracing::warn!(%error, "a request on the agent's socket");
+                    std::thread::sleep(Duration::from_millis(100));
+                    continue;
+                }
+            };
             let (agent, root) = (agent.clone(), self.kubelet_root.clone());
             let thread = std::thread::Builder::new().name("api".into());
+            threads.fetch_add(1, Ordering::SeqCst);
+            let own = Arc::clone(&threads);
             let spawned = thread.spawn(move || {
                 if let Err(error) = converse(&stream, &agent, &root) {
                     tracing::debug!(%error, "a request on the agent's socket");
                 }
+                own.fetch_sub(1, Ordering::SeqCst);
             });
             if let Err(error) = spawned {
                 tracing::warn!(%error, "no thread for a request");
+                threads.fetch_sub(1, Ordering::SeqCst);
             }
         }
     }
+}
+
+/// Whether what is there is a socket, and not somebody's file.
+fn is_socket(path: &Path) -> bool {
+    std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket())
 }
 
 fn converse(stream: &UnixStream, agent: &Agent, root: &Path) -> io::Result<()> {
@@ -190,6 +217,7 @@ impl From<Error> for Failure {
         let hint = match error {
             Error::Unknown(_) => Some("Attach it first: sealift host attach"),
             Error::Elsewhere { .. } => Some("Detach it there first: sealift host detach"),
+            Error::Leaving(_) => Some("Try again in a moment"),
             _ => None,
         };
         Self(chain(&error), hint)
@@ -269,6 +297,6 @@ fn chosen(
 }
 
 fn wait(agent: &Agent, volumes: &[VolumeId], seconds: u64) -> Result<(), Failure> {
-    let patience = Duration::from_secs(seconds);
+    let patience = Duration::from_secs(seconds.min(WAIT_SECONDS_MAX));
     Ok(volumes.iter().try_for_each(|volume| agent.sync(volume, patience))?)
 }

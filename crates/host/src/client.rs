@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use volumes::name::VolumeId;
 use volumes::refusal::Refusal;
@@ -14,6 +14,7 @@ use volumes::wire::message::{
 use volumes::wire::stream::{Broken, read_frame, write_frame};
 
 use crate::address::{Address, Stream};
+use crate::kubelet::Kubelet;
 
 /// Why a call brought no answer.
 #[derive(Debug, thiserror::Error)]
@@ -43,11 +44,10 @@ impl From<std::io::Error> for Error {
 #[derive(Debug)]
 pub struct Client {
     stream: Stream,
+    timeout: Duration,
     next: u32,
     waiting: VecDeque<u32>,
     payload: Vec<u8>,
-    /// Of this start of the guest's agent.
-    instance: [u8; 16],
     frame: Vec<u8>,
 }
 
@@ -59,45 +59,52 @@ impl AsFd for Client {
 }
 
 impl Client {
-    /// Requests on their way at a time: enough to keep the guest busy, little enough to hold.
-    pub const WINDOW: usize = 8;
-    /// More pages than any guest has volumes for: a guest that goes on for ever is broken.
-    const PAGES_MAX: usize = 1024;
+    /// Requests on their way at a time. Their answers, at their longest, fit into a socket's buffer:
+    /// the guest must not wait for us to read while we wait for it.
+    pub const WINDOW: usize = 4;
 
-    /// Connects and asks what the guest holds.
+    /// Connects and asks what the guest holds; both within `timeout`, which is also how long each
+    /// later answer may take.
     pub fn connect(address: &Address, timeout: Duration) -> Result<(Self, Vec<Held>), Error> {
-        let stream = address.connect(timeout)?;
+        let until = Instant::now() + timeout;
+        let stream = address.connect(until)?;
         let mut client = Self {
             stream,
+            timeout,
             next: 1,
             waiting: VecDeque::new(),
             payload: Vec::new(),
-            instance: [0; 16],
             frame: Vec::new(),
         };
-        let held = client.hello()?;
+        let held = client.hello(until)?;
         Ok((client, held))
     }
 
-    fn hello(&mut self) -> Result<Vec<Held>, Error> {
+    fn hello(&mut self, until: Instant) -> Result<Vec<Held>, Error> {
         let mut held: Vec<Held> = Vec::new();
-        for _ in 0..Self::PAGES_MAX {
+        loop {
             let after: Option<VolumeId> = held.last().map(|held| held.volume.clone());
-            let request = HelloRequest { version: VERSION, after };
-            let response: HelloResponse = self.call("Hello", &request.encode())?;
-            self.instance = response.instance;
+            let request = HelloRequest { version: VERSION, after: after.clone() };
+            self.send("Hello", &request.encode())?;
+            let response =
+                self.receive_until(until, |payload| Ok(HelloResponse::decode(payload)?))?;
+            let mut last = after;
+            for row in &response.volumes {
+                if last.as_ref().is_some_and(|last| *last >= row.volume) {
+                    return Err(volumes::Error::Message("volumes that are not in order").into());
+                }
+                last = Some(row.volume.clone());
+            }
             let more = response.more && !response.volumes.is_empty();
             held.extend(response.volumes);
+            if held.len() > Kubelet::VOLUMES_MAX {
+                let (found, limit) = (held.len() as u64, Kubelet::VOLUMES_MAX as u64);
+                return Err(volumes::Error::Limit { what: "volumes", found, limit }.into());
+            }
             if !more {
                 return Ok(held);
             }
         }
-        Err(volumes::Error::Message("a list without an end").into())
-    }
-
-    /// Which start of the guest's agent this is.
-    pub fn instance(&self) -> [u8; 16] {
-        self.instance
     }
 
     /// One call and its answer; none may be on its way.
@@ -114,7 +121,8 @@ impl Client {
     pub fn send(&mut self, method: &str, message: &[u8]) -> Result<(), Error> {
         let request = Request { service: SERVICE, method, payload: message, timeout_ns: 0 };
         let stream = self.next_stream();
-        write_frame(&mut &self.stream, Kind::Request, stream, &request.encode())?;
+        let until = Instant::now() + self.timeout;
+        write_frame(&mut self.stream.until(until), Kind::Request, stream, &request.encode())?;
         self.waiting.push_back(stream);
         Ok(())
     }
@@ -123,7 +131,7 @@ impl Client {
     pub fn send_put(&mut self, request: &PutRequest<'_>) -> Result<(), Error> {
         let stream = self.next_stream();
         request.frame_into(stream, &mut self.frame);
-        (&self.stream).write_all(&self.frame)?;
+        self.stream.until(Instant::now() + self.timeout).write_all(&self.frame)?;
         self.waiting.push_back(stream);
         Ok(())
     }
@@ -160,7 +168,15 @@ impl Client {
         &mut self,
         decode: impl FnOnce(&[u8]) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        let header = read_frame(&mut &self.stream, &mut self.payload)?;
+        self.receive_until(Instant::now() + self.timeout, decode)
+    }
+
+    fn receive_until<T>(
+        &mut self,
+        until: Instant,
+        decode: impl FnOnce(&[u8]) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let header = read_frame(&mut self.stream.until(until), &mut self.payload)?;
         let closed = || std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
         let header = header.ok_or_else(closed)?;
         // Our guest answers in order. Another order is another protocol.

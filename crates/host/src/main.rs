@@ -81,13 +81,14 @@ fn serve(socket: &Path, run: &Run) -> Result<(), Failure> {
         rescan: Duration::from_secs(u64::from(run.rescan)),
         ..Options::default()
     };
-    let agent = Agent::start(options).map_err(|error| fail("cannot start", &error))?;
     let listen = |error: io::Error| fail(&format!("cannot listen at {}", socket.display()), &error);
+    // First: while another agent listens there, this one must not begin.
     let api = Api::bind(socket, &run.kubelet_root).map_err(listen)?;
+    let agent = Agent::start(options).map_err(|error| fail("cannot start", &error))?;
     tracing::info!(socket = %socket.display(), kubelet = %run.kubelet_root.display(), "started");
     // Nothing has to be put in order at the end: what is attached is on disk already, and what is on
     // its way is compared by digest next time.
-    api.serve(&agent).map_err(listen)
+    api.serve(&agent)
 }
 
 fn start_log(run: &Run) {

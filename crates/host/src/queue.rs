@@ -22,6 +22,8 @@ pub(crate) struct Queue {
 #[derive(Debug, Default)]
 struct Due {
     volumes: BTreeMap<VolumeId, Instant>,
+    /// Nothing is due earlier: the guest cannot be reached.
+    not_before: Option<Instant>,
     closed: bool,
 }
 
@@ -53,16 +55,10 @@ impl Queue {
         self.wake();
     }
 
-    /// Nothing that waits is done earlier than `delay` from now: the guest cannot be reached.
+    /// Nothing is done earlier than `delay` from now, also what comes meanwhile: the guest cannot be
+    /// reached.
     pub(crate) fn hold_off(&self, delay: Duration) {
-        let at = Instant::now() + delay;
-        for due in lock(&self.due).volumes.values_mut() {
-            *due = at.max(*due);
-        }
-    }
-
-    pub(crate) fn forget(&self, volume: &VolumeId) {
-        lock(&self.due).volumes.remove(volume);
+        lock(&self.due).not_before = Some(Instant::now() + delay);
     }
 
     pub(crate) fn close(&self) {
@@ -84,17 +80,22 @@ impl Queue {
                     return Ok(Woken::Closed);
                 }
                 let now = Instant::now();
+                let held_off = due.not_before.is_some_and(|at| at > now);
                 let ready: Vec<VolumeId> = due
                     .volumes
                     .iter()
                     .filter(|(_, at)| **at <= now)
                     .map(|(volume, _)| volume.clone())
                     .collect();
-                if !ready.is_empty() {
+                if !ready.is_empty() && !held_off {
                     due.volumes.retain(|_, at| *at > now);
                     return Ok(Woken::Due(ready));
                 }
-                due.volumes.values().min().copied()
+                due.volumes
+                    .values()
+                    .min()
+                    .copied()
+                    .max(due.volumes.values().next().and(due.not_before))
             };
             let left = next.map(|at| at.saturating_duration_since(Instant::now()));
             // Rounded up, so that it does not wake just before.
@@ -130,11 +131,20 @@ mod tests {
         queue.push(&id("a"), Duration::ZERO);
         queue.push(&id("a"), Duration::from_secs(3600));
         assert_eq!(queue.wait(None).expect("poll"), Woken::Due(vec![id("a")]));
-        queue.forget(&id("later"));
         queue.push(&id("b"), Duration::from_millis(1));
         assert_eq!(queue.wait(None).expect("poll"), Woken::Due(vec![id("b")]));
         queue.close();
         assert_eq!(queue.wait(None).expect("poll"), Woken::Closed);
+    }
+
+    #[test]
+    fn nothing_is_due_while_the_guest_is_left_alone() {
+        let queue = Queue::new().expect("an eventfd");
+        let begin = Instant::now();
+        queue.hold_off(Duration::from_millis(60));
+        queue.push(&id("a"), Duration::ZERO);
+        assert_eq!(queue.wait(None).expect("poll"), Woken::Due(vec![id("a")]));
+        assert!(begin.elapsed() >= Duration::from_millis(60));
     }
 
     #[test]

@@ -11,6 +11,7 @@
 
 use std::collections::BTreeSet;
 use std::io::{ErrorKind, Read};
+use std::path::Path;
 use std::sync::Arc;
 
 use volumes::name::{Category, TreePath, VolumeId};
@@ -27,6 +28,9 @@ use crate::snapshot::Snapshot;
 /// What a volume's revision is made of, in bytes of one message: below a frame's limit, with room
 /// for names and numbers around them.
 const MESSAGE_BYTES: usize = 192 << 10;
+
+/// Longest path that a guest may name.
+const PATH_BYTES_MAX: usize = 4096;
 
 /// Why a volume is not current.
 #[derive(Debug, thiserror::Error)]
@@ -49,12 +53,15 @@ pub struct Known {
     pub digest: Option<Digest>,
     /// Its tree, if this agent has sent it. Lost with a restart, and not needed to go on.
     tree: Option<Arc<Tree>>,
+    /// The highest sequence that was tried: each attempt has one of its own, so that the parts of
+    /// one are never taken for another's.
+    tried: u64,
 }
 
 impl Known {
     /// As the guest says.
     pub fn of(held: &Held) -> Self {
-        Self { sequence: held.sequence, digest: held.digest, tree: None }
+        Self { sequence: held.sequence, digest: held.digest, ..Self::default() }
     }
 
     /// The guest has said it again; what is known beyond that stays, if it still fits.
@@ -85,7 +92,13 @@ impl Volume {
     pub fn open(&self, client: &mut Client) -> Result<OpenResponse, client::Error> {
         let limits = Limits { entries: 0, bytes: 0 };
         let request = OpenRequest { volume: self.id.clone(), category: self.category, limits };
-        client.call("Open", &request.encode())
+        let opened: OpenResponse = client.call("Open", &request.encode())?;
+        let path = Path::new(&opened.path);
+        let plain = path.is_absolute() && opened.path.len() <= PATH_BYTES_MAX;
+        if opened.held.volume != self.id || !plain || opened.path.contains(char::is_control) {
+            return Err(volumes::Error::Message("an answer about something else").into());
+        }
+        Ok(opened)
     }
 
     /// Brings the guest to `snapshot`'s revision. False: it was there already.
@@ -107,8 +120,13 @@ impl Volume {
                 known.tree.get_or_insert_with(|| Arc::new(tree.clone()));
                 return Ok(attempt > 1);
             }
-            let revision = Revision { volume: &self.id, sequence: known.sequence + 1, snapshot };
-            let committed = match known.tree.take() {
+            let last = known.sequence.max(known.tried);
+            let sequence = last.checked_add(1).ok_or_else(|| {
+                client::Error::from(volumes::Error::Message("no sequence is above that one"))
+            })?;
+            known.tried = sequence;
+            let revision = Revision { volume: &self.id, sequence, snapshot };
+            let committed = match known.tree.clone() {
                 Some(base) => revision.send_changes(client, &base),
                 None => revision.send_whole(client),
             };
@@ -124,6 +142,7 @@ impl Volume {
                     if attempt < ATTEMPTS && is_news(refusal.reason) =>
                 {
                     known.update(&self.open(client)?.held);
+                    known.tree = None;
                 }
                 Err(error) => return Err(error),
             }
@@ -199,8 +218,12 @@ impl Revision<'_> {
             base,
             digest: self.snapshot.tree().digest(),
         };
-        let response: CommitResponse = client.call("Commit", &request.encode())?;
-        Ok(response.held)
+        let CommitResponse { held } = client.call("Commit", &request.encode())?;
+        if held.volume != request.volume || held.digest != Some(request.digest) {
+            let what = volumes::Error::Message("an answer about something else");
+            return Err(client::Error::from(what).into());
+        }
+        Ok(held)
     }
 }
 

@@ -168,6 +168,7 @@ fn what_kubelet_does_the_guest_sees() {
     odd.get_mut("script").unwrap().mode = 0o550;
     config.writer.write(&odd).unwrap();
     converges(&world, &config);
+    agent.sync(&config.id, PATIENCE).unwrap();
     let status = report(&agent, &config);
     assert!(status.current && status.failure.is_none() && status.sequence >= 7, "{status:?}");
     // The other one was left alone.
@@ -232,7 +233,7 @@ fn a_cut_connection_is_made_up_for() {
     for generation in 2..8 {
         world.relay.close(true);
         config.writer.write(&files(generation, &["a", "c"])).unwrap();
-        let refused = agent.sync(&config.id, Duration::from_millis(50)).unwrap_err();
+        let refused = agent.sync(&config.id, Duration::from_millis(500)).unwrap_err();
         assert!(refused.to_string().contains("not current"), "{refused}");
         let status = report(&agent, &config);
         assert!(!status.current && status.failure.is_some(), "{status:?}");
@@ -254,7 +255,7 @@ fn a_connection_cut_at_any_byte_ends_in_the_newest_revision() {
     config.writer.write(&files(2, &["a", "b"])).unwrap();
     converges(&world, &config);
     let bytes = world.relay.counted().0 - before;
-    for (turn, after) in (1..=bytes).step_by(23).enumerate() {
+    for (turn, after) in (1..=bytes).step_by(47).enumerate() {
         world.relay.cut_after(after);
         let generation = 3 + turn as u64;
         config.writer.write(&files(generation, &["a", "b"])).unwrap();
@@ -333,6 +334,57 @@ fn a_storm_ends_in_its_last_revision_and_few_are_kept() {
     assert!(report(&agent, &config).sequence < 499, "those in between were passed over");
 }
 
+/// A guest that agrees to everything and then hangs up, again and again.
+#[test]
+fn a_guest_that_breaks_off_is_asked_less_and_less_and_its_volumes_can_move() {
+    let world = World::new();
+    let agent = world.agent();
+    let config = world.make("configmap", "app", &files(1, &["a"]));
+    world.relay.break_every(300);
+    world.attach(&agent, &config);
+    let refused = agent.sync(&config.id, Duration::from_secs(2)).unwrap_err();
+    let rounds = world.relay.connections();
+    assert!((2..=30).contains(&rounds), "{rounds} connections in 2 s: {refused}");
+    // Its sandbox was made again, elsewhere; the old guest is not there any more.
+    world.relay.close(true);
+    let gone = Instant::now() + PATIENCE;
+    while !report(&agent, &config).failure.is_some_and(|why| why.contains("connection failed")) {
+        assert!(Instant::now() < gone);
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let Source::Volume(found) =
+        Kubelet::open(&world.kubelet()).unwrap().classify(config.writer.target())
+    else {
+        panic!()
+    };
+    let elsewhere = Address::Unix(world.dir.path().join("inner.sock"));
+    let until = Instant::now() + PATIENCE;
+    while agent.attach(std::slice::from_ref(&found), &elsewhere).is_err() {
+        assert!(Instant::now() < until, "an unreachable guest keeps its volume");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    agent.sync(&config.id, PATIENCE).unwrap();
+    converges(&world, &config);
+}
+
+#[test]
+fn what_is_detached_while_it_is_sent_is_gone_in_the_end() {
+    let world = World::new();
+    let agent = world.agent();
+    let names: Vec<String> = (0..100).map(|n| format!("key-{n}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    for generation in 0..8 {
+        let config = world.make("configmap", "app", &files(generation, &names));
+        world.attach(&agent, &config);
+        std::thread::sleep(Duration::from_millis(generation));
+        agent.detach(std::slice::from_ref(&config.id)).unwrap();
+        assert!(!world.data(&config.id).exists(), "{generation}");
+        assert!(agent.status().is_empty());
+    }
+    std::thread::sleep(Duration::from_millis(100));
+    assert_eq!(fs::read_dir(world.dir.path().join("guest/volumes")).unwrap().count(), 0);
+}
+
 #[test]
 fn hundreds_of_volumes_each_get_their_own() {
     let world = World::new();
@@ -357,6 +409,9 @@ struct Relay {
     calls: AtomicU64,
     /// Bytes from the host after which connections are cut, once; 0: none are.
     cut_after: AtomicU64,
+    /// Bytes after which each connection is cut; 0: none is.
+    every: AtomicU64,
+    connections: AtomicU64,
     open: Mutex<Vec<UnixStream>>,
 }
 
@@ -371,6 +426,8 @@ impl Relay {
                 if own.closed.load(Ordering::SeqCst) {
                     continue;
                 }
+                own.connections.fetch_add(1, Ordering::SeqCst);
+                own.cut_after.fetch_max(own.every.load(Ordering::SeqCst), Ordering::SeqCst);
                 let guest = UnixStream::connect(&inner).unwrap();
                 own.open
                     .lock()
@@ -426,6 +483,14 @@ impl Relay {
         for stream in self.open.lock().unwrap().drain(..) {
             let _ = stream.shutdown(Shutdown::Both);
         }
+    }
+
+    fn break_every(&self, bytes: u64) {
+        self.every.store(bytes, Ordering::SeqCst);
+    }
+
+    fn connections(&self) -> u64 {
+        self.connections.load(Ordering::SeqCst)
     }
 
     fn cut_after(&self, bytes: u64) {

@@ -45,7 +45,8 @@ impl fmt::Display for VolumeId {
     }
 }
 
-/// A file's or directory's path in a volume: relative, clean, UTF-8. The first component does not
+/// A file's or directory's path in a volume: relative, clean, UTF-8 without control characters (it
+/// is shown in logs and on terminals). The first component does not
 /// begin with `..`, which is where the layout's own names live (as with Kubernetes itself).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TreePath(String);
@@ -64,8 +65,8 @@ impl TreePath {
         if path.len() > Self::BYTES_MAX {
             return refuse("longer than 1024 bytes");
         }
-        if path.contains('\0') {
-            return refuse("NUL");
+        if path.contains(char::is_control) {
+            return refuse("a control character");
         }
         if path.split('/').count() > Self::DEPTH_MAX {
             return refuse("deeper than 16 components");
@@ -190,7 +191,7 @@ mod tests {
         let (deep, deepest) = (["a"; 17].join("/"), "a/".repeat(10_000));
         for bad in [
             "", "/", "/a", "a/", "a//b", ".", "./a", "a/.", "..", "../a", "a/../b", "..data",
-            "..data/a", "a\0", "\0", &long, &component, &deep, &deepest,
+            "..data/a", "a\0", "\0", "a\nb", "\x1b[2J", &long, &component, &deep, &deepest,
         ] {
             assert!(TreePath::parse(bad).is_err(), "{bad}");
         }

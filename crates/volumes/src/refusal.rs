@@ -17,9 +17,10 @@ impl Refusal {
     /// Longest text that goes over the wire.
     const WHAT_BYTES_MAX: usize = 512;
 
-    /// A refusal, whose text is cut to a length.
+    /// A refusal, whose text is cut to a length and has no control characters: it goes into the
+    /// other side's logs, and onto its terminals.
     pub fn new(reason: Reason, what: impl Into<String>) -> Self {
-        let mut what = what.into();
+        let mut what = what.into().replace(char::is_control, "\u{fffd}");
         if what.len() > Self::WHAT_BYTES_MAX {
             what.truncate(what.floor_char_boundary(Self::WHAT_BYTES_MAX));
         }
@@ -134,6 +135,12 @@ mod tests {
             assert_eq!(Reason::parse(word), Some(reason));
             assert_eq!((reason.to_string().as_str(), reason.status()), (word, code));
         }
+    }
+
+    #[test]
+    fn no_text_forges_lines_or_moves_cursors() {
+        let refusal = Refusal::new(Reason::Invalid, "a\nb\r\x1b[2Jc");
+        assert!(!refusal.what.contains(char::is_control), "{refusal:?}");
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! |---|---|
 //! | `Hello` | always, with our version; nothing else before it |
 //! | `Open` | policy allows the category, and the volume is not another category's |
-//! | `Put` n | the volume is open, n is above what was committed, and not below the parts that came |
+//! | `Put` n | the volume is open, and n is above what was committed; parts of another revision are forgotten |
 //! | `Commit` n | as `Put`; the changes fit their base; the digest is the announced one; all contents are here |
 //! | `Drop` | always; of an unknown volume it changes nothing |
 //!
@@ -81,7 +81,12 @@ pub struct Current<'a> {
 pub struct Session {
     greeted: bool,
     drafts: BTreeMap<VolumeId, Draft>,
+    /// Volumes for which contents may be staged through this session.
+    staged: BTreeSet<VolumeId>,
 }
+
+/// What an entry takes beside its path.
+const ENTRY_BYTES: usize = 80;
 
 /// The parts of a revision that came so far.
 #[derive(Debug)]
@@ -100,13 +105,19 @@ impl Draft {
     fn entries(&self) -> usize {
         self.upserts.len() + self.removals.len()
     }
+
+    /// Bytes of its paths, which are what takes memory.
+    fn bytes(&self) -> usize {
+        let paths = self.upserts.keys().chain(&self.removals);
+        paths.map(|path| path.as_str().len() + ENTRY_BYTES).sum()
+    }
 }
 
 impl Session {
     /// Volumes listed in one answer: with the longest names they fit a frame.
     const PAGE: usize = 256;
-    /// Entries of all drafts of a session together.
-    const DRAFT_ENTRIES_MAX: usize = 2 * Limits::MAX.entries as usize;
+    /// Bytes of all drafts of a session together: 30 000 entries with names as they are usual.
+    const DRAFT_BYTES_MAX: usize = 4 << 20;
 
     /// A connection that has said nothing yet.
     pub fn new() -> Self {
@@ -134,7 +145,7 @@ impl Session {
 
     /// The connection is over: what was staged through it is forgotten.
     pub fn end(self, volumes: &mut dyn Volumes) {
-        self.drafts.keys().for_each(|volume| volumes.discard(volume));
+        self.staged.iter().for_each(|volume| volumes.discard(volume));
     }
 
     fn dispatch(
@@ -172,6 +183,7 @@ impl Session {
                 let request = DropRequest::decode(message)?;
                 *about = Some(request.volume.clone());
                 self.drafts.remove(&request.volume);
+                self.staged.remove(&request.volume);
                 volumes.remove(&request.volume)?;
                 Ok(Vec::new())
             }
@@ -209,24 +221,33 @@ impl Session {
         let volume = &request.volume;
         let current = volumes.current(volume).ok_or_else(|| unknown(volume))?;
         above(request.sequence, current.sequence)?;
-        let known = self.drafts.get(volume).map(|draft| draft.sequence);
-        match known {
-            Some(sequence) if request.sequence < sequence => {
-                return Err(Refusal::new(Reason::Stale, "parts of a later revision came before"));
-            }
-            Some(sequence) if request.sequence == sequence => {}
-            // Contents that the later revision shares with this one stay staged.
-            _ => drop(self.drafts.insert(volume.clone(), Draft::new(request.sequence))),
+        let entries_max = 2 * current.limits.entries as usize;
+        if self.drafts.get(volume).is_none_or(|draft| draft.sequence != request.sequence) {
+            // Contents that this revision shares with the one before stay staged.
+            self.drafts.insert(volume.clone(), Draft::new(request.sequence));
         }
-        let others: usize = self.drafts.values().map(Draft::entries).sum();
-        let entries = others + request.upserts.len() + request.removals.len();
-        if entries > Self::DRAFT_ENTRIES_MAX {
+        let paths = request.upserts.iter().map(|entry| match entry {
+            Entry::Root(_) => 0,
+            Entry::At(path, _) => path.as_str().len() + ENTRY_BYTES,
+        });
+        let removals = request.removals.iter().map(|path| path.as_str().len() + ENTRY_BYTES);
+        let more: usize = paths.chain(removals).sum();
+        let bytes = self.drafts.values().map(Draft::bytes).sum::<usize>() + more;
+        let of_draft = self.drafts[volume].entries();
+        let entries = of_draft + request.upserts.len() + request.removals.len();
+        if bytes > Self::DRAFT_BYTES_MAX || entries > entries_max {
             self.drafts.remove(volume);
-            let limit = Self::DRAFT_ENTRIES_MAX;
-            return Err(Refusal::new(Reason::Limit, format!("more than {limit} changes at once")));
+            return Err(Refusal::new(Reason::Limit, "too many changes at once"));
         }
+        self.staged.insert(volume.clone());
         for chunk in &request.chunks {
-            volumes.put(volume, chunk)?;
+            volumes.put(volume, chunk).inspect_err(|refusal| {
+                // What earlier attempts left is in the way: the next one begins with nothing.
+                if matches!(refusal.reason, Reason::Limit | Reason::NoSpace) {
+                    self.drafts.remove(volume);
+                    volumes.discard(volume);
+                }
+            })?;
         }
         let draft = self.drafts.get_mut(volume).expect("it was just looked at, or inserted");
         let mut needed = Vec::new();

@@ -21,6 +21,8 @@ pub(super) struct Attachment {
     pub(super) category: Category,
     pub(super) path: PathBuf,
     pub(super) guest: Address,
+    /// Its guest has yet to be told that it is gone.
+    pub(super) leaving: bool,
 }
 
 /// The same as text.
@@ -31,6 +33,8 @@ struct Row {
     category: String,
     path: PathBuf,
     guest: String,
+    #[serde(default)]
+    leaving: bool,
 }
 
 /// All of them.
@@ -44,6 +48,7 @@ impl Attachments {
             category: attached.volume.category,
             path: attached.path.clone(),
             guest: attached.guest.clone(),
+            leaving: attached.leaving,
         };
         Self(volumes.map(attachment).collect())
     }
@@ -70,6 +75,7 @@ impl Attachments {
                 category: Category::parse(&row.category)?,
                 path: row.path,
                 guest: row.guest.parse().ok()?,
+                leaving: row.leaving,
             })
         });
         let parsed: Option<Vec<_>> = parsed.collect();
@@ -82,6 +88,7 @@ impl Attachments {
             category: attachment.category.to_string(),
             path: attachment.path.clone(),
             guest: attachment.guest.to_string(),
+            leaving: attachment.leaving,
         });
         let rows: Vec<Row> = rows.collect();
         let written = || {
@@ -91,7 +98,8 @@ impl Attachments {
             let mut file = fs::File::create(&new)?;
             file.write_all(&serde_json::to_vec_pretty(&rows)?)?;
             file.sync_all()?;
-            fs::rename(new, path)
+            fs::rename(new, path)?;
+            fs::File::open(dir)?.sync_all()
         };
         written().map_err(|source| Error::Own { what: "cannot write what is attached", source })
     }

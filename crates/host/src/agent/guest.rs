@@ -1,14 +1,14 @@
 //! One guest's thread: connects, exchanges digests, and brings each volume that is due to what the
 //! host has.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use volumes::name::VolumeId;
-use volumes::refusal::Reason;
+use volumes::name::{Category, VolumeId};
+use volumes::refusal::{Reason, Refusal};
 use volumes::tree::Limits;
 use volumes::wire::message::{DropRequest, Held, Message, PutResponse};
 
@@ -24,23 +24,31 @@ use crate::sync::{self, Known, Volume};
 const BACKOFF: Duration = Duration::from_millis(100);
 /// The pause while the guest has too many revisions of a volume: it keeps each for two seconds.
 const TOO_SOON: Duration = Duration::from_millis(100);
+/// How long that may last before it is a failure.
+const TOO_SOON_MAX: Duration = Duration::from_secs(10);
+/// A connection that lasted so long was no failure, however it ended.
+const STEADY: Duration = Duration::from_secs(10);
+/// After so many attempts in vain to reach it, a guest is not told any more what it should remove.
+const FAREWELLS: u32 = 5;
+
+/// A connection, and when it was made.
+struct Connection {
+    client: Client,
+    since: Instant,
+}
 
 /// Until the queue is closed, or nobody else knows of the agent any more.
-pub(super) fn run(shared: &Arc<Shared>, address: &Address, queue: &Queue) {
-    let shared = Arc::downgrade(shared);
-    let mut connection: Option<Client> = None;
-    let mut failures = 0;
+pub(super) fn run(shared: Arc<Shared>, address: &Address, queue: &Queue) {
+    let weak = Arc::downgrade(&shared);
+    drop(shared);
+    let mut connection: Option<Connection> = None;
+    let mut failures: u32 = 0;
     loop {
-        let due = match queue.wait(connection.as_ref().map(AsFd::as_fd)) {
-            Ok(Woken::Due(due)) => due,
-            Ok(Woken::Connection) => {
-                tracing::info!(guest = %address, "the guest has closed the connection");
-                connection = None;
-                // It may have restarted: compare what it holds, at once.
-                let Some(shared) = shared.upgrade() else { return };
-                everything(&shared, address, queue, Duration::ZERO);
-                continue;
-            }
+        let fd = connection.as_ref().map(|connection| connection.client.as_fd());
+        let due = match queue.wait(fd) {
+            Ok(Woken::Due(due)) => Some(due),
+            // It may have restarted: what it holds has to be compared.
+            Ok(Woken::Connection) => None,
             Ok(Woken::Closed) => return,
             Err(error) => {
                 tracing::error!(guest = %address, %error, "the guest's thread cannot wait");
@@ -48,50 +56,81 @@ pub(super) fn run(shared: &Arc<Shared>, address: &Address, queue: &Queue) {
                 continue;
             }
         };
-        let Some(shared) = shared.upgrade() else { return };
-        let client = match connection.take() {
-            Some(client) => client,
-            None => match Client::connect(address, shared.options.timeout) {
+        let Some(shared) = weak.upgrade() else { return };
+        let current = match (due, connection.take()) {
+            (None, over) => Err((over.map(|over| over.since), None)),
+            (Some(due), Some(current)) => Ok((due, current)),
+            (Some(due), None) => match Client::connect(address, shared.options.timeout) {
                 Ok((client, held)) => {
-                    failures = 0;
-                    learn(&shared, address, &held);
-                    client
+                    learn(&shared, address, held);
+                    Ok((due, Connection { client, since: Instant::now() }))
                 }
                 Err(error) => {
-                    failures += 1;
-                    let delay = backoff(failures, shared.options.backoff_max);
-                    unreachable_guest(&shared, address, &error, failures);
-                    everything(&shared, address, queue, delay);
-                    queue.hold_off(delay);
-                    continue;
+                    unreachable_guest(&shared, address, &error, failures + 1);
+                    Err((None, None))
                 }
             },
         };
-        connection = bring(&shared, client, queue, due);
-        if connection.is_none() {
-            everything(&shared, address, queue, BACKOFF);
+        let ended = match current {
+            Ok((due, current)) => bring(&shared, address, current, queue, due),
+            Err(ended) => Err(ended),
+        };
+        match ended {
+            Ok(lasting) => connection = Some(lasting),
+            Err((since, culprit)) => {
+                if since.is_some_and(|since| since.elapsed() >= STEADY) {
+                    failures = 0;
+                }
+                failures = failures.saturating_add(1);
+                let delay = backoff(failures, shared.options.backoff_max);
+                tracing::debug!(guest = %address, failures, ?delay, "the connection is over");
+                queue.hold_off(delay);
+                everything(&shared, address, queue, culprit.as_ref());
+            }
         }
     }
 }
 
-/// Brings each volume of `due` up to date. `None`: the connection broke.
-fn bring(shared: &Shared, mut client: Client, queue: &Queue, due: Vec<VolumeId>) -> Option<Client> {
+/// A connection that is over: since when it was there, if it was, and the volume that it broke at.
+type Ended = (Option<Instant>, Option<VolumeId>);
+
+/// Brings each volume of `due` up to date.
+fn bring(
+    shared: &Shared,
+    address: &Address,
+    mut connection: Connection,
+    queue: &Queue,
+    due: Vec<VolumeId>,
+) -> Result<Connection, Ended> {
+    let client = &mut connection.client;
     for id in due {
-        let Some(mut task) = Task::of(shared, &id) else { continue };
+        let Some(mut task) = Task::of(shared, address, &id) else { continue };
+        if task.leaving {
+            match task.drop_from(client) {
+                Ok(()) => forget(shared, address, &task),
+                Err(error) => {
+                    tracing::warn!(volume = %id, error = %chain(&error), "not removed");
+                    if matches!(error, client::Error::Broken(_)) {
+                        return Err((Some(connection.since), None));
+                    }
+                    queue.push(&id, backoff(u32::MAX, shared.options.backoff_max));
+                }
+            }
+            continue;
+        }
         let noticed = Instant::now();
-        let result = task.bring(&mut client);
+        let result = task.bring(client);
         let broken =
             matches!(&result, Err(Failure::Sync(sync::Error::Guest(client::Error::Broken(_)))));
-        let delay = settle(shared, task, result, noticed);
-        if let Some(delay) = delay {
+        if let Some(delay) = settle(shared, address, task, result, noticed) {
             queue.push(&id, delay);
         }
         if broken {
-            return None;
+            return Err((Some(connection.since), Some(id)));
         }
     }
     client.rest();
-    Some(client)
+    Ok(connection)
 }
 
 /// Why a volume is not current.
@@ -106,6 +145,8 @@ enum Failure {
 struct Task {
     volume: Volume,
     path: PathBuf,
+    generation: u64,
+    leaving: bool,
     known: Known,
     guest_path: Option<String>,
 }
@@ -117,15 +158,24 @@ struct Brought {
 }
 
 impl Task {
-    fn of(shared: &Shared, id: &VolumeId) -> Option<Self> {
+    /// `None`: the volume is not this guest's any more.
+    fn of(shared: &Shared, address: &Address, id: &VolumeId) -> Option<Self> {
         let table = lock(&shared.table);
-        let attached = table.volumes.get(id)?;
+        let attached = table.volumes.get(id).filter(|attached| attached.guest == *address)?;
         Some(Self {
             volume: attached.volume.clone(),
             path: attached.path.clone(),
+            generation: attached.generation,
+            leaving: attached.leaving,
             known: attached.known.clone(),
             guest_path: attached.guest_path.clone(),
         })
+    }
+
+    /// Has the guest remove it. In order with everything else that this guest is told.
+    fn drop_from(&self, client: &mut Client) -> Result<(), client::Error> {
+        let request = DropRequest { volume: self.volume.id.clone() };
+        client.call::<PutResponse>("Drop", &request.encode()).map(drop)
     }
 
     fn bring(&mut self, client: &mut Client) -> Result<Brought, Failure> {
@@ -143,17 +193,25 @@ impl Task {
 /// Writes down how it went; the pause before the next attempt, if there has to be one.
 fn settle(
     shared: &Shared,
+    address: &Address,
     task: Task,
     result: Result<Brought, Failure>,
     noticed: Instant,
 ) -> Option<Duration> {
     let token = match &result {
-        Ok(brought) => token_of(&brought.snapshot, brought.snapshot.tree()),
-        Err(_) => None,
+        Ok(brought) if task.volume.category == Category::Projected => token_of(&brought.snapshot),
+        _ => None,
     };
     let mut table = lock(&shared.table);
     let id = &task.volume.id;
-    let attached = table.volumes.get_mut(id)?;
+    let attached = table
+        .volumes
+        .get_mut(id)
+        .filter(|attached| attached.guest == *address && attached.generation == task.generation)?;
+    if attached.leaving {
+        // Detached in the meantime: now it can be removed.
+        return Some(Duration::ZERO);
+    }
     (attached.known, attached.guest_path) = (task.known, task.guest_path);
     let state = &mut attached.state;
     let (text, delay) = match result {
@@ -167,25 +225,19 @@ fn settle(
                 tracing::info!(volume = %id, sequence = attached.known.sequence, lag = ?lag, "revision");
             }
             // What was noticed since this look began is still to come.
-            if state.behind_since.is_some_and(|since| since <= noticed) {
-                state.behind_since = None;
-            }
+            state.settled(noticed);
             shared.settled.notify_all();
             return None;
         }
         Err(Failure::Snapshot(error @ crate::Error::Unwritten { .. })) => (chain(&error), None),
         Err(Failure::Snapshot(error)) => (chain(&error), Some(BACKOFF)),
         Err(Failure::Sync(error)) => {
-            let delay = match &error {
-                sync::Error::Guest(client::Error::Refused(refusal))
-                    if refusal.reason == Reason::TooSoon =>
-                {
-                    // Not a failure: the newest revision follows in a moment.
-                    return Some(TOO_SOON);
-                }
-                _ => BACKOFF,
-            };
-            (chain(&error), Some(delay))
+            let since = *state.behind_since.get_or_insert(noticed);
+            if is_too_soon(&error) && since.elapsed() < TOO_SOON_MAX {
+                // Not a failure: the newest revision follows in a moment.
+                return Some(TOO_SOON);
+            }
+            (chain(&error), Some(BACKOFF))
         }
     };
     state.behind_since.get_or_insert(noticed);
@@ -197,11 +249,39 @@ fn settle(
     delay.map(|_| backoff(state.failures, shared.options.backoff_max))
 }
 
+fn is_too_soon(error: &sync::Error) -> bool {
+    matches!(
+        error,
+        sync::Error::Guest(client::Error::Refused(Refusal { reason: Reason::TooSoon, .. }))
+    )
+}
+
+/// A volume has left its guest.
+fn forget(shared: &Shared, address: &Address, task: &Task) {
+    {
+        let mut table = lock(&shared.table);
+        let same = |attached: &&Attached| {
+            attached.guest == *address && attached.generation == task.generation
+        };
+        if table.volumes.get(&task.volume.id).filter(same).is_some() {
+            table.volumes.remove(&task.volume.id);
+            table.retire(address);
+        }
+    }
+    shared.settled.notify_all();
+    if let Err(error) = shared.remember() {
+        tracing::warn!(error = %chain(&error), "a detached volume may be detached again");
+    }
+}
+
 /// What the guest says that it holds.
-fn learn(shared: &Shared, address: &Address, held: &[Held]) {
+fn learn(shared: &Shared, address: &Address, held: Vec<Held>) {
+    let held: BTreeMap<VolumeId, Held> =
+        held.into_iter().map(|held| (held.volume.clone(), held)).collect();
     let mut table = lock(&shared.table);
     for attached in table.volumes.values_mut().filter(|attached| attached.guest == *address) {
-        match held.iter().find(|held| held.volume == attached.volume.id) {
+        attached.state.unreachable = false;
+        match held.get(&attached.volume.id) {
             Some(held) => attached.known.update(held),
             None => attached.known = Known::default(),
         }
@@ -215,18 +295,30 @@ fn unreachable_guest(shared: &Shared, address: &Address, error: &client::Error, 
     }
     let mut table = lock(&shared.table);
     for attached in table.volumes.values_mut().filter(|attached| attached.guest == *address) {
-        attached.state.failure = Some(text.clone());
-        attached.state.failures = failures;
-        attached.state.behind_since.get_or_insert_with(Instant::now);
+        let state = &mut attached.state;
+        state.failure = Some(text.clone());
+        state.unreachable = true;
+        state.behind_since.get_or_insert_with(Instant::now);
+    }
+    if failures == FAREWELLS {
+        let here = |attached: &Attached| attached.guest == *address && attached.leaving;
+        table.volumes.retain(|_, attached| !here(attached));
+        table.retire(address);
+        drop(table);
+        shared.settled.notify_all();
+        if let Err(error) = shared.remember() {
+            tracing::warn!(error = %chain(&error), "a detached volume may be detached again");
+        }
     }
 }
 
-/// Everything of this guest is to be looked at.
-fn everything(shared: &Shared, address: &Address, queue: &Queue, delay: Duration) {
+/// Everything of this guest is to be looked at, as soon as it may; but for the volume that the
+/// connection broke at, which has a pause of its own: the others come first.
+fn everything(shared: &Shared, address: &Address, queue: &Queue, but: Option<&VolumeId>) {
     let table = lock(&shared.table);
     for (id, attached) in &table.volumes {
-        if attached.guest == *address {
-            queue.push(id, delay);
+        if attached.guest == *address && Some(id) != but {
+            queue.push(id, Duration::ZERO);
         }
     }
 }
@@ -238,25 +330,4 @@ fn backoff(failures: u32, longest: Duration) -> Duration {
     let delay = BACKOFF.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(longest);
     let spread = RandomState::new().hash_one(failures) % 256;
     delay - delay / 1024 * u32::try_from(spread).unwrap_or(0)
-}
-
-/// Tells guests that volumes are gone. One that cannot be told keeps them until its pod's end, which
-/// is near.
-pub(super) fn drop_volumes(removed: &[Attached], timeout: Duration) {
-    let guests: BTreeSet<&Address> = removed.iter().map(|attached| &attached.guest).collect();
-    for guest in guests {
-        let of_guest = removed.iter().filter(|attached| attached.guest == *guest);
-        let dropped = || -> Result<(), client::Error> {
-            let (mut client, _) = Client::connect(guest, timeout)?;
-            for attached in of_guest {
-                let request = DropRequest { volume: attached.volume.id.clone() };
-                client.call::<PutResponse>("Drop", &request.encode())?;
-            }
-            Ok(())
-        };
-        if let Err(error) = dropped() {
-            let error = chain(&error);
-            tracing::warn!(%guest, %error, "the guest could not be told that volumes are gone");
-        }
-    }
 }

@@ -29,7 +29,8 @@ pub struct VolumeReport {
     pub lag_ms: u64,
     /// When the guest last had what the host has.
     pub last_success: Option<u64>,
-    /// What it failed with last; none if it is current.
+    /// What it failed with last, or why its changes are only noticed by rescanning; none if all is
+    /// well.
     pub failure: Option<String>,
     /// Files and directories.
     pub entries: usize,
@@ -56,7 +57,7 @@ impl VolumeReport {
             current: state.behind_since.is_none(),
             lag_ms: u64::try_from(lag).unwrap_or(u64::MAX),
             last_success: state.current_at.map(seconds),
-            failure: state.failure.clone(),
+            failure: state.failure.clone().or_else(|| state.unwatched.clone()),
             entries: state.entries,
             bytes: state.bytes,
             token_expires: state.token.map(|token| token.expires),

@@ -247,7 +247,9 @@ fn replays_late_and_lying_messages_change_nothing() {
     assert_eq!(talk.put(4, Some(&one), &two, &["2"]), Err(Reason::Stale));
     assert_eq!(talk.commit(4, Some(&one), &one), Err(Reason::Stale));
     talk.put(9, Some(&one), &two, &["2"]).expect("a skipped number is fine");
-    assert_eq!(talk.put(8, Some(&one), &two, &["2"]), Err(Reason::Stale), "late");
+    assert_eq!(talk.put(8, Some(&one), &two, &["2"]), Ok(vec![]), "its parts replace the others");
+    assert_eq!(talk.commit(9, Some(&one), &two), Err(Reason::Stale), "those are forgotten");
+    talk.put(9, Some(&one), &two, &["2"]).expect("again");
     assert_eq!(talk.commit(10, Some(&one), &two), Err(Reason::Stale), "parts of another revision");
     assert_eq!(talk.commit(9, Some(&two), &two), Err(Reason::Base));
     assert_eq!(talk.visible(), Some(one.digest()));
@@ -334,7 +336,7 @@ fn changes_have_a_limit_and_a_cut_connection_leaves_nothing() {
             break;
         }
     }
-    assert_eq!(refused, Some((65, Reason::Limit)));
+    assert_eq!(refused, Some((65, Reason::Limit)), "twice as many as the volume may hold");
     talk.put(2, None, &tree(&[("a", "1")]), &["1"]).expect("put");
     talk.session.end(&mut talk.memory);
     assert!(talk.memory.volumes[&volume()].staged.is_empty());

@@ -5,6 +5,8 @@
 //! attestation, it is opened into memory, compared, and loaded by a library that we did not write.
 //! Then three things go wrong, each is refused with its code, and nothing is published.
 
+pub(crate) mod volumes;
+
 use std::fs;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};

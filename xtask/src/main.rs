@@ -10,6 +10,7 @@ mod demo;
 mod process;
 mod setup;
 mod test;
+mod vm;
 mod workspace;
 mod world;
 
@@ -22,6 +23,8 @@ usage: cargo xtask RECIPE
   check                 format, lints, licences, documentation, files
   test                  every test, and the interoperability suites
   demo [MODEL_DIR]      the whole story: seal, upload, attest, open into memory, refuse
+  demo volumes [--namespaces]
+                        a Secret, a ConfigMap and a token, kept current in a virtual machine
   bench [--quick] [--size BYTES] [--rounds N] [NAME…]
                         the speed promises as ratios; --quick runs the code, not the clock
 ";
@@ -34,6 +37,8 @@ fn main() -> ExitCode {
         ["setup", "--bench"] => setup::all(true),
         ["check"] => check::run(),
         ["test"] => test::run(),
+        ["demo", "volumes"] => demo::volumes::run(true),
+        ["demo", "volumes", "--namespaces"] => demo::volumes::run(false),
         ["demo"] => demo::run(None),
         ["demo", dir] if !dir.starts_with('-') => demo::run(Some(dir.as_ref())),
         ["bench", options @ ..] => bench::run(options),

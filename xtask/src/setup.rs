@@ -2,7 +2,10 @@
 //! what is missing, says what it does, and returns where the thing is.
 //!
 //! Python packages go to `.venv`; programs from the Rust registry, and the bench's Python peer, go
-//! to `.tools`; nothing else outside `target` is written, except Debian packages.
+//! to `.tools`, as do Debian packages that are only unpacked; nothing else outside `target` is
+//! written, except Debian packages.
+
+pub(crate) mod vm;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -22,6 +25,13 @@ pub(crate) fn all(bench: bool) -> Result<()> {
     let mut ready = vec![strace()?, python()?, model()?, s3s_fs()?, cargo_deny()?];
     if bench {
         ready.extend([nginx()?, curl()?, rage()?, upstream_python()?]);
+    }
+    // Without it the tests have something else, and say so.
+    match vm::machine() {
+        Ok(vm::Machine { qemu, vhost_device_vsock, kernel }) => {
+            ready.extend([qemu, vhost_device_vsock, kernel, vm::busybox()?]);
+        }
+        Err(why) => println!("not ready: a virtual machine: {why:#}"),
     }
     for path in ready {
         println!("ready: {}", path.strip_prefix(root()).unwrap_or(&path).display());

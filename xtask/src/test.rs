@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
+use crate::demo::volumes::{self, Place};
 use crate::process;
 use crate::setup;
 use crate::workspace::{Profile, build, cargo, root};
@@ -58,6 +59,7 @@ pub(crate) fn run() -> Result<()> {
     }
     let reader = "tests/reader/check_vectors.py";
     report.suite(reader, script(&python, reader).arg(root().join("tests/vectors")))?;
+    report.vm();
     report.conclude()
 }
 
@@ -108,6 +110,32 @@ impl Report {
         }
         self.totals += summed;
         Ok(())
+    }
+
+    /// The demo of volumes, as one test.
+    fn vm(&mut self) {
+        println!("\n--- vm");
+        let place = volumes::play(true, Profile::Dev);
+        let why_skipped = match place {
+            Ok(Place::Machine) => None,
+            // The same story took place, but without what this test is for.
+            Ok(Place::Namespaces(why)) => Some(format!("vm, ran in namespaces only: {why}")),
+            Ok(Place::Nowhere(why)) => Some(format!("vm: {why}")),
+            Err(error) => {
+                println!("{error:#}");
+                self.totals.failed += 1;
+                self.remarks.push("failed: vm".into());
+                self.broken.push("vm".into());
+                return;
+            }
+        };
+        match why_skipped {
+            None => self.totals.passed += 1,
+            Some(why) => {
+                self.totals.skipped += 1;
+                self.remarks.push(format!("skipped: {why}"));
+            }
+        }
     }
 
     fn conclude(self) -> Result<()> {

@@ -15,7 +15,7 @@ use crate::process;
 use crate::setup;
 
 /// Longest time that a server may take to listen.
-const START_MAX: Duration = Duration::from_secs(20);
+const START_MAX: Duration = Duration::from_secs(60);
 
 /// Cleans up when its stdin ends, so also after an interrupt or a kill of the recipe: stops the
 /// processes whose ids it read, unmounts the tmpfs, removes both directories.
@@ -109,8 +109,9 @@ impl World {
         command
     }
 
-    /// Starts a server that serves until the world ends. Its output goes to a log file.
-    pub(crate) fn serve(&mut self, name: &str, command: &mut Command) -> Result<()> {
+    /// Starts a server that serves until the world ends. Its output goes to a log file. Its process
+    /// id is nobody else's until then, even if it ends.
+    pub(crate) fn serve(&mut self, name: &str, command: &mut Command) -> Result<u32> {
         let log = File::create(self.path(&format!("{name}.log")))?;
         let server = command
             .stdin(Stdio::null())
@@ -122,12 +123,17 @@ impl World {
         if let Some(stdin) = &mut self.janitor_stdin {
             writeln!(stdin, "{}", server.id())?;
         }
+        let pid = server.id();
         self.servers.push(server);
-        Ok(())
+        Ok(pid)
     }
 
     /// Waits until the server started last has `ready`, and fails with its log if it ends first.
-    pub(crate) fn wait<T>(&mut self, name: &str, ready: impl Fn() -> Option<T>) -> Result<T> {
+    pub(crate) fn wait<T>(
+        &mut self,
+        name: &str,
+        mut ready: impl FnMut() -> Option<T>,
+    ) -> Result<T> {
         let deadline = Instant::now() + START_MAX;
         loop {
             if let Some(value) = ready() {

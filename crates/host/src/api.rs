@@ -109,9 +109,10 @@ impl Api {
     pub fn serve(self, agent: &Agent) -> ! {
         let threads = Arc::new(AtomicUsize::new(0));
         loop {
-            let accepted = self.listener.accept().and_then(|(stream, _)| {
-                let uid = socket_peercred(&stream)?.uid;
-                Ok((uid.is_root() || uid == geteuid()).then_some(stream))
+            let accepted = self.listener.accept().map(|(stream, _)| {
+                // Of a peer in another pid namespace there is nothing to know.
+                let uid = socket_peercred(&stream).map(|peer| peer.uid);
+                uid.is_ok_and(|uid| uid.is_root() || uid == geteuid()).then_some(stream)
             });
             let stream = match accepted {
                 Ok(Some(stream)) if threads.load(Ordering::SeqCst) < REQUESTS_MAX => stream,

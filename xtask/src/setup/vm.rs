@@ -78,9 +78,8 @@ fn unpacked(package: &str) -> Result<PathBuf> {
     let work = unpacked_dir().join(format!(".{package}-{}", std::process::id()));
     fs::create_dir_all(&work)?;
     let files = work.join("files");
-    let download = || {
-        process::capture(Command::new("apt-get").current_dir(&work).args(["download", package]))
-    };
+    let download =
+        || process::capture(Command::new("apt-get").current_dir(&work).args(["download", package]));
     let unpack = || -> Result<()> {
         with_package_lists(download)?;
         let entries: Vec<_> = fs::read_dir(&work)?.collect::<Result<_, _>>()?;

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use ::volumes::name::TreePath;
 use ::volumes::tree::{Digest, Meta, Node, Tree};
 
-use super::error::{Error, within};
+use super::error::Error;
 use super::layout::{blob_name, name_of, retain};
 use super::staging::Contents;
 use crate::dir::{Dir, File, is_dir};
@@ -55,14 +55,6 @@ pub(super) fn lengths(tree: &Tree) -> HashMap<Digest, u64> {
         Node::Directory(_) => None,
     };
     tree.nodes().values().filter_map(length).collect()
-}
-
-/// An owner that the kernel would take for "leave it as it is".
-pub(super) fn check_owners(tree: &Tree) -> Result<(), Error> {
-    let metas = tree.nodes().values().map(Node::meta).chain([tree.root()]);
-    metas.flat_map(|meta| [meta.uid, meta.gid]).try_for_each(|number| {
-        within("number of an owner", u64::from(number), u64::from(u32::MAX) - 1)
-    })
 }
 
 /// Fills the empty directory `top`. Its own owner and mode are left to the caller, since a directory

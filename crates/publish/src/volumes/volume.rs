@@ -13,7 +13,7 @@ use super::layout::{
 };
 use super::mounter::Mounter;
 use super::record::Record;
-use super::revision::{Sources, build, check_owners, lacking, lengths};
+use super::revision::{Sources, build, lacking, lengths};
 use super::staging::Contents;
 use super::{Committed, Options};
 use crate::dir::Dir;
@@ -110,7 +110,6 @@ impl Volume {
         }
         within("entries", tree.nodes().len() as u64, u64::from(limits.entries))?;
         within("bytes", tree.bytes(), limits.bytes)?;
-        check_owners(tree)?;
         let missing = lacking(self.current.lengths(), &self.contents, tree)?;
         if let Some(first) = missing.first() {
             return Err(Error::Lacking { count: missing.len(), first: *first });

@@ -227,14 +227,19 @@ fn what_somebody_adds_to_the_staged_tree_is_not_published() {
 
 #[test]
 fn races_with_someone_who_plants_links_write_nothing_outside() {
-    let (mut done, mut refused) = (0, 0);
-    let untouched =
-        race(2_000, |destination, shape| match run(destination, &shape.new, System::default()) {
-            Ok(()) => done += 1,
-            Err(_) => refused += 1,
+    let (mut done, mut refused, mut races) = (0, 0, 0);
+    // Who wins is the scheduler's to say: until each has won once.
+    while (done == 0 || refused == 0) && races < 100 {
+        races += 1;
+        let untouched = race(2_000, |destination, shape| {
+            match run(destination, &shape.new, System::default()) {
+                Ok(()) => done += 1,
+                Err(_) => refused += 1,
+            }
         });
-    println!("{done} runs done, {refused} refused");
-    assert!(untouched);
+        assert!(untouched);
+    }
+    println!("{races} races: {done} runs done, {refused} refused");
     assert!(done > 0 && refused > 0);
 }
 

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Instant;
 
 use aws_lc_rs::rand;
 use publish::volumes::{Error, HeldState, Mounter, Options, Store};
+use volumes::chain;
 use volumes::name::{Category, VolumeId};
 use volumes::refusal::{Reason, Refusal};
 use volumes::session::{Current, Volumes};
@@ -84,14 +85,11 @@ impl Agent {
                 let left = due.map(|due| due.saturating_duration_since(Instant::now()));
                 due = match left {
                     Some(left) if left.is_zero() => break,
-                    Some(left) => match keeper.changed.wait_timeout(due, left) {
-                        Ok((due, _)) => due,
-                        Err(poisoned) => poisoned.into_inner().0,
-                    },
-                    None => match keeper.changed.wait(due) {
-                        Ok(due) => due,
-                        Err(poisoned) => poisoned.into_inner(),
-                    },
+                    Some(left) => {
+                        let waited = keeper.changed.wait_timeout(due, left);
+                        waited.unwrap_or_else(PoisonError::into_inner).0
+                    }
+                    None => keeper.changed.wait(due).unwrap_or_else(PoisonError::into_inner),
                 };
             }
             *due = None;
@@ -291,18 +289,6 @@ fn refusal(error: &Error) -> Refusal {
         return Refusal::new(reason, "the guest's store failed");
     }
     Refusal::new(reason, error.to_string())
-}
-
-/// An error with its causes, on one line.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text += ": ";
-        text += &error.to_string();
-        cause = error.source();
-    }
-    text
 }
 
 /// The thread that removes earlier revisions; see [`Agent::keep`].

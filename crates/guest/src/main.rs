@@ -9,12 +9,13 @@ use std::time::Duration;
 
 use clap::Parser;
 use cli::{Bind, Cli, Command, Run};
-use guest::agent::{Agent, chain, spawn_keeper};
+use guest::agent::{Agent, spawn_keeper};
 use guest::bind::bind;
 use guest::policy::Policy;
 use guest::server::{Limits, Server};
 use guest::socket::Listener;
 use publish::volumes::{Mounter, Options, PlainDirectories, Tmpfs};
+use volumes::chain;
 use volumes::name::Category;
 
 /// Exit code of whatever keeps the agent from its work.

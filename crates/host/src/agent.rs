@@ -15,6 +15,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
+use volumes::chain;
 use volumes::name::VolumeId;
 use volumes::tree::Limits;
 
@@ -22,12 +23,12 @@ use self::attachments::{Attachment, Attachments};
 pub use self::report::{Change, VolumeReport};
 use crate::address::Address;
 use crate::kubelet::{FoundVolume, Kubelet};
-use crate::lock;
 use crate::queue::Queue;
 use crate::snapshot::Snapshot;
 use crate::sync::{Known, Volume};
 use crate::token::Lifetime;
 use crate::watch::{Event, Watch};
+use crate::{lock, wait};
 
 /// How the agent works.
 #[derive(Debug, Clone)]
@@ -265,10 +266,7 @@ impl Agent {
                 tracing::warn!("a guest has not yet been told that volumes are gone");
                 break;
             }
-            table = match self.shared.settled.wait_timeout(table, left) {
-                Ok((table, _)) => table,
-                Err(poisoned) => poisoned.into_inner().0,
-            };
+            table = wait(&self.shared.settled, table, left);
         }
         remembered
     }
@@ -280,10 +278,7 @@ impl Agent {
         let attached = table.volumes.get_mut(volume);
         let attached = attached.ok_or_else(|| Error::Unknown(volume.clone()))?;
         attached.state.changed();
-        let guest = attached.guest.clone();
-        if let Some(queue) = table.guests.get(&guest) {
-            queue.push(volume, Duration::ZERO);
-        }
+        table.push(volume);
         loop {
             let attached = table.volumes.get(volume).filter(|attached| !attached.leaving);
             let state = &attached.ok_or_else(|| Error::Unknown(volume.clone()))?.state;
@@ -296,10 +291,7 @@ impl Agent {
                 let volume = volume.clone();
                 return Err(Error::NotCurrent { volume, waited: patience, failure });
             }
-            table = match self.shared.settled.wait_timeout(table, left) {
-                Ok((table, _)) => table,
-                Err(poisoned) => poisoned.into_inner().0,
-            };
+            table = wait(&self.shared.settled, table, left);
         }
     }
 
@@ -383,11 +375,7 @@ impl Shared {
 
     /// Has a volume looked at by its guest's thread.
     fn push(&self, volume: &VolumeId) {
-        let table = lock(&self.table);
-        let guest = table.volumes.get(volume).map(|attached| &attached.guest);
-        if let Some(queue) = guest.and_then(|guest| table.guests.get(guest)) {
-            queue.push(volume, Duration::ZERO);
-        }
+        lock(&self.table).push(volume);
     }
 
     fn remember(&self) -> Result<(), Error> {
@@ -399,6 +387,13 @@ impl Shared {
 }
 
 impl Table {
+    fn push(&self, volume: &VolumeId) {
+        let guest = self.volumes.get(volume).map(|attached| &attached.guest);
+        if let Some(queue) = guest.and_then(|guest| self.guests.get(guest)) {
+            queue.push(volume, Duration::ZERO);
+        }
+    }
+
     /// Ends the thread of a guest that has no volumes any more.
     pub(crate) fn retire(&mut self, guest: &Address) {
         if !self.volumes.values().any(|attached| attached.guest == *guest)
@@ -484,18 +479,6 @@ fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), Error> {
     let thread = std::thread::Builder::new().name(name.into()).stack_size(STACK_BYTES);
     let spawned = thread.spawn(run).map(drop);
     spawned.map_err(|source| Error::Own { what: "cannot start a thread", source })
-}
-
-/// An error with its causes, on one line.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text += ": ";
-        text += &error.to_string();
-        cause = error.source();
-    }
-    text
 }
 
 /// The tree's tokens' earliest end.

@@ -12,10 +12,11 @@ use std::time::Duration;
 use rustix::net::sockopt::socket_peercred;
 use rustix::process::geteuid;
 use serde::{Deserialize, Serialize};
+use volumes::chain;
 use volumes::name::VolumeId;
 
 use crate::address::Address;
-use crate::agent::{Agent, Change, Error, VolumeReport, chain};
+use crate::agent::{Agent, Change, Error, VolumeReport};
 use crate::kubelet::{FoundVolume, Kubelet, PodUid, Source};
 
 /// Longest request.

@@ -29,11 +29,22 @@ pub mod sync;
 pub mod token;
 pub mod watch;
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 pub use error::{Error, Kind};
 
 /// What a lock guards is replaced by single assignments: a thread that panicked has left it whole.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Gives the lock away until somebody notifies or `longest` is over. A poisoned one is as good as any
+/// other, as with [`lock`].
+pub(crate) fn wait<'a, T>(
+    condvar: &Condvar,
+    guard: MutexGuard<'a, T>,
+    longest: Duration,
+) -> MutexGuard<'a, T> {
+    condvar.wait_timeout(guard, longest).unwrap_or_else(PoisonError::into_inner).0
 }

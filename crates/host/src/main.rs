@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use clap::Parser;
 use cli::{Cli, Command, Run};
-use host::agent::{Agent, Options, chain};
+use host::agent::{Agent, Options};
 use host::api::{Answer, Api, Request, ask};
+use volumes::chain;
 
 /// Exit codes, as everywhere in Sealift.
 const NETWORK: u8 = 12;

@@ -59,11 +59,6 @@ pub struct Known {
 }
 
 impl Known {
-    /// As the guest says.
-    pub fn of(held: &Held) -> Self {
-        Self { sequence: held.sequence, digest: held.digest, ..Self::default() }
-    }
-
     /// The guest has said it again; what is known beyond that stays, if it still fits.
     pub fn update(&mut self, held: &Held) {
         if self.digest != held.digest {

@@ -24,4 +24,4 @@ pub mod session;
 pub mod tree;
 pub mod wire;
 
-pub use error::Error;
+pub use error::{Error, chain};

@@ -123,6 +123,8 @@ pub struct Tree {
     root: Meta,
     nodes: BTreeMap<TreePath, Node>,
     bytes: u64,
+    /// Of all of the above, which never change.
+    digest: Digest,
 }
 
 impl Tree {
@@ -147,7 +149,8 @@ impl Tree {
             }
         }
         within("bytes", bytes, limits.bytes)?;
-        Ok(Self { root, nodes, bytes })
+        let digest = canonical_digest(root, &nodes);
+        Ok(Self { root, nodes, bytes, digest })
     }
 
     /// Owner and permissions of the volume's own directory.
@@ -177,29 +180,7 @@ impl Tree {
     ///
     /// with big-endian numbers. Nothing can be cut, added or moved without another digest.
     pub fn digest(&self) -> Digest {
-        let mut context = Context::new(&SHA256);
-        context.update(b"sealift.volumes.v1\n");
-        let meta = |context: &mut Context, meta: Meta| {
-            for number in [meta.mode, meta.uid, meta.gid] {
-                context.update(&number.to_be_bytes());
-            }
-        };
-        meta(&mut context, self.root);
-        for (path, node) in &self.nodes {
-            let length = u32::try_from(path.as_str().len()).expect("a path is short");
-            context.update(&length.to_be_bytes());
-            context.update(path.as_str().as_bytes());
-            context.update(&[match node {
-                Node::Directory(_) => 1,
-                Node::File { .. } => 2,
-            }]);
-            meta(&mut context, node.meta());
-            if let Node::File { bytes, digest, .. } = node {
-                context.update(&bytes.to_be_bytes());
-                context.update(digest.as_bytes());
-            }
-        }
-        Digest::finished(context.finish())
+        self.digest
     }
 
     /// What makes `newer` out of this.
@@ -254,6 +235,33 @@ impl Delta {
     pub fn is_empty(&self) -> bool {
         self.root.is_none() && self.upserts.is_empty() && self.removals.is_empty()
     }
+}
+
+/// See [`Tree::digest`].
+fn canonical_digest(root: Meta, nodes: &BTreeMap<TreePath, Node>) -> Digest {
+    let mut context = Context::new(&SHA256);
+    context.update(b"sealift.volumes.v1\n");
+    let meta = |context: &mut Context, meta: Meta| {
+        for number in [meta.mode, meta.uid, meta.gid] {
+            context.update(&number.to_be_bytes());
+        }
+    };
+    meta(&mut context, root);
+    for (path, node) in nodes {
+        let length = u32::try_from(path.as_str().len()).expect("a path is short");
+        context.update(&length.to_be_bytes());
+        context.update(path.as_str().as_bytes());
+        context.update(&[match node {
+            Node::Directory(_) => 1,
+            Node::File { .. } => 2,
+        }]);
+        meta(&mut context, node.meta());
+        if let Node::File { bytes, digest, .. } = node {
+            context.update(&bytes.to_be_bytes());
+            context.update(digest.as_bytes());
+        }
+    }
+    Digest::finished(context.finish())
 }
 
 fn within(what: &'static str, found: u64, limit: u64) -> Result<(), Error> {

@@ -7,12 +7,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use volumes::chain;
 use volumes::name::{Category, VolumeId};
 use volumes::refusal::{Reason, Refusal};
 use volumes::tree::Limits;
 use volumes::wire::message::{DropRequest, Held, Message, PutResponse};
 
-use super::{Attached, Shared, chain, token_of};
+use super::{Attached, Shared, token_of};
 use crate::address::Address;
 use crate::client::{self, Client};
 use crate::lock;

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use guest::socket::Address;
 use volumes::name::Category;
 
@@ -18,6 +18,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Run the agent
     Run(Run),
+    /// Show how the volumes are
+    Status(Status),
     /// Bind-mount a volume onto a directory, read-only
     Bind(Bind),
 }
@@ -54,12 +56,33 @@ pub(crate) struct Run {
     /// Directories instead of mounts, without limits of their own: for where nobody may mount
     #[arg(long, env = "SEALIFT_GUEST_PLAIN_DIRECTORIES")]
     pub(crate) plain_directories: bool,
+    /// Serve Prometheus metrics at IP:PORT or unix:/PATH, too, as /metrics; they are at DIR/status.sock anyway
+    #[arg(long, value_name = "ADDRESS", env = "SEALIFT_GUEST_METRICS")]
+    pub(crate) metrics: Option<link::pages::Address>,
     /// What to log: error, warn, info, debug
     #[arg(long, value_name = "LEVEL", default_value = "info", env = "SEALIFT_LOG")]
     pub(crate) log_level: tracing::Level,
     /// Log JSON lines
     #[arg(long, env = "SEALIFT_LOG_JSON")]
     pub(crate) log_json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Status {
+    /// Where volumes are kept
+    #[arg(long, value_name = "DIR", default_value = "/run/sealift", env = "SEALIFT_GUEST_ROOT")]
+    pub(crate) root: PathBuf,
+    /// Form of the result on stdout
+    #[arg(short, long, default_value = "table", env = "SEALIFT_OUTPUT")]
+    pub(crate) output: Output,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// For people
+    Table,
+    /// For programs: one JSON document
+    Json,
 }
 
 #[derive(Debug, Args)]

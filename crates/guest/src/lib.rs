@@ -7,10 +7,12 @@
 //! | [`server`] | connections, their deadlines and their number |
 //! | [`agent`] | the volumes behind the sessions |
 //! | [`policy`] | what the host may do |
+//! | [`report`] | how the volumes are, for people and Prometheus |
 //! | [`bind`] | a volume into a container |
 
 pub mod agent;
 pub mod bind;
 pub mod policy;
+pub mod report;
 pub mod server;
 pub mod socket;

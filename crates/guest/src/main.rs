@@ -8,15 +8,17 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use clap::Parser;
-use cli::{Bind, Cli, Command, Run};
+use cli::{Bind, Cli, Command, Output, Run, Status};
 use guest::agent::{Agent, spawn_keeper};
 use guest::bind::bind;
 use guest::policy::Policy;
 use guest::server::{Limits, Server};
 use guest::socket::Listener;
+use link::pages::{self, Pages};
 use publish::volumes::{Mounter, Options, PlainDirectories, Tmpfs};
 use volumes::chain;
 use volumes::name::Category;
+use volumes::report::{self, GuestVolume};
 
 /// Exit code of whatever keeps the agent from its work.
 const FAILED: u8 = 42;
@@ -24,6 +26,7 @@ const FAILED: u8 = 42;
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Run(run) => serve(&run),
+        Command::Status(status) => show(&status),
         Command::Bind(Bind { root, volume, target }) => {
             bind(&root, &volume, &target).map_err(|error| chain(&error))
         }
@@ -55,6 +58,16 @@ fn serve(run: &Run) -> Result<(), String> {
     let agent = Agent::open(&run.root, policy, options, mounter).map_err(|error| chain(&error))?;
     let agent = Arc::new(Mutex::new(agent));
     spawn_keeper(&agent).map_err(|error| format!("no thread: {error}"))?;
+    let own = pages::Address::Unix(run.root.join(STATUS_SOCKET));
+    for address in run.metrics.iter().chain([&own]) {
+        let bound = Pages::bind(address);
+        let bound = bound.map_err(|error| format!("cannot listen at {address}: {error}"))?;
+        let agent = Arc::clone(&agent);
+        let thread = std::thread::Builder::new().name("metrics".into()).stack_size(128 << 10);
+        let page = move |path: &str| guest::report::page(path, &*guest::server::lock(&agent));
+        let spawned = thread.spawn(move || bound.serve(page));
+        spawned.map_err(|error| format!("no thread: {error}"))?;
+    }
     let server = Arc::new(Server::new(agent, Limits::default()));
     // The first listener that ends is the end of the agent: half of it would go unnoticed.
     let (ended, first) = std::sync::mpsc::channel();
@@ -73,6 +86,29 @@ fn serve(run: &Run) -> Result<(), String> {
         Ok((address, Err(error))) => Err(format!("{address}: {error}")),
         Ok((address, Ok(()))) => Err(format!("{address} is not listened to any more")),
         Err(_) => Err("a listener's thread panicked".into()),
+    }
+}
+
+/// Below the root: where `status` asks, and what stands in for `--metrics` in a guest without network.
+const STATUS_SOCKET: &str = "status.sock";
+
+fn show(status: &Status) -> Result<(), String> {
+    let address = pages::Address::Unix(status.root.join(STATUS_SOCKET));
+    let text = pages::get(&address, "/status")
+        .map_err(|error| format!("the guest agent at {address}: {error}"))?;
+    let text = match status.output {
+        Output::Json => text + "\n",
+        Output::Table => {
+            let volumes: Vec<GuestVolume> = serde_json::from_str(&text)
+                .map_err(|error| format!("what the guest agent at {address} says: {error}"))?;
+            report::table(&report::rows(&volumes))
+        }
+    };
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(format!("standard output: {error}"))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -213,6 +213,6 @@ fn is_passing(error: &io::Error) -> bool {
 
 /// A thread that panicked has left the store's files in a state that the store itself repairs; its
 /// own state is replaced as a whole at each change.
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -17,12 +17,15 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use volumes::chain;
 use volumes::name::VolumeId;
+use volumes::report::GuestVolume;
 use volumes::tree::Limits;
 
 use self::attachments::{Attachment, Attachments};
 pub use self::report::{Change, VolumeReport};
 use crate::address::Address;
+use crate::client::{self, Client};
 use crate::kubelet::{FoundVolume, Kubelet};
+use crate::metrics::{self, Counters};
 use crate::queue::Queue;
 use crate::snapshot::Snapshot;
 use crate::sync::{Known, Volume};
@@ -115,6 +118,7 @@ pub(crate) struct Shared {
     pub(crate) table: Mutex<Table>,
     /// Somebody waits for a volume to become current.
     pub(crate) settled: Condvar,
+    pub(crate) counters: Counters,
 }
 
 /// Guests and volumes.
@@ -187,6 +191,7 @@ impl Agent {
             watch: Mutex::new(Watch::new()?),
             table: Mutex::default(),
             settled: Condvar::new(),
+            counters: Counters::default(),
         });
         let agent = Self { shared };
         let attachments = attachments.into_vec();
@@ -300,6 +305,17 @@ impl Agent {
         let table = lock(&self.shared.table);
         let attached = table.volumes.values().filter(|attached| !attached.leaving);
         attached.map(VolumeReport::of).collect()
+    }
+
+    /// How every volume is, and what was counted, as Prometheus reads it.
+    pub fn metrics(&self) -> String {
+        metrics::render(&self.status(), &self.shared.counters)
+    }
+
+    /// How a guest says that its volumes are, asked over a connection of its own.
+    pub fn ask(&self, guest: &Address) -> Result<Vec<GuestVolume>, client::Error> {
+        let (mut client, _) = Client::connect(guest, self.shared.options.timeout)?;
+        Ok(client.status()?.into_iter().map(GuestVolume::from).collect())
     }
 
     /// What the host has and the guest has not, by path.

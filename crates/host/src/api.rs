@@ -14,6 +14,7 @@ use rustix::process::geteuid;
 use serde::{Deserialize, Serialize};
 use volumes::chain;
 use volumes::name::VolumeId;
+use volumes::report::GuestVolume;
 
 use crate::address::Address;
 use crate::agent::{Agent, Change, Error, VolumeReport};
@@ -64,6 +65,11 @@ pub enum Request {
     },
     /// How they are.
     Status,
+    /// How a guest says that they are.
+    GuestStatus {
+        /// The guest's address.
+        guest: String,
+    },
 }
 
 /// The answer.
@@ -74,6 +80,8 @@ pub enum Answer {
     Volumes(Vec<VolumeReport>),
     /// What differs.
     Changes(Vec<Change>),
+    /// What a guest says of its volumes.
+    Guest(Vec<GuestVolume>),
     /// It was not done.
     Failed {
         /// Why.
@@ -186,6 +194,10 @@ fn answer(request: Request, agent: &Agent, root: &Path) -> Answer {
             Ok(changes) => return Answer::Changes(changes),
             Err(failure) => Err(failure),
         },
+        Request::GuestStatus { guest } => match guest_status(agent, &guest) {
+            Ok(volumes) => return Answer::Guest(volumes),
+            Err(failure) => Err(failure),
+        },
         Request::Attach { guest, pod, path, wait_seconds } => {
             attach(agent, root, &guest, pod.as_deref(), path.as_deref(), wait_seconds)
         }
@@ -224,6 +236,14 @@ impl From<Error> for Failure {
         };
         Self(chain(&error), hint)
     }
+}
+
+fn guest_status(agent: &Agent, guest: &str) -> Result<Vec<GuestVolume>, Failure> {
+    let guest: Address = guest.parse().map_err(|error| Failure(error, None))?;
+    agent.ask(&guest).map_err(|error| {
+        let what = format!("guest {guest}: {}", chain(&error));
+        Failure(what, Some("Check that `sealift guest run` listens there"))
+    })
 }
 
 fn id(volume: &str) -> Result<VolumeId, Failure> {

@@ -69,6 +69,9 @@ pub(crate) struct Run {
     /// Seconds after which every volume is looked at, whatever inotify says
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..), env = "SEALIFT_HOST_RESCAN")]
     pub(crate) rescan: u32,
+    /// Serve Prometheus metrics at IP:PORT or unix:/PATH, as /metrics
+    #[arg(long, value_name = "ADDRESS", env = "SEALIFT_HOST_METRICS")]
+    pub(crate) metrics: Option<link::pages::Address>,
     /// What to log: error, warn, info, debug
     #[arg(long, value_name = "LEVEL", default_value = "info", env = "SEALIFT_LOG")]
     pub(crate) log_level: tracing::Level,
@@ -122,6 +125,9 @@ pub(crate) struct Status {
     /// Only the volumes of the pod with this UID
     #[arg(long, value_name = "UID")]
     pub(crate) pod: Option<String>,
+    /// What the guest at this address says of all its volumes
+    #[arg(long, value_name = "ADDRESS", conflicts_with = "pod")]
+    pub(crate) guest: Option<String>,
     /// All volumes, which is what it shows anyway without --pod
     #[arg(short = 'A', long)]
     pub(crate) all: bool,

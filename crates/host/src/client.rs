@@ -9,7 +9,8 @@ use volumes::name::VolumeId;
 use volumes::refusal::Refusal;
 use volumes::wire::frame::Kind;
 use volumes::wire::message::{
-    Held, HelloRequest, HelloResponse, Message, PutRequest, Request, Response, SERVICE, VERSION,
+    Held, HelloRequest, HelloResponse, Message, PutRequest, Request, Response, SERVICE,
+    StatusRequest, StatusResponse, VERSION, VolumeStatus,
 };
 use volumes::wire::stream::{Broken, read_frame, write_frame};
 
@@ -81,28 +82,62 @@ impl Client {
     }
 
     fn hello(&mut self, until: Instant) -> Result<Vec<Held>, Error> {
-        let mut held: Vec<Held> = Vec::new();
+        self.pages(
+            until,
+            |held: &Held| &held.volume,
+            "Hello",
+            |after| HelloRequest { version: VERSION, after }.encode(),
+            |payload| {
+                let HelloResponse { volumes, more, .. } = HelloResponse::decode(payload)?;
+                Ok((volumes, more))
+            },
+        )
+    }
+
+    /// How the guest says that its volumes are.
+    pub fn status(&mut self) -> Result<Vec<VolumeStatus>, Error> {
+        let until = Instant::now() + self.timeout;
+        self.pages(
+            until,
+            |status: &VolumeStatus| &status.held.volume,
+            "Status",
+            |after| StatusRequest { after }.encode(),
+            |payload| {
+                let StatusResponse { volumes, more, .. } = StatusResponse::decode(payload)?;
+                Ok((volumes, more))
+            },
+        )
+    }
+
+    /// Rows of volumes, page after page; at most as many as a node can have, in order.
+    fn pages<T>(
+        &mut self,
+        until: Instant,
+        volume: impl Fn(&T) -> &VolumeId,
+        method: &str,
+        request: impl Fn(Option<VolumeId>) -> Vec<u8>,
+        decode: impl Fn(&[u8]) -> Result<(Vec<T>, bool), Error>,
+    ) -> Result<Vec<T>, Error> {
+        let mut rows: Vec<T> = Vec::new();
         loop {
-            let after: Option<VolumeId> = held.last().map(|held| held.volume.clone());
-            let request = HelloRequest { version: VERSION, after: after.clone() };
-            self.send("Hello", &request.encode())?;
-            let response =
-                self.receive_until(until, |payload| Ok(HelloResponse::decode(payload)?))?;
-            let mut last = after;
-            for row in &response.volumes {
-                if last.as_ref().is_some_and(|last| *last >= row.volume) {
+            let after = rows.last().map(|row| volume(row).clone());
+            self.send(method, &request(after.clone()))?;
+            let (page, more) = self.receive_until(until, &decode)?;
+            let mut last = after.as_ref();
+            for row in &page {
+                if last.is_some_and(|last| last >= volume(row)) {
                     return Err(volumes::Error::Message("volumes that are not in order").into());
                 }
-                last = Some(row.volume.clone());
+                last = Some(volume(row));
             }
-            let more = response.more && !response.volumes.is_empty();
-            held.extend(response.volumes);
-            if held.len() > Kubelet::VOLUMES_MAX {
-                let (found, limit) = (held.len() as u64, Kubelet::VOLUMES_MAX as u64);
+            let more = more && !page.is_empty();
+            rows.extend(page);
+            if rows.len() > Kubelet::VOLUMES_MAX {
+                let (found, limit) = (rows.len() as u64, Kubelet::VOLUMES_MAX as u64);
                 return Err(volumes::Error::Limit { what: "volumes", found, limit }.into());
             }
             if !more {
-                return Ok(held);
+                return Ok(rows);
             }
         }
     }

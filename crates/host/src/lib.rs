@@ -23,6 +23,7 @@ pub mod client;
 mod dir;
 mod error;
 pub mod kubelet;
+mod metrics;
 mod queue;
 pub mod snapshot;
 pub mod sync;

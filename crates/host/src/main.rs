@@ -13,6 +13,8 @@ use clap::Parser;
 use cli::{Cli, Command, Run};
 use host::agent::{Agent, Options};
 use host::api::{Answer, Api, Request, ask};
+use link::exposition;
+use link::pages::{Page, Pages};
 use volumes::chain;
 
 /// Exit codes, as everywhere in Sealift.
@@ -33,6 +35,7 @@ fn main() -> ExitCode {
         Command::Detach(detach) => Request::Detach { pod: detach.pod, volume: detach.volume },
         Command::Sync(sync) => Request::Sync { volume: sync.volume, wait_seconds: sync.wait },
         Command::Diff(diff) => Request::Diff { volume: diff.volume },
+        Command::Status(cli::Status { guest: Some(guest), .. }) => Request::GuestStatus { guest },
         Command::Status(status) => {
             let answer = question(&cli.socket, &Request::Status);
             let of_pod = |answer| print::of_pod(answer, status.pod.as_deref());
@@ -86,6 +89,18 @@ fn serve(socket: &Path, run: &Run) -> Result<(), Failure> {
     // First: while another agent listens there, this one must not begin.
     let api = Api::bind(socket, &run.kubelet_root).map_err(listen)?;
     let agent = Agent::start(options).map_err(|error| fail("cannot start", &error))?;
+    if let Some(address) = &run.metrics {
+        let pages = Pages::bind(address);
+        let pages = pages.map_err(|error| fail("cannot listen for readers of metrics", &error))?;
+        let agent = agent.clone();
+        let text = move |path: &str| {
+            let page = || Page { media_type: exposition::MEDIA_TYPE, text: agent.metrics() };
+            (path == "/metrics").then(page)
+        };
+        let spawned = std::thread::Builder::new().name("metrics".into());
+        let spawned = spawned.spawn(move || pages.serve(text));
+        spawned.map_err(|error| fail("cannot start a thread", &error))?;
+    }
     tracing::info!(socket = %socket.display(), kubelet = %run.kubelet_root.display(), "started");
     // Nothing has to be put in order at the end: what is attached is on disk already, and what is on
     // its way is compared by digest next time.

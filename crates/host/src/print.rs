@@ -1,10 +1,10 @@
 //! Answers, for people and for programs.
 
-use std::fmt::Write as _;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use host::agent::{Change, VolumeReport};
 use host::api::Answer;
+use volumes::report::{self, duration, short, table};
 
 use crate::cli::Output;
 
@@ -24,12 +24,14 @@ pub(crate) fn answer(answer: &Answer, output: Output) -> String {
     let json = || match answer {
         Answer::Volumes(volumes) => serde_json::to_string_pretty(volumes),
         Answer::Changes(changes) => serde_json::to_string_pretty(changes),
+        Answer::Guest(volumes) => serde_json::to_string_pretty(volumes),
         Answer::Failed { .. } => serde_json::to_string_pretty(answer),
     };
     match (output, answer) {
         (Output::Json, _) => json().map_or(String::new(), |json| json + "\n"),
         (Output::Table, Answer::Volumes(volumes)) => table(&volumes_rows(volumes)),
         (Output::Table, Answer::Changes(changes)) => table(&changes_rows(changes)),
+        (Output::Table, Answer::Guest(volumes)) => table(&report::rows(volumes)),
         (Output::Table, Answer::Failed { what, .. }) => format!("{what}\n"),
     }
 }
@@ -51,7 +53,7 @@ fn volumes_rows(volumes: &[VolumeReport]) -> Vec<Vec<String>> {
             report.volume.clone(),
             status.into(),
             report.sequence.to_string(),
-            digest.get(..12).unwrap_or(digest).into(),
+            short(digest).into(),
             if report.current { "-".into() } else { duration(report.lag_ms / 1000) },
             report.last_success.map_or("never".into(), |at| ago(now, at)),
             report.token_expires.map_or("-".into(), |at| match at.checked_sub(now) {
@@ -75,46 +77,4 @@ fn changes_rows(changes: &[Change]) -> Vec<Vec<String>> {
 
 fn ago(now: u64, at: u64) -> String {
     format!("{} ago", duration(now.saturating_sub(at)))
-}
-
-/// As kubectl shows ages.
-fn duration(seconds: u64) -> String {
-    match seconds {
-        0..120 => format!("{seconds}s"),
-        120..7_200 => format!("{}m", seconds / 60),
-        7_200..172_800 => format!("{}h", seconds / 3_600),
-        _ => format!("{}d", seconds / 86_400),
-    }
-}
-
-/// Columns as wide as their longest cell, two spaces apart.
-fn table(rows: &[Vec<String>]) -> String {
-    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |column: usize| {
-        rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max()
-    };
-    let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or(0)).collect();
-    let mut text = String::new();
-    for row in rows {
-        let mut line = String::new();
-        for (cell, width) in row.iter().zip(&widths) {
-            let _ = write!(line, "{cell:width$}  ");
-        }
-        text += line.trim_end();
-        text.push('\n');
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn columns_are_aligned_and_ages_are_short() {
-        let rows = [vec!["A".into(), "B".into()], vec!["long".into(), "x".into()]];
-        assert_eq!(table(&rows), "A     B\nlong  x\n");
-        let ages = [5, 300, 10_000, 400_000].map(duration);
-        assert_eq!(ages, ["5s", "5m", "2h", "4d"]);
-    }
 }

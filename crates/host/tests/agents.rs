@@ -314,6 +314,47 @@ fn a_volume_that_cannot_be_read_says_so_and_holds_up_no_other() {
 }
 
 #[test]
+fn both_sides_say_how_a_volume_is() {
+    let world = World::new();
+    let agent = world.agent();
+    let written = world.make("secret", "db", &files(1, &["user", "password"]));
+    world.attach(&agent, &written);
+    converges(&world, &written);
+    agent.sync(&written.id, PATIENCE).unwrap();
+    let text = agent.metrics();
+    let labels = format!("{{volume=\"{}\",guest=\"{}\"}}", written.id, world.address());
+    for (name, value) in [
+        ("sealift_volume_current", "1"),
+        ("sealift_volume_sequence", "1"),
+        ("sealift_volume_lag_seconds", "0"),
+        ("sealift_volume_failing", "0"),
+    ] {
+        let line = format!("{name}{labels} {value}");
+        assert!(text.lines().any(|found| found == line), "{line} in {text}");
+    }
+    assert!(text.lines().any(|line| line == "sealift_revision_lag_seconds_count 1"), "{text}");
+
+    let [of_guest] = &agent.ask(&world.address()).unwrap()[..] else { panic!() };
+    let of_host = report(&agent, &written);
+    assert_eq!(of_guest.volume, of_host.volume);
+    assert_eq!(of_guest.digest, of_host.digest);
+    assert_eq!(of_guest.sequence, 1);
+    assert_eq!(of_guest.entries, 2);
+
+    world.relay.close(true);
+    written.writer.write(&files(2, &["user"])).unwrap();
+    let until = Instant::now() + PATIENCE;
+    while report(&agent, &written).failure.is_none() {
+        assert!(Instant::now() < until);
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let text = agent.metrics();
+    let line = format!("sealift_volume_failing{labels} 1");
+    assert!(text.lines().any(|found| found == line), "{line} in {text}");
+    assert!(agent.ask(&world.address()).is_err());
+}
+
+#[test]
 fn a_storm_ends_in_its_last_revision_and_few_are_kept() {
     let world = World::new();
     let agent = world.agent();

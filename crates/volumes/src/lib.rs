@@ -13,6 +13,7 @@
 //! | [`tree`] | a revision's tree, its digest, the difference between two |
 //! | [`wire`] | frames, fields, messages: `sealift.volumes.v1` over ttrpc |
 //! | [`refusal`] | why the guest says no, in words that the host can act on |
+//! | [`report`] | how a guest's volumes are, for people and programs |
 //! | [`session`] | the guest's side of a connection |
 //!
 //! [digest]: tree::Tree::digest
@@ -20,6 +21,7 @@
 mod error;
 pub mod name;
 pub mod refusal;
+pub mod report;
 pub mod session;
 pub mod tree;
 pub mod wire;

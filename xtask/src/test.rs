@@ -42,6 +42,7 @@ struct Report {
 
 pub(crate) fn run() -> Result<()> {
     let python = setup::python()?;
+    setup::runc()?;
     let mut report = Report::default();
     let mut tests = cargo();
     tests

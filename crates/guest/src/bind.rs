@@ -5,13 +5,14 @@
 //! at which a container could write to it.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, Mode, OFlags, open, statvfs};
 use rustix::io::Errno;
 use rustix::mount::{
-    MountFlags, MoveMountFlags, UnmountFlags, mount_bind, mount_remount, move_mount, unmount,
+    MountFlags, MountPropagationFlags, MoveMountFlags, UnmountFlags, mount_bind, mount_change,
+    mount_remount, move_mount, unmount,
 };
 use volumes::name::VolumeId;
 
@@ -38,7 +39,7 @@ pub enum Error {
     },
 }
 
-fn fail(call: &'static str, path: &Path) -> impl FnOnce(Errno) -> Error {
+pub(crate) fn fail(call: &'static str, path: &Path) -> impl FnOnce(Errno) -> Error {
     let path = path.to_path_buf();
     move |errno| Error::System { call, path, source: errno.into() }
 }
@@ -52,22 +53,32 @@ pub fn data_dir(root: &Path, volume: &VolumeId) -> PathBuf {
 /// Revisions that come later are seen there, too. Needs `CAP_SYS_ADMIN`.
 pub fn bind(root: &Path, volume: &str, target: &Path) -> Result<(), Error> {
     let volume = VolumeId::parse(volume)?;
-    let data = data_dir(root, &volume);
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let place = open(target, flags, Mode::empty()).map_err(fail("open", target))?;
-    let hidden = Hidden::make(root)?;
-    match mount_bind(&data, &hidden.0) {
-        Ok(()) => {}
-        Err(Errno::NOENT) => return Err(Error::Missing(volume)),
-        Err(errno) => return Err(fail("mount", &data)(errno)),
+    bind_at(root, &volume, place.as_fd(), target)
+}
+
+/// The same onto a directory that is open already; `target` is its name in errors.
+pub(crate) fn bind_at(
+    root: &Path,
+    volume: &VolumeId,
+    place: BorrowedFd<'_>,
+    target: &Path,
+) -> Result<(), Error> {
+    let data = data_dir(root, volume);
+    if !data.is_dir() {
+        return Err(Error::Missing(volume.clone()));
     }
+    let hidden = Hidden::make(root)?;
+    let stage = hidden.stage()?;
+    mount_bind(&data, &stage).map_err(fail("mount", &data))?;
     // A remount sets all flags, so the filesystem's own have to be said again.
-    let own = statvfs(&hidden.0).map_err(fail("statvfs", &hidden.0))?.f_flag;
+    let own = statvfs(&stage).map_err(fail("statvfs", &stage))?.f_flag;
     let mut flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::BIND;
     flags.set(MountFlags::NOEXEC, own.contains(rustix::fs::StatVfsMountFlags::NOEXEC));
-    mount_remount(&hidden.0, flags, "").map_err(fail("mount", &hidden.0))?;
+    mount_remount(&stage, flags, "").map_err(fail("mount", &stage))?;
     let onto = MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-    move_mount(CWD, &hidden.0, place.as_fd(), "", onto).map_err(fail("move_mount", target))
+    move_mount(CWD, &stage, place, "", onto).map_err(fail("move_mount", target))
 }
 
 /// A directory that nobody else looks into, removed with what is mounted on it.
@@ -82,12 +93,20 @@ impl Hidden {
             Err(errno) => Err(fail("mkdir", &path)(errno)),
         }
     }
+
+    /// A place to mount on and to move away from. The kernel moves nothing away from a mount that
+    /// is shared, as everything below systemd's is: so it lies in a mount of its own.
+    fn stage(&self) -> Result<PathBuf, Error> {
+        mount_bind(&self.0, &self.0).map_err(fail("mount", &self.0))?;
+        mount_change(&self.0, MountPropagationFlags::PRIVATE).map_err(fail("mount", &self.0))?;
+        Ok(self.0.clone())
+    }
 }
 
 impl Drop for Hidden {
     fn drop(&mut self) {
-        // After a move nothing is mounted here; the directory is empty either way.
-        let _ = unmount(&self.0, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW);
+        // After a move the one mount is left that holds nothing; after a failure two may be.
+        while unmount(&self.0, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW).is_ok() {}
         let _ = rustix::fs::rmdir(&self.0);
     }
 }

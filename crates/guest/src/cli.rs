@@ -22,6 +22,8 @@ pub(crate) enum Command {
     Status(Status),
     /// Bind-mount a volume onto a directory, read-only
     Bind(Bind),
+    /// Be an OCI createContainer hook: bind-mount what the container's config.json names
+    Hook(Hook),
 }
 
 #[derive(Debug, Args)]
@@ -94,6 +96,16 @@ pub(crate) struct Bind {
     pub(crate) volume: String,
     /// An existing directory
     pub(crate) target: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Hook {
+    /// Where volumes are kept
+    #[arg(long, value_name = "DIR", default_value = "/run/sealift", env = "SEALIFT_GUEST_ROOT")]
+    pub(crate) root: PathBuf,
+    /// Seconds to wait for volumes that have not come yet
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    pub(crate) wait: u16,
 }
 
 fn category(name: &str) -> Result<Category, String> {

@@ -8,10 +8,11 @@
 //! | [`agent`] | the volumes behind the sessions |
 //! | [`policy`] | what the host may do |
 //! | [`report`] | how the volumes are, for people and Prometheus |
-//! | [`bind`] | a volume into a container |
+//! | [`bind`], [`hook`] | a volume into a container, by hand or by its runtime |
 
 pub mod agent;
 pub mod bind;
+pub mod hook;
 pub mod policy;
 pub mod report;
 pub mod server;

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use clap::Parser;
-use cli::{Bind, Cli, Command, Output, Run, Status};
+use cli::{Bind, Cli, Command, Hook, Output, Run, Status};
 use guest::agent::{Agent, spawn_keeper};
 use guest::bind::bind;
 use guest::policy::Policy;
@@ -27,6 +27,11 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Run(run) => serve(&run),
         Command::Status(status) => show(&status),
+        Command::Hook(Hook { root, wait }) => {
+            let patience = Duration::from_secs(u64::from(wait));
+            let mounted = guest::hook::run(&root, io::stdin().lock(), patience);
+            mounted.map(drop).map_err(|error| chain(&error))
+        }
         Command::Bind(Bind { root, volume, target }) => {
             bind(&root, &volume, &target).map_err(|error| chain(&error))
         }

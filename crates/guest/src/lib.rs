@@ -6,11 +6,15 @@
 //! | [`socket`] | where the host reaches this guest, and who may connect |
 //! | [`server`] | connections, their deadlines and their number |
 //! | [`agent`] | the volumes behind the sessions |
+//! | `unseal` | sealed values, opened before anybody sees them |
+//! | [`cdh`] | the key source that opens them |
 //! | [`policy`] | what the host may do |
 //! | [`bind`] | a volume into a container |
 
 pub mod agent;
 pub mod bind;
+pub mod cdh;
 pub mod policy;
 pub mod server;
 pub mod socket;
+mod unseal;

@@ -130,8 +130,8 @@ impl<'a> Held<'a> {
             state: match &volume.current {
                 Current::Nothing => HeldState::Nothing,
                 Current::Damaged { sequence } => HeldState::Damaged { sequence: *sequence },
-                Current::Revision { sequence, digest, tree, .. } => {
-                    HeldState::Revision { sequence: *sequence, digest: *digest, tree }
+                Current::Revision { sequence, tree, .. } => {
+                    HeldState::Revision { sequence: *sequence, digest: tree.digest(), tree }
                 }
             },
             previous: volume.previous.len(),

@@ -43,7 +43,6 @@ pub(super) enum Current {
     /// were sealed.
     Revision {
         sequence: u64,
-        digest: Digest,
         tree: Tree,
         lengths: HashMap<Digest, u64>,
         opened: HashMap<Digest, u64>,
@@ -58,7 +57,7 @@ pub(super) struct Previous {
 
 impl Current {
     pub(super) fn revision(sequence: u64, tree: Tree, opened: HashMap<Digest, u64>) -> Self {
-        Self::Revision { sequence, digest: tree.digest(), lengths: lengths(&tree), opened, tree }
+        Self::Revision { sequence, lengths: lengths(&tree), opened, tree }
     }
 
     /// How long what was sealed in contents of the revision is; `None`: they are as they came.
@@ -111,11 +110,11 @@ impl Volume {
     ) -> Result<Committed, Error> {
         let (category, limits) = self.kind()?;
         let digest = tree.digest();
-        if let Current::Revision { sequence: held_sequence, digest: held, .. } = &self.current
+        if let Current::Revision { sequence: held_sequence, tree: held, .. } = &self.current
             && *held_sequence == sequence
         {
-            if *held != digest {
-                return Err(Error::Conflict { sequence, held: *held, asked: digest });
+            if held.digest() != digest {
+                return Err(Error::Conflict { sequence, held: held.digest(), asked: digest });
             }
             self.tidy(mounter)?;
             return Ok(Committed::Already);

@@ -15,13 +15,16 @@ use volumes::session::{Current, Volumes};
 use volumes::tree::{Digest, Tree};
 use volumes::wire::message::{Chunk, Held, OpenRequest, OpenResponse, VolumeStatus};
 
+use crate::cdh::Cdh;
 use crate::policy::Policy;
 use crate::server::lock;
+use crate::unseal::{Unsealer, hopeless};
 
 /// The volumes of this guest.
 #[derive(Debug)]
 pub struct Agent {
-    store: Store,
+    pub(crate) store: Store,
+    pub(crate) unsealer: Option<Unsealer>,
     policy: Policy,
     root: PathBuf,
     instance: [u8; 16],
@@ -60,6 +63,7 @@ impl Agent {
         rand::fill(&mut instance).expect("the system has random bytes");
         let mut agent = Self {
             store: Store::open(root, options, mounter, now)?,
+            unsealer: None,
             policy,
             root: root.to_path_buf(),
             instance,
@@ -123,6 +127,39 @@ impl Agent {
         let mut later = self.store.held().filter(|held| after.is_none_or(|after| held.id > after));
         let page = later.by_ref().take(max).map(|held| row(&held)).collect();
         (page, later.next().is_some())
+    }
+
+    fn forget_sealed(&mut self, volume: &VolumeId) {
+        if let Some(unsealer) = &mut self.unsealer {
+            unsealer.forget(volume);
+        }
+    }
+
+    /// Files what was sealed in staged contents in their place. An error says why, for people.
+    pub(crate) fn opened(
+        &mut self,
+        volume: &VolumeId,
+        digest: Digest,
+        plaintext: &[u8],
+    ) -> Result<(), String> {
+        match self.store.replace(volume, digest, plaintext) {
+            // Gone in the meantime: nobody waits for it.
+            Ok(()) | Err(Error::Unknown { .. } | Error::Lacking { .. }) => Ok(()),
+            Err(Error::Sealed { .. }) => Err("what is sealed in it is sealed again".into()),
+            Err(error) => Err(refusal(&error).to_string()),
+        }
+    }
+
+    /// Refuses a revision with sealed contents that are not opened yet, and sees to it that they are.
+    fn unsealed(&mut self, volume: &VolumeId, tree: &Tree) -> Result<(), Refusal> {
+        let sealed = self.store.sealed(volume, tree).map_err(|error| refusal(&error))?;
+        if sealed.is_empty() {
+            return Ok(());
+        }
+        let refused = hopeless(self.unsealer.is_some(), tree, &sealed);
+        let unsealer = self.unsealer.as_mut();
+        let opening = || unsealer.map(|unsealer| unsealer.open(volume, tree, &sealed));
+        refused.or_else(opening).map_or(Ok(()), Err)
     }
 
     fn stored(&self, volume: &VolumeId) -> Option<publish::volumes::Held<'_>> {
@@ -216,6 +253,7 @@ impl Volumes for Agent {
     }
 
     fn commit(&mut self, volume: &VolumeId, sequence: u64, tree: Tree) -> Result<Held, Refusal> {
+        self.unsealed(volume, &tree)?;
         let committed = self.store.commit(volume, sequence, &tree, Instant::now);
         self.expire();
         match committed {
@@ -232,6 +270,7 @@ impl Volumes for Agent {
     }
 
     fn discard(&mut self, volume: &VolumeId) {
+        self.forget_sealed(volume);
         match self.store.discard(volume) {
             Ok(()) | Err(Error::Unknown { .. }) => {}
             Err(error) => {
@@ -242,6 +281,7 @@ impl Volumes for Agent {
 
     fn remove(&mut self, volume: &VolumeId) -> Result<(), Refusal> {
         self.notes.remove(volume);
+        self.forget_sealed(volume);
         let held = self.stored(volume).is_some();
         self.store.remove(volume).map_err(|error| refusal(&error))?;
         if held {
@@ -251,6 +291,10 @@ impl Volumes for Agent {
     }
 
     fn refused(&mut self, volume: Option<&VolumeId>, refusal: &Refusal) {
+        if refusal.reason == Reason::Opening {
+            // Nothing is wrong yet.
+            return;
+        }
         self.refusals = self.refusals.saturating_add(1);
         // Only volumes that exist: the host must not fill memory with names.
         let known = volume.filter(|volume| self.notes.contains_key(*volume)).cloned();
@@ -277,6 +321,7 @@ fn refusal(error: &Error) -> Refusal {
         Error::Length { .. } | Error::Offset { .. } => Reason::Invalid,
         Error::Digest { .. } => Reason::Digest,
         Error::Lacking { .. } => Reason::Missing,
+        Error::Sealed { .. } => Reason::Sealed,
         Error::Stale { .. } => Reason::Stale,
         Error::Conflict { .. } => Reason::Conflict,
         Error::TooSoon { .. } => Reason::TooSoon,
@@ -296,4 +341,10 @@ pub fn spawn_keeper(agent: &Arc<Mutex<Agent>>) -> io::Result<()> {
     let agent = Arc::clone(agent);
     let thread = std::thread::Builder::new().name("keeper".into()).stack_size(128 << 10);
     thread.spawn(move || Agent::keep(&agent)).map(drop)
+}
+
+/// From now on sealed contents are opened, by the key source that `cdh` speaks to.
+pub fn unseal_by(agent: &Arc<Mutex<Agent>>, cdh: Cdh) {
+    let unsealer = Unsealer::new(agent, cdh);
+    lock(agent).unsealer = Some(unsealer);
 }

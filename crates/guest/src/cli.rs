@@ -40,6 +40,13 @@ pub(crate) struct Run {
     /// Where volumes are kept
     #[arg(long, value_name = "DIR", default_value = "/run/sealift", env = "SEALIFT_GUEST_ROOT")]
     pub(crate) root: PathBuf,
+    /// The key source that opens sealed values: unix:/PATH of upstream's data hub
+    /// (/run/confidential-containers/cdh.sock) or of `sealift unsealer`. Without it they are refused
+    #[arg(long, value_name = "ADDRESS", value_parser = unix_socket, env = "SEALIFT_GUEST_UNSEAL")]
+    pub(crate) unseal: Option<PathBuf>,
+    /// Seconds that opening one sealed value may take
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u16).range(1..=600), env = "SEALIFT_GUEST_UNSEAL_TIMEOUT")]
+    pub(crate) unseal_timeout: u16,
     /// Kinds of volumes that are accepted; default all
     #[arg(long = "category", value_name = "NAME", value_delimiter = ',', value_parser = category, env = "SEALIFT_GUEST_CATEGORIES")]
     pub(crate) categories: Vec<Category>,
@@ -113,4 +120,9 @@ fn category(name: &str) -> Result<Category, String> {
         let names: Vec<_> = Category::ALL.into_iter().map(Category::as_str).collect();
         format!("one of {}", names.join(", "))
     })
+}
+
+fn unix_socket(text: &str) -> Result<PathBuf, String> {
+    let path = text.strip_prefix("unix:").map(|path| path.strip_prefix("//").unwrap_or(path));
+    path.filter(|path| path.starts_with('/')).map(Into::into).ok_or_else(|| "unix:/PATH".into())
 }

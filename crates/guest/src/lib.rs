@@ -6,14 +6,18 @@
 //! | [`socket`] | where the host reaches this guest, and who may connect |
 //! | [`server`] | connections, their deadlines and their number |
 //! | [`agent`] | the volumes behind the sessions |
+//! | `unseal` | sealed values, opened before anybody sees them |
+//! | [`cdh`] | the key source that opens them |
 //! | [`policy`] | what the host may do |
 //! | [`report`] | how the volumes are, for people and Prometheus |
 //! | [`bind`], [`hook`] | a volume into a container, by hand or by its runtime |
 
 pub mod agent;
 pub mod bind;
+pub mod cdh;
 pub mod hook;
 pub mod policy;
 pub mod report;
 pub mod server;
 pub mod socket;
+mod unseal;

@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use clap::Parser;
 use cli::{Bind, Cli, Command, Hook, Output, Run, Status};
-use guest::agent::{Agent, spawn_keeper};
+use guest::agent::{Agent, spawn_keeper, unseal_by};
 use guest::bind::bind;
+use guest::cdh::Cdh;
 use guest::policy::Policy;
 use guest::server::{Limits, Server};
 use guest::socket::Listener;
@@ -63,6 +64,9 @@ fn serve(run: &Run) -> Result<(), String> {
     let agent = Agent::open(&run.root, policy, options, mounter).map_err(|error| chain(&error))?;
     let agent = Arc::new(Mutex::new(agent));
     spawn_keeper(&agent).map_err(|error| format!("no thread: {error}"))?;
+    if let Some(path) = &run.unseal {
+        unseal_by(&agent, Cdh::new(path, Duration::from_secs(run.unseal_timeout.into())));
+    }
     let own = pages::Address::Unix(run.root.join(STATUS_SOCKET));
     for address in run.metrics.iter().chain([&own]) {
         let bound = Pages::bind(address);

@@ -158,6 +158,8 @@ pub(crate) struct State {
     pub(crate) current_at: Option<SystemTime>,
     pub(crate) failure: Option<String>,
     pub(crate) failures: u32,
+    /// How often in a row the guest said that it is opening sealed values.
+    pub(crate) openings: u32,
     /// Why its changes are only noticed by rescanning.
     pub(crate) unwatched: Option<String>,
     /// Whether its guest could not be reached when that was tried last.

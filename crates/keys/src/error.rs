@@ -112,6 +112,21 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    /// Not a sealed secret that can be opened here. Its contents never appear.
+    #[error("the sealed secret cannot be opened: {0}")]
+    Sealed(String),
+    /// Somebody else signed it, or it was changed since.
+    #[error("the sealed secret's signature is not {signer}'s")]
+    Signature {
+        /// Who says to have signed it.
+        signer: String,
+    },
+    /// What should be a signer's public key is none of P-256.
+    #[error("{signer} is no public key of P-256 in JWK form")]
+    SignerUnusable {
+        /// Whose it should be.
+        signer: String,
+    },
     /// A setting that cannot or may not be used.
     #[error("{0}")]
     Usage(String),

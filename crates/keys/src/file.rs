@@ -68,6 +68,15 @@ fn release(root: &Path, resource: &ResourceUri) -> Result<Secret, Error> {
     read(file, bytes).map_err(failure)
 }
 
+/// A key in a file of its own.
+pub(crate) fn read_key(path: &Path) -> io::Result<Secret> {
+    match open(path)? {
+        (_, 0) => Err(io::Error::other("empty")),
+        (_, bytes) if bytes > Secret::BYTES_MAX as u64 => Err(io::Error::other("too long")),
+        (file, bytes) => read(file, bytes),
+    }
+}
+
 /// Opens a regular file, and says how long it is.
 fn open(path: &Path) -> io::Result<(File, u64)> {
     // Non-blocking, so that a FIFO in the key's place cannot hang us; it has no effect on a file.

@@ -8,6 +8,8 @@
 //!   for confidential VMs without a data hub. We attest, with a pluggable [`Attester`].
 //! - [`FileSource`]: development, and keys that Kubernetes mounts as a Secret.
 //!
+//! [`sealed`] opens Confidential Containers' sealed secrets with what they release.
+//!
 //! All of them pass one suite, [`conformance`]. [`release_with_retry`] is how programs ask: an
 //! [`Error`] knows whether asking again can help. What is released lives in a
 //! [`Secret`] and appears in no error, log or `Debug` output.
@@ -20,6 +22,7 @@ mod file;
 mod http;
 mod kbs;
 mod retry;
+pub mod sealed;
 
 use seal::name::ResourceUri;
 use secret::Secret;

@@ -58,8 +58,9 @@ use self::layout::{DATA, NEW, RECORDS, STAGING, VOLUMES, remove};
 use self::mounter::Places;
 pub use self::mounter::{Mounter, PlainDirectories, Space, Tmpfs};
 use self::recover::recover;
-use self::revision::{is_empty, lacking};
+use self::revision::{is_empty, lacking, sealed};
 use self::staging::Contents;
+pub use self::staging::SEALED_PREFIX;
 use self::volume::{Current, Volume};
 use crate::dir::Dir;
 use crate::system::Steps;
@@ -129,8 +130,8 @@ impl<'a> Held<'a> {
             state: match &volume.current {
                 Current::Nothing => HeldState::Nothing,
                 Current::Damaged { sequence } => HeldState::Damaged { sequence: *sequence },
-                Current::Revision { sequence, digest, tree, .. } => {
-                    HeldState::Revision { sequence: *sequence, digest: *digest, tree }
+                Current::Revision { sequence, tree, .. } => {
+                    HeldState::Revision { sequence: *sequence, digest: tree.digest(), tree }
                 }
             },
             previous: volume.previous.len(),
@@ -340,7 +341,15 @@ impl Store {
         volume.contents.open(&volume.staging()?, &digest)
     }
 
-    /// Exchanges staged contents by what was sealed in them, filed under the same digest.
+    /// The contents of `tree` that are staged, begin with [`SEALED_PREFIX`], and have to be
+    /// [replaced](Self::replace) before it can be committed; with their lengths.
+    pub fn sealed(&self, id: &VolumeId, tree: &Tree) -> Result<BTreeMap<Digest, u64>, Error> {
+        let volume = self.volumes.get(id).ok_or_else(|| Error::Unknown { id: id.clone() })?;
+        Ok(sealed(volume.current.lengths(), &volume.contents, tree))
+    }
+
+    /// Exchanges staged contents by what was sealed in them, filed under the same digest. What was
+    /// sealed may not be sealed again.
     pub fn replace(
         &mut self,
         id: &VolumeId,

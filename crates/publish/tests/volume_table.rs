@@ -206,6 +206,64 @@ fn what_was_sealed_is_filed_under_the_digest_of_what_came() {
     }
 }
 
+/// Whoever calls it: what is sealed is in no revision.
+#[test]
+fn no_revision_holds_what_is_sealed() {
+    let (place, now) = (Place::new(), Instant::now());
+    let mut store = Kind::Plain.open(&place.root, None, now).unwrap();
+    let plain = Model::new(&[("a", "1")]);
+    publish(&mut store, &plain, 1, now).unwrap();
+    let wire = Model::new(&[("a", "1"), ("b", "sealed.x"), ("c", "sealed.x"), ("d", "sealed.y")]);
+    send(&mut store, &wire).unwrap();
+    let refused = store.commit(&id(), 2, &wire.tree(), || now);
+    assert!(matches!(refused, Err(Error::Sealed { count: 2, .. })), "{refused:?}");
+    let (x, y) = (Digest::of(b"sealed.x"), Digest::of(b"sealed.y"));
+    assert_eq!(store.sealed(&id(), &wire.tree()).unwrap(), [(x, 8), (y, 8)].into());
+    store.replace(&id(), x, b"x").unwrap();
+    let again = store.replace(&id(), y, b"sealed.z");
+    assert!(matches!(again, Err(Error::Sealed { .. })), "{again:?}");
+    assert_eq!(store.sealed(&id(), &wire.tree()).unwrap(), [(y, 8)].into());
+    assert!(store.commit(&id(), 2, &wire.tree(), || now).is_err());
+    assert_eq!(current(&place.data()).unwrap(), Some(plain));
+    // Said again, it is not taken for something else.
+    send(&mut store, &wire).unwrap();
+    store.put(&id(), y, 8, 0, b"innocent").unwrap();
+    assert!(store.commit(&id(), 2, &wire.tree(), || now).is_err());
+    store.replace(&id(), y, b"y").unwrap();
+    store.commit(&id(), 2, &wire.tree(), || now).unwrap();
+    let opened = Model::new(&[("a", "1"), ("b", "x"), ("c", "x"), ("d", "y")]);
+    assert_eq!(store.expire(now + GRACE).next, None);
+    exactly(&place, &opened, 2).unwrap();
+}
+
+/// One after the other each fits; together they do not, also after a restart.
+#[test]
+fn what_was_sealed_counts_as_long_as_it_is() {
+    let limits = Limits { entries: 10, bytes: 100 };
+    let (place, now) = (Place::new(), Instant::now());
+    let mut store = Kind::Plain.open(&place.root, None, now).unwrap();
+    store.create(&id(), Category::Secret, limits).unwrap();
+    let wires =
+        [Model::new(&[("a", "sealed.a")]), Model::new(&[("a", "sealed.a"), ("b", "sealed.b")])];
+    send(&mut store, &wires[0]).unwrap();
+    let long = store.replace(&id(), Digest::of(b"sealed.a"), &[b'x'; 101]);
+    assert!(matches!(long, Err(Error::Limit { .. })), "{long:?}");
+    store.replace(&id(), Digest::of(b"sealed.a"), &[b'x'; 60]).unwrap();
+    store.commit(&id(), 1, &wires[0].tree(), || now).unwrap();
+    for restarted in [false, true] {
+        if restarted {
+            drop(store);
+            store = Kind::Plain.open(&place.root, None, now).unwrap();
+        }
+        send(&mut store, &wires[1]).unwrap();
+        store.replace(&id(), Digest::of(b"sealed.b"), &[b'x'; 41]).unwrap();
+        let full = store.commit(&id(), 2, &wires[1].tree(), || now);
+        assert!(matches!(full, Err(Error::Limit { found: 101, limit: 100, .. })), "{full:?}");
+    }
+    store.replace(&id(), Digest::of(b"sealed.b"), &[b'x'; 40]).unwrap();
+    store.commit(&id(), 2, &wires[1].tree(), || now).unwrap();
+}
+
 #[test]
 fn trees_that_lie_or_go_beyond_limits_are_refused() {
     let (place, now) = (Place::new(), Instant::now());

@@ -8,5 +8,6 @@ pub mod kubelet;
 pub mod oracle;
 pub mod planted;
 pub mod s3;
+pub mod sealer;
 pub mod tls;
 pub mod torn;

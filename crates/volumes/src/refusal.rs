@@ -74,6 +74,8 @@ pub enum Reason {
     TooSoon,
     /// No space or no inodes in the guest.
     NoSpace,
+    /// Sealed values are being opened: commit again a moment later.
+    Opening,
     /// A sealed value cannot be opened.
     Sealed,
     /// The guest failed.
@@ -83,7 +85,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    const ALL: [(Self, &'static str, u32); 14] = [
+    const ALL: [(Self, &'static str, u32); 15] = [
         (Self::Invalid, "invalid", 3),
         (Self::Limit, "limit", 8),
         (Self::Policy, "policy", 7),
@@ -96,6 +98,7 @@ impl Reason {
         (Self::Missing, "missing", 9),
         (Self::TooSoon, "too-soon", 14),
         (Self::NoSpace, "no-space", 8),
+        (Self::Opening, "opening", 14),
         (Self::Sealed, "sealed", 9),
         (Self::Internal, "internal", 13),
     ];

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use volumes::chain;
 use volumes::name::{Category, VolumeId};
-use volumes::refusal::{Reason, Refusal};
+use volumes::refusal::Reason;
 use volumes::tree::Limits;
 use volumes::wire::message::{DropRequest, Held, Message, PutResponse};
 
@@ -26,6 +26,12 @@ use crate::sync::{self, Known, Volume};
 const BACKOFF: Duration = Duration::from_millis(100);
 /// The pause while the guest has too many revisions of a volume: it keeps each for two seconds.
 const TOO_SOON: Duration = Duration::from_millis(100);
+/// The first pause while the guest opens sealed values; it doubles with each, up to [`OPENING_MAX`].
+const OPENING: Duration = Duration::from_millis(20);
+/// The longest.
+const OPENING_MAX: Duration = Duration::from_secs(1);
+/// How often in a row, before it is a failure: 10 s.
+const OPENINGS_MAX: u32 = 16;
 /// How long that may last before it is a failure.
 const TOO_SOON_MAX: Duration = Duration::from_secs(10);
 /// A connection that lasted so long was no failure, however it ended.
@@ -221,7 +227,7 @@ fn settle(
         Ok(brought) => {
             let tree = brought.snapshot.tree();
             (state.entries, state.bytes, state.token) = (tree.nodes().len(), tree.bytes(), token);
-            (state.failure, state.failures) = (None, 0);
+            (state.failure, state.failures, state.openings) = (None, 0, 0);
             state.current_at = Some(SystemTime::now());
             if brought.changed {
                 let lag = state.behind_since.map(|since| since.elapsed());
@@ -237,9 +243,9 @@ fn settle(
         Err(Failure::Snapshot(error)) => (chain(&error), Some(BACKOFF)),
         Err(Failure::Sync(error)) => {
             let since = *state.behind_since.get_or_insert(noticed);
-            if is_too_soon(&error) && since.elapsed() < TOO_SOON_MAX {
+            if let Some(pause) = not_yet(&error, since, &mut state.openings) {
                 // Not a failure: the newest revision follows in a moment.
-                return Some(TOO_SOON);
+                return Some(pause);
             }
             (chain(&error), Some(BACKOFF))
         }
@@ -254,11 +260,21 @@ fn settle(
     delay.map(|_| backoff(state.failures, shared.options.backoff_max))
 }
 
-fn is_too_soon(error: &sync::Error) -> bool {
-    matches!(
-        error,
-        sync::Error::Guest(client::Error::Refused(Refusal { reason: Reason::TooSoon, .. }))
-    )
+/// The pause before the same is said again, if that is all that the guest asks for.
+fn not_yet(error: &sync::Error, since: Instant, openings: &mut u32) -> Option<Duration> {
+    let sync::Error::Guest(client::Error::Refused(refusal)) = error else { return None };
+    if refusal.reason != Reason::Opening {
+        *openings = 0;
+    }
+    match refusal.reason {
+        Reason::TooSoon if since.elapsed() < TOO_SOON_MAX => Some(TOO_SOON),
+        Reason::Opening if *openings < OPENINGS_MAX => {
+            let pause = OPENING.saturating_mul(1 << (*openings).min(16)).min(OPENING_MAX);
+            *openings = openings.saturating_add(1);
+            Some(pause)
+        }
+        _ => None,
+    }
 }
 
 /// A volume has left its guest.

@@ -79,6 +79,15 @@ pub enum Error {
         /// One of them.
         first: Digest,
     },
+    /// Contents that are sealed and were not [replaced](super::Store::replace) by what is sealed in
+    /// them: nobody may see them.
+    #[error("{count} contents are sealed, {first} first")]
+    Sealed {
+        /// How many.
+        count: usize,
+        /// One of them.
+        first: Digest,
+    },
     /// The sequence number is not above the current one's.
     #[error("revision {sequence} is not above {held}, which is current")]
     Stale {

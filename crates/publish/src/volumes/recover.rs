@@ -43,12 +43,12 @@ pub(super) fn recover(
     let record = read_record(&dir.existing(RECORDS)?, sequence)?;
     let record = record.filter(|record| record.id == *id && record.sequence == sequence);
     let known = match record {
-        Some(record) if check(&revision, &record.tree)? => Some(record),
-        _ => None,
+        Some(record) => check(&revision, &record.tree)?.map(|opened| (record, opened)),
+        None => None,
     };
     let (kind, current) = match known {
-        Some(Record { category, limits, tree, .. }) => {
-            (Some((category, limits)), Current::revision(sequence, tree))
+        Some((Record { category, limits, tree, .. }, opened)) => {
+            (Some((category, limits)), Current::revision(sequence, tree, opened))
         }
         None => (None, Current::Damaged { sequence }),
     };

@@ -48,6 +48,22 @@ pub(super) fn lacking(
     Ok(lacking.into_iter().collect())
 }
 
+/// The contents of a tree that are staged, sealed, and not opened yet, with their lengths.
+pub(super) fn sealed(
+    held: Option<&HashMap<Digest, u64>>,
+    contents: &Contents,
+    tree: &Tree,
+) -> BTreeMap<Digest, u64> {
+    let of = |node: &Node| match node {
+        // What is current was opened before it became so.
+        Node::File { digest, .. } if held.is_none_or(|held| !held.contains_key(digest)) => {
+            Some((*digest, contents.sealed(digest)?))
+        }
+        _ => None,
+    };
+    tree.nodes().values().filter_map(of).collect()
+}
+
 /// The lengths, on the wire, of a tree's contents.
 pub(super) fn lengths(tree: &Tree) -> HashMap<Digest, u64> {
     let length = |node: &Node| match node {
@@ -162,9 +178,10 @@ fn finish(file: &File, meta: Meta) -> Result<(), Error> {
     Ok(file.chmod(meta.mode)?)
 }
 
-/// Whether everything of `tree` is in `top` with its kind, owner and mode; removes what else there
-/// is. Contents are not read: those that were sealed have other digests than the tree says.
-pub(super) fn check(top: &Dir, tree: &Tree) -> Result<bool, Error> {
+/// Whether everything of `tree` is in `top` with its kind, owner and mode: then the lengths of
+/// contents that were sealed. Removes what else there is. Contents are not read: those that were
+/// sealed have other digests than the tree says.
+pub(super) fn check(top: &Dir, tree: &Tree) -> Result<Option<HashMap<Digest, u64>>, Error> {
     let mut children: BTreeMap<&str, BTreeMap<&[u8], &Node>> = BTreeMap::from([("", [].into())]);
     for (path, node) in tree.nodes() {
         if let Node::Directory(_) = node {
@@ -174,21 +191,29 @@ pub(super) fn check(top: &Dir, tree: &Tree) -> Result<bool, Error> {
         siblings.insert(name_of(path).as_bytes(), node);
     }
     let root = Node::Directory(tree.root());
-    let Some(stat) = top.stat(".")? else { return Ok(false) };
+    let Some(stat) = top.stat(".")? else { return Ok(None) };
     let mut whole = is_as(&stat, &root);
+    let mut opened = HashMap::new();
     for (path, names) in children {
         let dir = match top.dir(path) {
             Ok(Some(dir)) => dir,
-            Ok(None) | Err(crate::Error::InTheWay { .. }) => return Ok(false),
+            Ok(None) | Err(crate::Error::InTheWay { .. }) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
         retain(&dir, |name| Ok(names.contains_key(name)))?;
         for (name, node) in names {
             let name = str::from_utf8(name).unwrap_or_default();
-            whole &= dir.stat(name)?.is_some_and(|stat| is_as(&stat, node));
+            let stat = dir.stat(name)?;
+            whole &= stat.is_some_and(|stat| is_as(&stat, node));
+            let length = stat.and_then(|stat| u64::try_from(stat.st_size).ok());
+            if let (Node::File { bytes, digest, .. }, Some(length)) = (node, length)
+                && *bytes != length
+            {
+                opened.insert(*digest, length);
+            }
         }
     }
-    Ok(whole)
+    Ok(whole.then_some(opened))
 }
 
 fn is_as(stat: &rustix::fs::Stat, node: &Node) -> bool {

@@ -12,6 +12,9 @@ use super::error::{Error, within};
 use super::layout::blob_name;
 use crate::dir::Dir;
 
+/// What sealed contents begin with (Confidential Containers' sealed secrets).
+pub const SEALED_PREFIX: &[u8] = b"sealed.";
+
 /// What is in `staging/`, and how far it has come.
 #[derive(Default)]
 pub(super) struct Contents(BTreeMap<Digest, Blob>);
@@ -19,14 +22,16 @@ pub(super) struct Contents(BTreeMap<Digest, Blob>);
 struct Blob {
     /// The length on the wire.
     total: u64,
+    /// How many of its first bytes are those of [`SEALED_PREFIX`].
+    alike: usize,
     state: State,
 }
 
 enum State {
     /// `written` bytes are there, hashed into the context.
     Partial { written: u64, context: Context },
-    /// All of it, verified; `bytes` of it after it was opened.
-    Complete { bytes: u64 },
+    /// All of it, verified. `opened`: how long what was sealed in it is, which stands in its place.
+    Complete { opened: Option<u64> },
 }
 
 impl Blob {
@@ -34,8 +39,13 @@ impl Blob {
     fn takes(&self) -> u64 {
         match self.state {
             State::Partial { .. } => self.total,
-            State::Complete { bytes } => bytes.max(self.total),
+            State::Complete { opened } => opened.unwrap_or(0).max(self.total),
         }
+    }
+
+    fn is_sealed(&self) -> bool {
+        let unopened = matches!(self.state, State::Complete { opened: None });
+        unopened && self.alike == SEALED_PREFIX.len()
     }
 }
 
@@ -44,6 +54,19 @@ impl Contents {
     pub(super) fn complete(&self, digest: &Digest) -> Option<u64> {
         let blob = self.0.get(digest)?;
         matches!(blob.state, State::Complete { .. }).then_some(blob.total)
+    }
+
+    /// Whether contents are complete, sealed, and not opened yet: their length on the wire.
+    pub(super) fn sealed(&self, digest: &Digest) -> Option<u64> {
+        self.0.get(digest).filter(|blob| blob.is_sealed()).map(|blob| blob.total)
+    }
+
+    /// How long what was sealed in contents is; `None`: they are as they came.
+    pub(super) fn opened(&self, digest: &Digest) -> Option<u64> {
+        match self.0.get(digest)?.state {
+            State::Complete { opened } => opened,
+            State::Partial { .. } => None,
+        }
     }
 
     /// Whether a name in `staging/` is of something known here.
@@ -74,10 +97,10 @@ impl Contents {
         within("bytes of one file", total, limits.bytes)?;
         let length = |said| Error::Length { digest, found: total, said };
         let name = blob_name(&digest);
-        let (file, mut context) = match self.0.get(&digest) {
+        let (file, mut context, alike) = match self.0.get(&digest) {
             Some(blob) if blob.total != total => return Err(length(blob.total)),
             Some(Blob { state: State::Complete { .. }, .. }) => return Ok(total),
-            Some(Blob { state: State::Partial { written, context }, .. }) if offset > 0 => {
+            Some(Blob { state: State::Partial { written, context }, alike, .. }) if offset > 0 => {
                 if offset != *written {
                     return Err(Error::Offset { digest, found: offset, expected: *written });
                 }
@@ -86,7 +109,7 @@ impl Contents {
                     self.0.remove(&digest);
                     return Err(Error::Offset { digest, found: offset, expected: 0 });
                 };
-                (file, context.clone())
+                (file, context.clone(), *alike)
             }
             None if offset > 0 => {
                 return Err(Error::Offset { digest, found: offset, expected: 0 });
@@ -99,7 +122,7 @@ impl Contents {
                 let staged = self.bytes().saturating_add(total);
                 within("staged bytes", staged, limits.bytes)?;
                 staging.unlink(&name)?;
-                (staging.create_file(&name, 0o600)?, Context::new(&SHA256))
+                (staging.create_file(&name, 0o600)?, Context::new(&SHA256), 0)
             }
         };
         if let Err(error) = file.write_at(data, offset) {
@@ -110,6 +133,7 @@ impl Contents {
             return Err(error.into());
         }
         context.update(data);
+        let alike = alike_after(alike, offset, data);
         let state = if end < total {
             State::Partial { written: end, context }
         } else {
@@ -119,9 +143,9 @@ impl Contents {
                 let _ = staging.unlink(&name);
                 return Err(Error::Digest { expected: digest, found });
             }
-            State::Complete { bytes: total }
+            State::Complete { opened: None }
         };
-        self.0.insert(digest, Blob { total, state });
+        self.0.insert(digest, Blob { total, alike, state });
         Ok(end)
     }
 
@@ -145,6 +169,9 @@ impl Contents {
         let Some(blob) = self.0.get(&digest).filter(|_| self.complete(&digest).is_some()) else {
             return Err(Error::Lacking { count: 1, first: digest });
         };
+        if bytes.starts_with(SEALED_PREFIX) {
+            return Err(Error::Sealed { count: 1, first: digest });
+        }
         let others = self.bytes() - blob.takes();
         within("staged bytes", others.saturating_add(length.max(blob.total)), limits.bytes)?;
         let name = blob_name(&digest);
@@ -159,12 +186,47 @@ impl Contents {
             return Err(error.into());
         }
         if let Some(blob) = self.0.get_mut(&digest) {
-            blob.state = State::Complete { bytes: length };
+            blob.state = State::Complete { opened: Some(length) };
         }
         Ok(())
     }
 
     fn bytes(&self) -> u64 {
         self.0.values().fold(0, |sum: u64, blob| sum.saturating_add(blob.takes()))
+    }
+}
+
+/// How many bytes are those of [`SEALED_PREFIX`] once `data` is there at `offset`, of which `alike`
+/// were before.
+fn alike_after(alike: usize, offset: u64, data: &[u8]) -> usize {
+    match usize::try_from(offset) {
+        Ok(offset) if offset == alike => {
+            let rest = &SEALED_PREFIX[alike..];
+            alike + rest.iter().zip(data).take_while(|(expected, byte)| expected == byte).count()
+        }
+        _ => alike,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_sealed_is_seen_however_it_is_cut() {
+        for (text, sealed) in [
+            ("sealed.x", true),
+            ("sealed.", true),
+            ("sealed", false),
+            ("sealex.sealed.", false),
+            ("", false),
+            ("ssealed.", false),
+        ] {
+            for cut in 0..=text.len() {
+                let (first, second) = text.as_bytes().split_at(cut);
+                let alike = alike_after(alike_after(0, 0, first), cut as u64, second);
+                assert_eq!(alike == SEALED_PREFIX.len(), sealed, "{text} cut at {cut}");
+            }
+        }
     }
 }

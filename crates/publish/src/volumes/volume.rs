@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use ::volumes::name::{Category, VolumeId};
-use ::volumes::tree::{Digest, Limits, Tree};
+use ::volumes::tree::{Digest, Limits, Node, Tree};
 
 use super::error::{Error, within};
 use super::layout::{
@@ -13,7 +13,7 @@ use super::layout::{
 };
 use super::mounter::Mounter;
 use super::record::Record;
-use super::revision::{Sources, build, lacking, lengths};
+use super::revision::{Sources, build, lacking, lengths, sealed};
 use super::staging::Contents;
 use super::{Committed, Options};
 use crate::dir::Dir;
@@ -39,8 +39,14 @@ pub(super) enum Current {
     Nothing,
     /// Something that can be read, but nobody knows what it should be.
     Damaged { sequence: u64 },
-    /// A revision, and the lengths on the wire of the contents in it.
-    Revision { sequence: u64, digest: Digest, tree: Tree, lengths: HashMap<Digest, u64> },
+    /// A revision, the lengths on the wire of the contents in it, and how long those of them are that
+    /// were sealed.
+    Revision {
+        sequence: u64,
+        tree: Tree,
+        lengths: HashMap<Digest, u64>,
+        opened: HashMap<Digest, u64>,
+    },
 }
 
 /// A revision that was current.
@@ -50,8 +56,16 @@ pub(super) struct Previous {
 }
 
 impl Current {
-    pub(super) fn revision(sequence: u64, tree: Tree) -> Self {
-        Self::Revision { sequence, digest: tree.digest(), lengths: lengths(&tree), tree }
+    pub(super) fn revision(sequence: u64, tree: Tree, opened: HashMap<Digest, u64>) -> Self {
+        Self::Revision { sequence, lengths: lengths(&tree), opened, tree }
+    }
+
+    /// How long what was sealed in contents of the revision is; `None`: they are as they came.
+    fn opened(&self, digest: &Digest) -> Option<u64> {
+        match self {
+            Self::Revision { opened, .. } => opened.get(digest).copied(),
+            Self::Nothing | Self::Damaged { .. } => None,
+        }
     }
 
     pub(super) fn lengths(&self) -> Option<&HashMap<Digest, u64>> {
@@ -96,11 +110,11 @@ impl Volume {
     ) -> Result<Committed, Error> {
         let (category, limits) = self.kind()?;
         let digest = tree.digest();
-        if let Current::Revision { sequence: held_sequence, digest: held, .. } = &self.current
+        if let Current::Revision { sequence: held_sequence, tree: held, .. } = &self.current
             && *held_sequence == sequence
         {
-            if *held != digest {
-                return Err(Error::Conflict { sequence, held: *held, asked: digest });
+            if held.digest() != digest {
+                return Err(Error::Conflict { sequence, held: held.digest(), asked: digest });
             }
             self.tidy(mounter)?;
             return Ok(Committed::Already);
@@ -114,6 +128,11 @@ impl Volume {
         if let Some(first) = missing.first() {
             return Err(Error::Lacking { count: missing.len(), first: *first });
         }
+        let sealed = sealed(self.current.lengths(), &self.contents, tree);
+        if let Some(first) = sealed.keys().next() {
+            return Err(Error::Sealed { count: sealed.len(), first: *first });
+        }
+        let opened = self.opened(tree, limits)?;
         self.make_room(clock(), options)?;
 
         let record = Record { id: self.id.clone(), category, limits, sequence, tree: tree.clone() };
@@ -126,7 +145,8 @@ impl Volume {
                 return Err(error);
             }
         }
-        let old = std::mem::replace(&mut self.current, Current::revision(sequence, record.tree));
+        let old =
+            std::mem::replace(&mut self.current, Current::revision(sequence, record.tree, opened));
         self.contents.clear();
         if let Some(sequence) = old.sequence() {
             // From now on, however long the building took: until now somebody may have opened it.
@@ -145,6 +165,19 @@ impl Volume {
             Ok(()) => Ok(Committed::New),
             Err(error) => Err(Error::Untidy { sequence, source: Box::new(error) }),
         }
+    }
+
+    /// The lengths of what was sealed in contents of `tree`, which count instead of their own.
+    fn opened(&self, tree: &Tree, limits: Limits) -> Result<HashMap<Digest, u64>, Error> {
+        let (mut opened, mut sum) = (HashMap::new(), 0_u64);
+        for node in tree.nodes().values() {
+            let Node::File { bytes, digest, .. } = node else { continue };
+            let length = self.current.opened(digest).or_else(|| self.contents.opened(digest));
+            sum = sum.saturating_add(length.unwrap_or(*bytes));
+            opened.extend(length.map(|length| (*digest, length)));
+        }
+        within("bytes when opened", sum, limits.bytes)?;
+        Ok(opened)
     }
 
     /// Removes revisions whose grace is over. Returns when the next one's is.

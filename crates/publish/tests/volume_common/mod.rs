@@ -77,11 +77,13 @@ impl Model {
         self
     }
 
+    /// As it comes from the host.
     pub fn tree(&self) -> Tree {
         let node = |(content, meta): &Entry| match content {
             None => Node::Directory(*meta),
             Some(content) => {
-                Node::File { meta: *meta, bytes: content.len() as u64, digest: Digest::of(content) }
+                let sent = sent(content);
+                Node::File { meta: *meta, bytes: sent.len() as u64, digest: Digest::of(&sent) }
             }
         };
         let nodes = self.entries.iter();
@@ -166,6 +168,14 @@ impl Drop for Place {
     }
 }
 
+/// A content as it comes: what begins with `opened:` is sealed then.
+fn sent(content: &[u8]) -> Vec<u8> {
+    match content.starts_with(b"opened:") {
+        true => format!("sealed.{}", Digest::of(content)).into_bytes(),
+        false => content.to_vec(),
+    }
+}
+
 /// Creates the volume, sends what it lacks in pieces, commits.
 pub fn publish(
     store: &mut Store,
@@ -178,15 +188,20 @@ pub fn publish(
     store.commit(&id(), sequence, &model.tree(), || now)
 }
 
+/// Sends what the volume lacks in pieces, and opens what is sealed.
 pub fn send(store: &mut Store, model: &Model) -> Result<(), Error> {
     let mut lacks: BTreeSet<Digest> = store.lacks(&id(), &model.tree())?.into_iter().collect();
     for content in model.entries.values().filter_map(|(content, _)| content.as_ref()) {
-        let (digest, length) = (Digest::of(content), content.len() as u64);
+        let sent = sent(content);
+        let (digest, length) = (Digest::of(&sent), sent.len() as u64);
         if lacks.remove(&digest) {
             let mut offset = 0;
-            for piece in content.chunks(4_000) {
+            for piece in sent.chunks(4_000) {
                 offset = store.put(&id(), digest, length, offset, piece)?;
             }
+        }
+        if sent != *content && store.sealed(&id(), &model.tree())?.contains_key(&digest) {
+            store.replace(&id(), digest, content)?;
         }
     }
     Ok(())
@@ -309,6 +324,10 @@ pub fn shapes() -> Vec<Shape> {
         }
         model
     };
+    let secret = |password: &str| {
+        let copies = Model::new(&[("password", password), ("copy", password), ("user", "me")]);
+        copies.with("private", b"opened:for one alone", 0o400, other())
+    };
     vec![
         shape("first", None, flat()),
         shape("first-nested", None, nested().with_dir("a/empty", 0o2775, other())),
@@ -326,6 +345,14 @@ pub fn shapes() -> Vec<Shape> {
         }),
         shape("same", Some(nested()), nested()),
         shape("several", Some(large(1)), large(2)),
+        shape("sealed-first", None, secret("opened:one")),
+        shape("sealed-rotated", Some(secret("opened:one")), secret("opened:the second one")),
+        shape(
+            "sealed-kept",
+            Some(secret("opened:one")),
+            secret("opened:one").with("b", b"2", 0o644, own()),
+        ),
+        shape("sealed-moved", Some(secret("opened:one")), Model::new(&[("moved", "opened:one")])),
         shape("to-nothing", Some(nested()), Model::new(&[])),
     ]
 }

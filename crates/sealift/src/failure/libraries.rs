@@ -53,7 +53,11 @@ impl From<keys::Error> for Failure {
             Error::Attestation { .. } | Error::Evidence { .. } => Code::Attestation,
             Error::Denied { .. } => Code::KeyDenied,
             Error::NotFound { .. } => Code::KeyNotFound,
-            Error::Empty { .. } | Error::TooLarge { .. } => Code::KeyUnusable,
+            Error::Empty { .. } | Error::TooLarge { .. } | Error::SignerUnusable { .. } => {
+                Code::KeyUnusable
+            }
+            Error::Sealed(_) => Code::Tampered,
+            Error::Signature { .. } => Code::Mismatch,
             Error::Tls { .. } => Code::Tls,
             Error::File { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
                 Code::KeyNotFound

@@ -3,7 +3,7 @@
 use std::io::{self, Read, Write};
 
 use crate::Error;
-use crate::wire::frame::{HEADER_BYTES, Header, Kind, frame};
+use crate::wire::frame::{HEADER_BYTES, Header, Kind, PAYLOAD_BYTES_MAX, frame};
 
 /// Why no frame came.
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +20,15 @@ pub enum Broken {
 /// Reads one frame's header and payload into `payload`, which is used again and again. `None`: the
 /// peer has closed the connection, between two frames.
 pub fn read_frame(stream: &mut impl Read, payload: &mut Vec<u8>) -> Result<Option<Header>, Broken> {
+    read_frame_up_to(stream, payload, PAYLOAD_BYTES_MAX)
+}
+
+/// The same for an API with a limit of its own.
+pub fn read_frame_up_to(
+    stream: &mut impl Read,
+    payload: &mut Vec<u8>,
+    payload_bytes_max: usize,
+) -> Result<Option<Header>, Broken> {
     let mut header = [0; HEADER_BYTES];
     let first = loop {
         match stream.read(&mut header[..1]) {
@@ -31,7 +40,7 @@ pub fn read_frame(stream: &mut impl Read, payload: &mut Vec<u8>) -> Result<Optio
         return Ok(None);
     }
     stream.read_exact(&mut header[1..])?;
-    let header = Header::parse(&header)?;
+    let header = Header::parse_up_to(&header, payload_bytes_max)?;
     payload.resize(header.payload_bytes, 0);
     stream.read_exact(payload)?;
     Ok(Some(header))

@@ -1,0 +1,194 @@
+//! [`Unsealer`]: sealed contents are opened by threads of its own, so that a key source that is slow
+//! or hangs holds up no volume but the one whose contents it is asked to open.
+//!
+//! The store commits nothing that is sealed. A commit that finds such contents hands them over and is
+//! refused with [`Reason::Opening`]; the host says it again, and by then they are replaced, or the
+//! refusal says why not. What is remembered here is only what is under way or has failed: whether a
+//! content is opened, the store alone knows.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::fs::File;
+use std::io::Read;
+use std::sync::{Arc, Mutex, Weak};
+
+use volumes::chain;
+use volumes::name::VolumeId;
+use volumes::refusal::{Reason, Refusal};
+use volumes::tree::{Digest, Node, Tree};
+use volumes::wire::cdh::VALUE_BYTES_MAX;
+use zeroize::Zeroizing;
+
+use crate::agent::Agent;
+use crate::cdh::Cdh;
+use crate::server::lock;
+
+/// Threads that wait for the key source at a time.
+const THREADS_MAX: usize = 8;
+/// Of which are one volume's.
+const VOLUME_THREADS_MAX: usize = 2;
+/// A thread's stack: what it holds is on the heap.
+const STACK_BYTES: usize = 128 << 10;
+
+/// What is being opened.
+pub(crate) struct Unsealer {
+    agent: Weak<Mutex<Agent>>,
+    cdh: Cdh,
+    volumes: BTreeMap<VolumeId, Contents>,
+    threads: usize,
+}
+
+/// One volume's.
+#[derive(Default)]
+struct Contents {
+    waiting: BTreeSet<Digest>,
+    running: BTreeSet<Digest>,
+    failed: BTreeMap<Digest, String>,
+}
+
+impl Unsealer {
+    pub(crate) fn new(agent: &Arc<Mutex<Agent>>, cdh: Cdh) -> Self {
+        Self { agent: Arc::downgrade(agent), cdh, volumes: BTreeMap::new(), threads: 0 }
+    }
+
+    /// Why `tree` cannot be committed yet: its `sealed` contents are being opened from now on, or
+    /// could not be. A failure is told once, and tried again the next time.
+    pub(crate) fn open(
+        &mut self,
+        volume: &VolumeId,
+        tree: &Tree,
+        sealed: &BTreeMap<Digest, u64>,
+    ) -> Refusal {
+        let contents = self.volumes.entry(volume.clone()).or_default();
+        // Those of an earlier revision are of no interest any more.
+        contents.waiting.retain(|digest| sealed.contains_key(digest));
+        let failed = std::mem::take(&mut contents.failed);
+        if let Some((digest, why)) = failed.iter().find(|(digest, _)| sealed.contains_key(*digest))
+        {
+            let what = format!("{}: {why}", path_of(tree, digest));
+            return Refusal::new(Reason::Sealed, what);
+        }
+        let running = &contents.running;
+        contents.waiting.extend(sealed.keys().filter(|digest| !running.contains(*digest)));
+        self.start();
+        let what = format!("{} sealed values are being opened", sealed.len());
+        Refusal::new(Reason::Opening, what)
+    }
+
+    /// A volume's staged contents are gone. What is running ends in vain.
+    pub(crate) fn forget(&mut self, volume: &VolumeId) {
+        if let Some(contents) = self.volumes.get_mut(volume) {
+            contents.waiting.clear();
+            contents.failed.clear();
+            if contents.running.is_empty() {
+                self.volumes.remove(volume);
+            }
+        }
+    }
+
+    /// As many threads as there is work for. A thread that cannot be made leaves it to the others,
+    /// or to the host's next attempt.
+    fn start(&mut self) {
+        while self.threads < THREADS_MAX {
+            let Some((volume, digest)) = self.next() else { return };
+            let (agent, cdh) = (self.agent.clone(), self.cdh.clone());
+            let thread = std::thread::Builder::new().name("unseal".into()).stack_size(STACK_BYTES);
+            let first = (volume.clone(), digest);
+            if let Err(error) = thread.spawn(move || run(&agent, &cdh, first)) {
+                tracing::warn!(%error, "no thread to open sealed values");
+                self.ended(&volume, &digest, Err("the guest has no thread for it".into()));
+                return;
+            }
+            self.threads += 1;
+        }
+    }
+
+    /// The next one to open: of the volume that has the fewest under way.
+    fn next(&mut self) -> Option<(VolumeId, Digest)> {
+        let ready = self.volumes.iter_mut().filter(|(_, contents)| {
+            !contents.waiting.is_empty() && contents.running.len() < VOLUME_THREADS_MAX
+        });
+        let (volume, contents) = ready.min_by_key(|(_, contents)| contents.running.len())?;
+        let digest = contents.waiting.pop_first()?;
+        contents.running.insert(digest);
+        Some((volume.clone(), digest))
+    }
+
+    fn ended(&mut self, volume: &VolumeId, digest: &Digest, result: Result<(), String>) {
+        let Some(contents) = self.volumes.get_mut(volume) else { return };
+        contents.running.remove(digest);
+        if let Err(why) = result {
+            contents.failed.insert(*digest, why);
+        } else if contents.waiting.is_empty()
+            && contents.running.is_empty()
+            && contents.failed.is_empty()
+        {
+            self.volumes.remove(volume);
+        }
+    }
+}
+
+impl fmt::Debug for Unsealer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Unsealer").field("cdh", &self.cdh).finish_non_exhaustive()
+    }
+}
+
+/// Why sealed contents cannot even be tried.
+pub(crate) fn hopeless(
+    has_unsealer: bool,
+    tree: &Tree,
+    sealed: &BTreeMap<Digest, u64>,
+) -> Option<Refusal> {
+    let (digest, why) = if has_unsealer {
+        let long = sealed.iter().find(|(_, bytes)| **bytes > VALUE_BYTES_MAX as u64)?;
+        (long.0, format!("is sealed, and longer than {VALUE_BYTES_MAX} bytes"))
+    } else {
+        (sealed.keys().next()?, "is sealed, and this guest has no --unseal".to_owned())
+    };
+    Some(Refusal::new(Reason::Sealed, format!("{} {why}", path_of(tree, digest))))
+}
+
+/// The first path that has these contents, for people.
+fn path_of(tree: &Tree, digest: &Digest) -> String {
+    let has = |node: &Node| matches!(node, Node::File { digest: of, .. } if of == digest);
+    let path = tree.nodes().iter().find(|(_, node)| has(node)).map(|(path, _)| path.to_string());
+    path.unwrap_or_default()
+}
+
+/// A thread: opens one content after the other, until there is none left, or no agent. The agent is
+/// locked to read and to write a content, never while the key source is asked.
+fn run(agent: &Weak<Mutex<Agent>>, cdh: &Cdh, first: (VolumeId, Digest)) {
+    let mut next = Some(first);
+    while let Some((volume, digest)) = next {
+        let Some(shared) = agent.upgrade() else { return };
+        let staged = lock(&shared).store.staged(&volume, digest);
+        drop(shared);
+        let opened = match staged {
+            Ok(Some(file)) => Some(open(cdh, file)),
+            // Discarded in the meantime: nobody waits for it.
+            Ok(None) | Err(_) => None,
+        };
+        let Some(shared) = agent.upgrade() else { return };
+        let mut agent = lock(&shared);
+        let result = match opened {
+            Some(Ok(plaintext)) => agent.opened(&volume, digest, &plaintext),
+            Some(Err(why)) => Err(why),
+            None => Ok(()),
+        };
+        let Some(unsealer) = &mut agent.unsealer else { return };
+        unsealer.ended(&volume, &digest, result);
+        next = unsealer.next();
+        if next.is_none() {
+            unsealer.threads -= 1;
+        }
+    }
+}
+
+fn open(cdh: &Cdh, file: File) -> Result<Zeroizing<Vec<u8>>, String> {
+    // Its length was looked at before; a bound costs nothing.
+    let (mut sealed, limit) = (Vec::new(), VALUE_BYTES_MAX as u64);
+    let read = file.take(limit).read_to_end(&mut sealed);
+    read.map_err(|error| format!("it cannot be read: {error}"))?;
+    cdh.unseal(&sealed).map_err(|error| chain(&error))
+}

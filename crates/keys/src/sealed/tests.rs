@@ -1,0 +1,244 @@
+use serde_json::{Value, json};
+use testkit::sealer::Sealer;
+use zeroize::Zeroizing;
+
+use super::*;
+
+const KEK: [u8; 32] = [9; 32];
+const NAME: &str = "kbs:///team/db/password";
+
+fn sealer() -> Sealer {
+    Sealer::new("kbs:///team/signer/one")
+}
+
+/// Opened with what the key source would release.
+fn open(text: &str, jwk: &Value, released: &[u8]) -> Result<Zeroizing<Vec<u8>>, Error> {
+    let sealed = SealedSecret::parse(text.as_bytes())?;
+    let verified = sealed.verify(jwk.to_string().as_bytes())?;
+    assert_eq!(verified.resource().to_string(), NAME);
+    verified.open(&Secret::copy(released).unwrap())
+}
+
+#[test]
+fn both_kinds_open() {
+    let sealer = sealer();
+    let jwk = &sealer.jwk();
+    assert_eq!(**open(&sealer.vault(NAME), jwk, b"hunter2").unwrap(), *b"hunter2");
+    let long = vec![0x61; 100_000];
+    for secret in [&b""[..], b"hunter2", &long] {
+        for cipher in ["A256GCM", "A256CTR"] {
+            let text = sealer.envelope(NAME, &KEK, cipher, secret);
+            assert!(*open(&text, jwk, &KEK).unwrap() == secret, "{cipher}");
+        }
+    }
+    // A key with its private part, as upstream's tools leave it, and what they may add.
+    let mut private = jwk.clone();
+    (private["d"], private["alg"], private["use"]) = (json!("AA"), json!("ES256"), json!("sig"));
+    assert!(open(&sealer.vault(NAME), &private, b"x").is_ok());
+}
+
+#[test]
+fn the_signer_is_a_resource_or_a_file_and_nothing_else() {
+    let text = sealer().vault(NAME);
+    let sealed = SealedSecret::parse(text.as_bytes()).unwrap();
+    assert_eq!(sealed.signer().to_string(), "kbs:///team/signer/one");
+    let file = Sealer::new("signer-1.jwk").vault(NAME);
+    let sealed = SealedSecret::parse(file.as_bytes()).unwrap();
+    assert_eq!(*sealed.signer(), Signer::File("signer-1.jwk".into()));
+    let long = "a".repeat(256);
+    for kid in [
+        "",
+        ".",
+        "..",
+        "../signer",
+        "a/b",
+        "/etc/passwd",
+        ".hidden",
+        "a\0b",
+        "a b",
+        "kbs:///a/b",
+        "kbs:///a/../c",
+        "kbs://host/a/b/c",
+        "https://host/a",
+        "file:///etc/passwd",
+        &long,
+    ] {
+        let text = Sealer::new(kid).vault(NAME);
+        let refused = SealedSecret::parse(text.as_bytes());
+        assert!(matches!(refused, Err(Error::Sealed(_))), "{kid:?}: {refused:?}");
+    }
+}
+
+#[test]
+fn every_prefix_and_every_changed_byte_is_refused() {
+    let sealer = sealer();
+    let jwk = &sealer.jwk();
+    let texts = [
+        (sealer.vault(NAME), &b"hunter2"[..]),
+        (sealer.envelope(NAME, &KEK, "A256GCM", b"hunter2"), &KEK),
+        (sealer.envelope(NAME, &KEK, "A256CTR", b"hunter2"), &KEK),
+    ];
+    for (text, released) in texts {
+        assert_eq!(**open(&text, jwk, released).unwrap(), *b"hunter2");
+        for end in 0..text.len() {
+            assert!(open(&text[..end], jwk, released).is_err(), "{end}");
+        }
+        for position in 0..text.len() {
+            for byte in [b'A', b'.', b'\n', b'=', b'_', 0xff, text.as_bytes()[position] ^ 1] {
+                let mut changed = text.clone().into_bytes();
+                if std::mem::replace(&mut changed[position], byte) == byte {
+                    continue;
+                }
+                let opened = SealedSecret::parse(&changed)
+                    .and_then(|sealed| sealed.verify(jwk.to_string().as_bytes()).map(drop));
+                assert!(opened.is_err(), "{position} {byte}");
+            }
+        }
+        for more in ["\n", ".", ".x", "A"] {
+            assert!(open(&format!("{text}{more}"), jwk, released).is_err(), "{more:?}");
+        }
+    }
+}
+
+#[test]
+fn no_other_algorithm_and_no_other_header_is_taken() {
+    let sealer = sealer();
+    let kid = "kbs:///team/signer/one";
+    let payload = Sealer::vault_payload(NAME);
+    for header in [
+        json!({"alg": "none", "kid": kid}),
+        json!({"alg": "HS256", "kid": kid}),
+        json!({"alg": "ES384", "kid": kid}),
+        json!({"alg": "es256", "kid": kid}),
+        json!({"alg": ["ES256"], "kid": kid}),
+        json!({"kid": kid}),
+        json!({"alg": "ES256"}),
+        json!({"alg": "ES256", "kid": kid, "crit": ["b64"], "b64": false}),
+        json!({"alg": "ES256", "kid": kid, "jwk": sealer.jwk()}),
+        json!({"alg": "ES256", "kid": kid, "x5c": []}),
+        json!(["ES256", kid]),
+        json!(null),
+    ] {
+        let text = sealer.sign_with(&header, &payload);
+        let refused = SealedSecret::parse(text.as_bytes());
+        assert!(matches!(refused, Err(Error::Sealed(_))), "{header}: {refused:?}");
+    }
+    // A signature of no bytes, as `none` would have it.
+    let text = sealer.vault(NAME);
+    let unsigned = &text[..=text.rfind('.').unwrap()];
+    assert!(SealedSecret::parse(unsigned.as_bytes()).is_err());
+    let twice = r#"{"alg":"ES256","kid":"a","kid":"b"}"#;
+    let twice = format!("sealed.{}.e30.{}", URL_SAFE_NO_PAD.encode(twice), "A".repeat(86));
+    assert!(SealedSecret::parse(twice.as_bytes()).is_err());
+}
+
+#[test]
+fn only_the_signers_key_verifies_it() {
+    let sealer = sealer();
+    let text = sealer.vault(NAME);
+    let wrong = open(&text, &Sealer::new("x").jwk(), b"x");
+    assert!(matches!(wrong, Err(Error::Signature { .. })), "{wrong:?}");
+    let change = |member: &str, value: Value| {
+        let mut jwk = sealer.jwk();
+        jwk[member] = value;
+        jwk
+    };
+    let short = sealer.jwk()["x"].as_str().unwrap()[1..].to_owned();
+    for jwk in [
+        change("kty", json!("RSA")),
+        change("crv", json!("P-384")),
+        change("crv", json!("secp256k1")),
+        change("alg", json!("ECDH-ES+A256KW")),
+        change("x", json!(short)),
+        change("y", json!("")),
+        change("y", Value::Null),
+        json!({"kty": "oct", "k": "AAAA"}),
+        json!([]),
+        json!("EC"),
+    ] {
+        let refused = open(&text, &jwk, b"x");
+        assert!(matches!(refused, Err(Error::SignerUnusable { .. })), "{jwk}: {refused:?}");
+    }
+    // Not on the curve.
+    let off = open(&text, &change("y", sealer.jwk()["x"].clone()), b"x");
+    assert!(matches!(off, Err(Error::Signature { .. })), "{off:?}");
+}
+
+#[test]
+fn signed_payloads_that_say_something_else_are_refused() {
+    let sealer = sealer();
+    let vault = Sealer::vault_payload(NAME);
+    let envelope = Sealer::envelope_payload(NAME, &KEK, "A256GCM", b"hunter2");
+    let changed = |payload: &Value, member: &str, value: Value| {
+        let mut payload = payload.clone();
+        payload[member] = value;
+        payload
+    };
+    let mut cases = vec![
+        changed(&vault, "version", json!("0.2.0")),
+        changed(&vault, "type", json!("box")),
+        changed(&vault, "type", json!("envelope")),
+        changed(&vault, "provider", json!("aws")),
+        changed(&vault, "provider_settings", json!({"region": "x"})),
+        // A restriction that is not understood must not be ignored.
+        changed(&vault, "annotations", json!({"audience": "somebody else"})),
+        changed(&vault, "name", json!("kbs:///a/../b")),
+        changed(&vault, "name", json!("https://host/a/b/c")),
+        changed(&vault, "extra", json!(1)),
+        changed(&vault, "iv", json!("")),
+        changed(&envelope, "type", json!("vault")),
+        changed(&envelope, "name", json!(NAME)),
+        changed(&envelope, "wrap_type", json!("A128GCM")),
+        changed(&envelope, "wrap_type", json!("A256CTR")),
+        changed(&envelope, "iv", json!("AAAA")),
+        changed(&envelope, "encrypted_key", json!("!")),
+        json!([]),
+        json!("sealed"),
+    ];
+    for (payload, members) in [(&vault, 6), (&envelope, 10)] {
+        let names: Vec<String> = payload.as_object().unwrap().keys().cloned().collect();
+        assert_eq!(names.len(), members);
+        cases.extend(names.iter().map(|name| {
+            let mut payload = payload.clone();
+            payload.as_object_mut().unwrap().remove(name);
+            payload
+        }));
+    }
+    for payload in cases {
+        let refused = open(&sealer.sign(&payload), &sealer.jwk(), &KEK);
+        assert!(matches!(refused, Err(Error::Sealed(_))), "{payload}: {refused:?}");
+    }
+    let empty = json!("");
+    for (member, value) in [
+        ("encrypted_key", empty.clone()),
+        ("encrypted_key", envelope["encrypted_data"].clone()),
+        ("encrypted_data", empty),
+        ("iv", json!("AAAAAAAAAAAAAAAA")),
+    ] {
+        let refused = open(&sealer.sign(&changed(&envelope, member, value)), &sealer.jwk(), &KEK);
+        assert!(matches!(refused, Err(Error::Sealed(_))), "{member}: {refused:?}");
+    }
+    let text = sealer.sign(&envelope);
+    for kek in [&[8; 32][..], b"short"] {
+        assert!(matches!(open(&text, &sealer.jwk(), kek), Err(Error::Sealed(_))));
+    }
+}
+
+#[test]
+fn what_is_too_long_is_refused_before_it_is_looked_at() {
+    let long = vec![b'A'; TEXT_BYTES_MAX + 1];
+    assert!(matches!(SealedSecret::parse(&long), Err(Error::TooLarge { .. })));
+    let header = format!("sealed.{}.e30.{}", "A".repeat(PROTECTED_BYTES_MAX + 1), "A".repeat(86));
+    assert!(matches!(SealedSecret::parse(header.as_bytes()), Err(Error::Sealed(_))));
+}
+
+#[test]
+fn key_files_are_regular_files_of_their_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("one.jwk"), "{}").unwrap();
+    std::fs::create_dir(dir.path().join("two")).unwrap();
+    assert_eq!(Signer::read("one.jwk", dir.path()).unwrap().expose(), b"{}");
+    for name in ["two", "three"] {
+        assert!(matches!(Signer::read(name, dir.path()), Err(Error::File { .. })), "{name}");
+    }
+}

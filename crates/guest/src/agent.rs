@@ -246,10 +246,13 @@ impl Volumes for Agent {
         self.store.holds(volume, content)
     }
 
-    fn put(&mut self, volume: &VolumeId, chunk: &Chunk<'_>) -> Result<(), Refusal> {
+    fn put(&mut self, volume: &VolumeId, chunk: &Chunk<'_>) -> Result<Option<Digest>, Refusal> {
         let Chunk { digest, total, offset, data } = *chunk;
-        let put = self.store.put(volume, digest, total, offset, data);
-        put.map(drop).map_err(|error| refusal(&error))
+        let put = match digest == Digest::UNNAMED {
+            true => self.store.put_unnamed(volume, total, offset, data),
+            false => self.store.put(volume, digest, total, offset, data).map(|_| None),
+        };
+        put.map_err(|error| refusal(&error))
     }
 
     fn commit(&mut self, volume: &VolumeId, sequence: u64, tree: Tree) -> Result<Held, Refusal> {

@@ -7,7 +7,8 @@
 //! 1. `..data` read, and the directory that it names opened and held;
 //! 2. everything in that listed and looked at: kinds, names, modes, counts and sizes, before any
 //!    file is opened;
-//! 3. each file opened, found to be the one that was looked at, and hashed;
+//! 3. each file opened, found to be the one that was looked at, and hashed, unless its digest is
+//!    known otherwise;
 //! 4. everything looked at again, and `..data` found to name the directory that is held.
 //!
 //! Any difference begins a new attempt, of which there are [few](ATTEMPTS_MAX). A directory without
@@ -28,9 +29,10 @@ use std::path::{Path, PathBuf};
 use rustix::fs::fstat;
 use rustix::io::Errno;
 use volumes::name::TreePath;
-use volumes::tree::{Limits, Node, Tree};
+use volumes::tree::{Digest, Limits, Node, Tree};
 
-use self::walk::{Failure, Seen, Walk};
+use self::walk::{Failure, Walk};
+pub(crate) use self::walk::{Named, Seen};
 use crate::Error;
 use crate::dir::{Calls, Dir, FILE, Mounts, resolve};
 
@@ -63,13 +65,40 @@ impl Snapshot {
     /// The current revision of kubelet's volume at `path`. No link leads there as the last component.
     /// `limits` above [`Limits::MAX`] are as those. [`Error::Unwritten`] until the first is there.
     pub fn of_volume(path: &Path, limits: Limits) -> Result<Self, Error> {
-        take(path, limits, Accepted::Volumes, Calls::UNSEEN)
+        take(path, limits, Accepted::Volumes, &|_| None, Calls::UNSEEN)
+    }
+
+    /// The same without reading the files that `named` has a digest for; [`Digest::UNNAMED`] for
+    /// those that are to be [named](Self::name) later.
+    pub(crate) fn lazily(path: &Path, limits: Limits, named: Named<'_>) -> Result<Self, Error> {
+        take(path, limits, Accepted::Volumes, named, Calls::UNSEEN)
+    }
+
+    /// The files whose digests are still to be found out, and what they were like.
+    pub(crate) fn unnamed(&self) -> impl Iterator<Item = (&TreePath, &Seen)> {
+        self.tree.nodes().iter().filter_map(|(path, node)| match node {
+            Node::File { digest: Digest::UNNAMED, .. } => Some((path, self.seen.get(path)?)),
+            _ => None,
+        })
+    }
+
+    /// Fills in digests of files.
+    pub(crate) fn name(&mut self, digests: &BTreeMap<TreePath, Digest>) -> Result<(), Error> {
+        let mut nodes = self.tree.nodes().clone();
+        for (path, named) in digests {
+            if let Some(Node::File { digest, .. }) = nodes.get_mut(path) {
+                *digest = *named;
+            }
+        }
+        let tree = Tree::new(self.tree.root(), nodes, Limits::MAX);
+        self.tree = tree.map_err(|source| Error::Refused { path: self.path.clone(), source })?;
+        Ok(())
     }
 
     /// The same of any directory; one without `..data` is taken as it stands. Not for volumes of
     /// kubelet's: those are empty for a moment before their first revision.
     pub fn of_directory(path: &Path, limits: Limits) -> Result<Self, Error> {
-        take(path, limits, Accepted::Directories, Calls::UNSEEN)
+        take(path, limits, Accepted::Directories, &|_| None, Calls::UNSEEN)
     }
 
     /// What is in it. The root's meta is that of the revision's own directory.
@@ -97,9 +126,7 @@ impl Snapshot {
     /// a new snapshot.
     pub fn open(&self, path: &TreePath) -> Result<File, Error> {
         let at = || self.path.join(path.as_str());
-        let (Some(Node::File { .. }), Some(seen)) =
-            (self.tree.nodes().get(path), self.seen.get(path))
-        else {
+        let Some(Node::File { .. }) = self.tree.nodes().get(path) else {
             return Err(Error::Gone { path: at() });
         };
         let name = OsStr::new(path.as_str());
@@ -111,9 +138,17 @@ impl Snapshot {
             }
             Err(errno) => return Err(Error::io("openat2", &at(), errno)),
         };
-        let found = fstat(&fd).map_err(|errno| Error::io("fstat", &at(), errno))?;
-        match Seen::of(&found) == *seen {
-            true => Ok(File::from(fd)),
+        let file = File::from(fd);
+        self.still(path, &file)?;
+        Ok(file)
+    }
+
+    /// Whether `file`, opened from here, is still what it was when the snapshot was taken.
+    pub(crate) fn still(&self, path: &TreePath, file: &File) -> Result<(), Error> {
+        let at = || self.path.join(path.as_str());
+        let found = fstat(file).map_err(|errno| Error::io("fstat", &at(), errno))?;
+        match self.seen.get(path) == Some(&Seen::of(&found)) {
+            true => Ok(()),
             false => Err(Error::Changing { path: at() }),
         }
     }
@@ -140,10 +175,11 @@ fn take(
     path: &Path,
     limits: Limits,
     accepted: Accepted,
+    named: Named<'_>,
     calls: Calls<'_>,
 ) -> Result<Snapshot, Error> {
     for _ in 0..ATTEMPTS_MAX {
-        match attempt(path, limits, accepted, calls) {
+        match attempt(path, limits, accepted, named, calls) {
             Ok(snapshot) => return Ok(snapshot),
             Err(Failure::Changed) => {}
             Err(Failure::Refused(error)) => return Err(error),
@@ -156,6 +192,7 @@ fn attempt(
     path: &Path,
     limits: Limits,
     accepted: Accepted,
+    named: Named<'_>,
     calls: Calls<'_>,
 ) -> Result<Snapshot, Failure> {
     let layout_error = |why| Error::Layout { path: path.to_path_buf(), why };
@@ -191,7 +228,7 @@ fn attempt(
     };
     let walk = Walk::new(path, &dir, limits, calls);
     let seen = walk.list()?;
-    let tree = walk.hash(&seen)?;
+    let tree = walk.hash(&seen, named)?;
     walk.look_again(&seen)?;
     if data(&volume, path)? != target {
         return Err(Failure::Changed);

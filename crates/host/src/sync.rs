@@ -6,6 +6,10 @@
 //! | the revision that was sent last | the entries and contents that differ |
 //! | anything else, or nothing | all entries, then the contents that it says it lacks |
 //!
+//! Large files that it cannot hold are sent before all that, without a digest: the guest says it,
+//! since it has to compute it anyway, and the file is read once instead of twice. The next look at
+//! the volume compares it with what is on disk.
+//!
 //! Then a commit, which names the digest of the result. A change of one small file is one `Put` and
 //! one `Commit`.
 
@@ -23,7 +27,7 @@ use volumes::wire::message::{
 };
 
 use crate::client::{self, Client};
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Seen, Snapshot};
 
 /// What a volume's revision is made of, in bytes of one message: below a frame's limit, with room
 /// for names and numbers around them.
@@ -53,6 +57,8 @@ pub struct Known {
     pub digest: Option<Digest>,
     /// Its tree, if this agent has sent it. Lost with a restart, and not needed to go on.
     tree: Option<Arc<Tree>>,
+    /// Digests of large files that the guest has said, until they are part of what it holds.
+    named: Vec<(Seen, Digest)>,
     /// The highest sequence that was tried: each attempt has one of its own, so that the parts of
     /// one are never taken for another's.
     tried: u64,
@@ -65,6 +71,24 @@ impl Known {
             self.tree = None;
         }
         (self.sequence, self.digest) = (held.sequence, held.digest);
+    }
+
+    /// The digest of a file, if the guest has said it; [`Digest::UNNAMED`] if it is to be asked,
+    /// since the file is large and it does not hold one like it.
+    pub(crate) fn named(&self, seen: &Seen) -> Option<Digest> {
+        /// From here on reading a file twice is dear.
+        const LARGE_BYTES: u64 = 1 << 20;
+        if let Some((_, digest)) = self.named.iter().find(|(known, _)| known == seen) {
+            return Some(*digest);
+        }
+        let alike =
+            |node: &Node| matches!(node, Node::File { bytes, .. } if *bytes == seen.bytes());
+        let may_hold = match (&self.digest, &self.tree) {
+            (None, _) => false,
+            (Some(_), None) => true,
+            (Some(_), Some(tree)) => tree.nodes().values().any(alike),
+        };
+        (seen.bytes() >= LARGE_BYTES && !may_hold).then_some(Digest::UNNAMED)
     }
 
     /// The visible revision's tree, if this agent has sent it.
@@ -103,35 +127,25 @@ impl Volume {
     pub fn sync(
         &self,
         client: &mut Client,
-        snapshot: &Snapshot,
+        snapshot: &mut Snapshot,
         known: &mut Known,
     ) -> Result<bool, Error> {
         /// An incremental attempt, a whole one after news of what the guest has, and one more.
         const ATTEMPTS: u32 = 3;
-        let tree = snapshot.tree();
-        let digest = tree.digest();
         for attempt in 1.. {
-            if known.digest == Some(digest) {
-                known.tree.get_or_insert_with(|| Arc::new(tree.clone()));
-                return Ok(attempt > 1);
-            }
-            let last = known.sequence.max(known.tried);
-            let sequence = last.checked_add(1).ok_or_else(|| {
-                client::Error::from(volumes::Error::Message("no sequence is above that one"))
-            })?;
-            known.tried = sequence;
-            let revision = Revision { volume: &self.id, sequence, snapshot };
-            let committed = match known.tree.clone() {
-                Some(base) => revision.send_changes(client, &base),
-                None => revision.send_whole(client),
-            };
+            let committed = self.attempt(client, snapshot, known);
             // Answers come to everything that was sent, also when it was in vain.
             client.drain()?;
             match committed {
                 Ok(held) => {
-                    (known.sequence, known.digest) = (held.sequence, held.digest);
-                    known.tree = Some(Arc::new(tree.clone()));
-                    return Ok(true);
+                    let changed = held.is_some() || attempt > 1;
+                    if let Some(held) = held {
+                        (known.sequence, known.digest) = (held.sequence, held.digest);
+                        known.tree = None;
+                        known.named.clear();
+                    }
+                    known.tree.get_or_insert_with(|| Arc::new(snapshot.tree().clone()));
+                    return Ok(changed);
                 }
                 Err(Error::Guest(client::Error::Refused(refusal)))
                     if attempt < ATTEMPTS && is_news(refusal.reason) =>
@@ -143,6 +157,40 @@ impl Volume {
             }
         }
         unreachable!("the last attempt returns")
+    }
+
+    /// `None`: the guest holds it already.
+    fn attempt(
+        &self,
+        client: &mut Client,
+        snapshot: &mut Snapshot,
+        known: &mut Known,
+    ) -> Result<Option<Held>, Error> {
+        let last = known.sequence.max(known.tried);
+        let sequence = last.checked_add(1).ok_or_else(|| {
+            client::Error::from(volumes::Error::Message("no sequence is above that one"))
+        })?;
+        let unnamed: Vec<(TreePath, Seen)> =
+            snapshot.unnamed().map(|(path, seen)| (path.clone(), *seen)).collect();
+        if !unnamed.is_empty() {
+            known.tried = sequence;
+            let revision = Revision { volume: &self.id, sequence, snapshot };
+            let digests = revision.send_unnamed(client, &unnamed)?;
+            let seen = unnamed.iter().map(|(_, seen)| *seen);
+            known.named.extend(seen.zip(digests.iter().copied()));
+            let paths = unnamed.into_iter().map(|(path, _)| path);
+            snapshot.name(&paths.zip(digests).collect())?;
+        }
+        if known.digest == Some(snapshot.tree().digest()) {
+            return Ok(None);
+        }
+        known.tried = sequence;
+        let revision = Revision { volume: &self.id, sequence, snapshot };
+        match known.tree.clone() {
+            Some(base) => revision.send_changes(client, &base, &known.named),
+            None => revision.send_whole(client),
+        }
+        .map(Some)
     }
 }
 
@@ -162,12 +210,37 @@ struct Revision<'a> {
 }
 
 impl Revision<'_> {
-    /// What differs from `base`, which the guest holds.
-    fn send_changes(&self, client: &mut Client, base: &Tree) -> Result<Held, Error> {
+    /// Contents whose digests are to be found out; returns those.
+    fn send_unnamed(
+        &self,
+        client: &mut Client,
+        files: &[(TreePath, Seen)],
+    ) -> Result<Vec<Digest>, Error> {
+        let mut parts = Parts::new(self, client);
+        for (path, seen) in files {
+            parts.content(Digest::UNNAMED, path, seen.bytes())?;
+        }
+        let Answers { named, .. } = parts.finish()?;
+        if named.len() != files.len() || named.contains(&Digest::UNNAMED) {
+            let what = volumes::Error::Message("other contents named than were sent");
+            return Err(client::Error::from(what).into());
+        }
+        Ok(named)
+    }
+
+    /// What differs from `base`, which the guest holds, without the contents that it has named.
+    fn send_changes(
+        &self,
+        client: &mut Client,
+        base: &Tree,
+        named: &[(Seen, Digest)],
+    ) -> Result<Held, Error> {
         let tree = self.snapshot.tree();
         let Delta { root, upserts, removals } = base.delta(tree);
-        let held: BTreeSet<Digest> =
-            contents(base.nodes().iter()).map(|(digest, ..)| digest).collect();
+        let held: BTreeSet<Digest> = contents(base.nodes().iter())
+            .map(|(digest, ..)| digest)
+            .chain(named.iter().map(|(_, digest)| *digest))
+            .collect();
         let wanted = contents(upserts.iter().map(|(path, node)| (path, node)))
             .filter(|(digest, ..)| !held.contains(digest));
         let mut parts = Parts::new(self, client);
@@ -195,7 +268,7 @@ impl Revision<'_> {
         for (path, node) in tree.nodes() {
             parts.entry(Entry::At(path.clone(), *node))?;
         }
-        let missing = parts.finish()?;
+        let Answers { missing, .. } = parts.finish()?;
         let wanted: Vec<_> = contents(tree.nodes().iter())
             .filter(|(digest, ..)| missing.contains(digest))
             .map(|(digest, path, bytes)| (digest, path.clone(), bytes))
@@ -256,7 +329,14 @@ struct Parts<'a> {
     /// A piece's memory, to be filled again: fresh memory costs more than the copy.
     spare: Option<Vec<u8>>,
     bytes: usize,
+    answers: Answers,
+}
+
+/// What the guest has said.
+#[derive(Default)]
+struct Answers {
     missing: BTreeSet<Digest>,
+    named: Vec<Digest>,
 }
 
 impl<'a> Parts<'a> {
@@ -269,7 +349,7 @@ impl<'a> Parts<'a> {
             chunks: Vec::new(),
             spare: None,
             bytes: 0,
-            missing: BTreeSet::new(),
+            answers: Answers::default(),
         }
     }
 
@@ -291,41 +371,46 @@ impl<'a> Parts<'a> {
         Ok(())
     }
 
-    /// Contents, each once, piece by piece from the held snapshot.
+    /// Contents, each once.
     fn contents(&mut self, wanted: &[(Digest, TreePath, u64)]) -> Result<(), Error> {
-        const OTHERS: usize = 96;
         let mut sent = BTreeSet::new();
         for (digest, path, total) in wanted {
-            if !sent.insert(digest) {
-                continue;
-            }
-            let mut file = self.revision.snapshot.open(path)?;
-            let mut offset = 0;
-            loop {
-                let left = usize::try_from(total - offset).unwrap_or(usize::MAX);
-                // A large file's pieces fill their messages.
-                if self.bytes + OTHERS >= MESSAGE_BYTES {
-                    self.flush()?;
-                }
-                let length = left.min(MESSAGE_BYTES - self.bytes - OTHERS);
-                let mut data = self.spare.take().unwrap_or_default();
-                data.resize(length, 0);
-                file.read_exact(&mut data).map_err(|source| {
-                    let path = path.as_str().into();
-                    match source.kind() {
-                        ErrorKind::UnexpectedEof => crate::Error::Changing { path },
-                        _ => crate::Error::Io { call: "read", path, source },
-                    }
-                })?;
-                self.make_room(length + OTHERS)?;
-                self.chunks.push(Piece { digest: *digest, total: *total, offset, data });
-                offset += length as u64;
-                if offset == *total {
-                    break;
-                }
+            if sent.insert(digest) {
+                self.content(*digest, path, *total)?;
             }
         }
         Ok(())
+    }
+
+    /// A content, piece by piece from the held snapshot.
+    fn content(&mut self, digest: Digest, path: &TreePath, total: u64) -> Result<(), Error> {
+        const OTHERS: usize = 96;
+        let mut file = self.revision.snapshot.open(path)?;
+        let mut offset = 0;
+        loop {
+            let left = usize::try_from(total - offset).unwrap_or(usize::MAX);
+            // A large file's pieces fill their messages.
+            if self.bytes + OTHERS >= MESSAGE_BYTES {
+                self.flush()?;
+            }
+            let length = left.min(MESSAGE_BYTES - self.bytes - OTHERS);
+            let mut data = self.spare.take().unwrap_or_default();
+            data.resize(length, 0);
+            file.read_exact(&mut data).map_err(|source| {
+                let path = path.as_str().into();
+                match source.kind() {
+                    ErrorKind::UnexpectedEof => crate::Error::Changing { path },
+                    _ => crate::Error::Io { call: "read", path, source },
+                }
+            })?;
+            self.make_room(length + OTHERS)?;
+            self.chunks.push(Piece { digest, total, offset, data });
+            offset += length as u64;
+            if offset == total {
+                // The guest would find out, if it had been told a digest.
+                return Ok(self.revision.snapshot.still(path, &file)?);
+            }
+        }
     }
 
     /// Sends what is packed, if `bytes` more would be too much.
@@ -362,13 +447,13 @@ impl<'a> Parts<'a> {
         Ok(())
     }
 
-    /// Sends the rest, and waits for all answers: contents that the guest lacks.
-    fn finish(mut self) -> Result<BTreeSet<Digest>, Error> {
+    /// Sends the rest, and waits for all answers.
+    fn finish(mut self) -> Result<Answers, Error> {
         self.flush()?;
         while self.client.waiting() > 0 {
             self.receive()?;
         }
-        Ok(self.missing)
+        Ok(self.answers)
     }
 
     /// One answer. The first refusal is the one that says why; `sync` reads those behind it.
@@ -376,7 +461,8 @@ impl<'a> Parts<'a> {
         let answer = self.client.receive(|payload| Ok(PutResponse::decode(payload)?));
         match answer {
             Ok(response) => {
-                self.missing.extend(response.missing);
+                self.answers.missing.extend(response.missing);
+                self.answers.named.extend(response.named);
                 Ok(())
             }
             Err(error) => Err(error.into()),

@@ -224,6 +224,37 @@ fn a_change_of_one_key_of_a_thousand_costs_its_own_bytes() {
 }
 
 #[test]
+fn large_files_are_read_once_and_sent_once() {
+    let world = World::new();
+    let agent = world.agent();
+    let mut large = files(1, &["blob", "same", "other", "small"]);
+    for (name, byte) in [("blob", b'a'), ("same", b'a'), ("other", b'b')] {
+        // More than a thread's worth, and not a multiple of any message.
+        large.get_mut(name).unwrap().bytes = vec![byte; (5 << 20) + 7];
+    }
+    let config = world.make("configmap", "large", &large);
+    world.attach(&agent, &config);
+    agent.sync(&config.id, PATIENCE).unwrap();
+    converges(&world, &config);
+    // Looking again reads what was sent without a digest, and finds what the guest has said.
+    let (sent, calls) = world.relay.counted();
+    agent.sync(&config.id, PATIENCE).unwrap();
+    assert_eq!(world.relay.counted(), (sent, calls));
+    assert_eq!(report(&agent, &config).sequence, 1);
+    // One of another length is sent alone; so is, after that, one of the same.
+    for (generation, bytes) in [(2, vec![b'c'; 3 << 20]), (3, vec![b'd'; 3 << 20])] {
+        let (before, _) = world.relay.counted();
+        large.get_mut("other").unwrap().bytes = bytes;
+        config.writer.write(&large).unwrap();
+        converges(&world, &config);
+        agent.sync(&config.id, PATIENCE).unwrap();
+        let sent = world.relay.counted().0 - before;
+        assert!((3 << 20..4 << 20).contains(&sent), "{sent} bytes for revision {generation}");
+        assert_eq!(report(&agent, &config).sequence, generation);
+    }
+}
+
+#[test]
 fn a_cut_connection_is_made_up_for() {
     let world = World::new();
     let agent = world.agent();

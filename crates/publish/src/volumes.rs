@@ -34,6 +34,7 @@
 //! followed; contents are not verified again, since those that were sealed have changed.
 
 mod error;
+mod hash;
 mod layout;
 mod mounter;
 mod record;
@@ -332,7 +333,32 @@ impl Store {
             None => {}
         }
         let staging = volume.staging()?;
-        volume.contents.put(&staging, limits, digest, bytes_total, offset, data)
+        let put = volume.contents.put(&staging, limits, digest, bytes_total, offset, data);
+        put.map(|(written, _)| written)
+    }
+
+    /// The same for contents whose digest the sender does not know, one at a time. Returns it with
+    /// the last piece; from then on they are as if they had been put under it.
+    pub fn put_unnamed(
+        &mut self,
+        id: &VolumeId,
+        bytes_total: u64,
+        offset: u64,
+        data: &[u8],
+    ) -> Result<Option<Digest>, Error> {
+        let volume = self.volume(id)?;
+        let (_, limits) = volume.kind()?;
+        let staging = volume.staging()?;
+        let unnamed = Digest::UNNAMED;
+        let (_, named) =
+            volume.contents.put(&staging, limits, unnamed, bytes_total, offset, data)?;
+        let current = volume.current.lengths();
+        if let Some(digest) = named.filter(|digest| {
+            is_empty(digest) || current.is_some_and(|held| held.contains_key(digest))
+        }) {
+            volume.contents.forget(&staging, &digest);
+        }
+        Ok(named)
     }
 
     /// Staged contents that are complete, to be read. `None`: they are not staged.

@@ -10,7 +10,7 @@ use std::io::Read;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::time::{Duration, Instant};
 
-use publish::volumes::{Committed, Error, HeldState};
+use publish::volumes::{Committed, Error, HeldState, Store};
 use volume_common::{
     GRACE, Kind, LIMITS, Model, Place, current, exactly, held, id, other, publish, read, send,
     shapes,
@@ -359,4 +359,47 @@ fn categories_do_not_change_and_volumes_are_counted() {
     store.remove(&id()).unwrap();
     store.remove(&id()).unwrap();
     assert_eq!(held(&store), None);
+}
+
+#[test]
+fn contents_without_a_name_get_one_with_their_last_byte() {
+    for kind in Kind::available() {
+        let (place, now) = (Place::new(), Instant::now());
+        let mut store = kind.open(&place.root, None, now).unwrap();
+        store.create(&id(), Category::ConfigMap, LIMITS).unwrap();
+        let put = |store: &mut Store, total, offset, data: &[u8]| {
+            store.put_unnamed(&id(), total, offset, data)
+        };
+        assert!(matches!(put(&mut store, 3, 1, b"x"), Err(Error::Offset { expected: 0, .. })));
+        assert_eq!(put(&mut store, 4, 0, b"tw").unwrap(), None);
+        assert!(matches!(put(&mut store, 4, 3, b"x"), Err(Error::Offset { expected: 2, .. })));
+        assert!(matches!(put(&mut store, 5, 2, b"x"), Err(Error::Length { .. })));
+        assert!(matches!(put(&mut store, 4, 2, b"xxx"), Err(Error::Length { .. })));
+        // Another one begins, whatever became of the one before.
+        assert_eq!(put(&mut store, 3, 0, b"on").unwrap(), None);
+        let named = put(&mut store, 3, 2, b"e").unwrap();
+        assert_eq!(named, Some(Digest::of(b"one")));
+        assert_eq!(put(&mut store, 0, 0, b"").unwrap(), Some(Digest::of(b"")));
+        // It is there under its name, and only that; coming again changes nothing.
+        let model = Model::new(&[("a", "one"), ("b", "two"), ("empty", "")]);
+        assert_eq!(store.lacks(&id(), &model.tree()).unwrap(), [Digest::of(b"two")]);
+        assert_eq!(put(&mut store, 3, 0, b"one").unwrap(), named);
+        assert_eq!(put(&mut store, 3, 0, b"two").unwrap(), Some(Digest::of(b"two")));
+        publish(&mut store, &model, 1, now).unwrap();
+        exactly(&place, &model, 1).unwrap();
+        // What is current already does not stay staged.
+        assert_eq!(put(&mut store, 3, 0, b"two").unwrap(), Some(Digest::of(b"two")));
+        exactly(&place, &model, 1).unwrap();
+        let above = LIMITS.bytes + 1;
+        assert!(matches!(put(&mut store, above, 0, b"x"), Err(Error::Limit { .. })));
+        // A sealed value is one, whoever named it.
+        let sealed = put(&mut store, 8, 0, b"sealed.x").unwrap().unwrap();
+        let meta = Meta { mode: 0o644, uid: 0, gid: 0 };
+        let node = Node::File { meta, bytes: 8, digest: sealed };
+        let nodes = [(volumes::name::TreePath::parse("k").unwrap(), node)].into();
+        let root = Meta { mode: 0o755, uid: 0, gid: 0 };
+        let tree = Tree::new(root, nodes, LIMITS).unwrap();
+        let refused = store.commit(&id(), 2, &tree, || now);
+        assert!(matches!(refused, Err(Error::Sealed { .. })), "{refused:?}");
+    }
 }

@@ -46,8 +46,8 @@ pub trait Volumes {
     /// Whether the visible revision or staging holds a content.
     fn holds(&self, volume: &VolumeId, content: &Digest) -> bool;
 
-    /// Stages a piece of a content.
-    fn put(&mut self, volume: &VolumeId, chunk: &Chunk<'_>) -> Result<(), Refusal>;
+    /// Stages a piece of a content. The last one of a content without a name gives it that.
+    fn put(&mut self, volume: &VolumeId, chunk: &Chunk<'_>) -> Result<Option<Digest>, Refusal>;
 
     /// Makes `tree` the visible revision, in one step.
     fn commit(&mut self, volume: &VolumeId, sequence: u64, tree: Tree) -> Result<Held, Refusal>;
@@ -240,14 +240,15 @@ impl Session {
             return Err(Refusal::new(Reason::Limit, "too many changes at once"));
         }
         self.staged.insert(volume.clone());
+        let mut named = Vec::new();
         for chunk in &request.chunks {
-            volumes.put(volume, chunk).inspect_err(|refusal| {
+            named.extend(volumes.put(volume, chunk).inspect_err(|refusal| {
                 // What earlier attempts left is in the way: the next one begins with nothing.
                 if matches!(refusal.reason, Reason::Limit | Reason::NoSpace) {
                     self.drafts.remove(volume);
                     volumes.discard(volume);
                 }
-            })?;
+            })?);
         }
         let draft = self.drafts.get_mut(volume).expect("it was just looked at, or inserted");
         let mut needed = Vec::new();
@@ -266,7 +267,7 @@ impl Session {
         needed.sort_unstable();
         needed.dedup();
         needed.retain(|digest| !volumes.holds(volume, digest));
-        Ok(PutResponse { missing: needed }.encode())
+        Ok(PutResponse { missing: needed, named }.encode())
     }
 
     fn commit(

@@ -13,6 +13,9 @@ use crate::name::TreePath;
 pub struct Digest([u8; 32]);
 
 impl Digest {
+    /// Of contents whose digest their receiver is to find out.
+    pub const UNNAMED: Self = Self([0; 32]);
+
     /// Of a file's bytes.
     pub fn of(bytes: &[u8]) -> Self {
         Self::finished(digest(&SHA256, bytes))

@@ -19,7 +19,7 @@ use crate::address::Address;
 use crate::client::{self, Client};
 use crate::lock;
 use crate::queue::{Queue, Woken};
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Seen, Snapshot};
 use crate::sync::{self, Known, Volume};
 
 /// The pause before a second attempt; it doubles with each.
@@ -188,13 +188,15 @@ impl Task {
     }
 
     fn bring(&mut self, client: &mut Client) -> Result<Brought, Failure> {
-        let snapshot = Snapshot::of_volume(&self.path, Limits::MAX).map_err(Failure::Snapshot)?;
+        let named = |seen: &Seen| self.known.named(seen);
+        let snapshot = Snapshot::lazily(&self.path, Limits::MAX, &named);
+        let mut snapshot = snapshot.map_err(Failure::Snapshot)?;
         if self.known.digest.is_none() || self.guest_path.is_none() {
             let opened = self.volume.open(client).map_err(|error| Failure::Sync(error.into()))?;
             self.known.update(&opened.held);
             self.guest_path = Some(opened.path);
         }
-        let synced = self.volume.sync(client, &snapshot, &mut self.known);
+        let synced = self.volume.sync(client, &mut snapshot, &mut self.known);
         Ok(Brought { changed: synced.map_err(Failure::Sync)?, snapshot })
     }
 }

@@ -28,7 +28,7 @@ fn read(
     accepted: Accepted,
     before: &dyn Fn(&'static str) -> Result<(), Errno>,
 ) -> Result<Snapshot, Error> {
-    take(path, Limits::MAX, accepted, Calls(Some(before)))
+    take(path, Limits::MAX, accepted, &|_| None, Calls(Some(before)))
 }
 
 /// Acts before the 1st, 2nd, … call, each time in a fresh directory that `prepare` made, and has

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 
-use aws_lc_rs::digest::{Context, SHA256};
 use rustix::fs::OFlags;
 
 use ::volumes::tree::{Digest, Limits};
 
 use super::error::{Error, within};
+use super::hash::Hash;
 use super::layout::blob_name;
 use crate::dir::Dir;
 
@@ -28,8 +28,8 @@ struct Blob {
 }
 
 enum State {
-    /// `written` bytes are there, hashed into the context.
-    Partial { written: u64, context: Context },
+    /// `written` bytes are there.
+    Partial { written: u64, hash: Hash },
     /// All of it, verified. `opened`: how long what was sealed in it is, which stands in its place.
     Complete { opened: Option<u64> },
 }
@@ -80,7 +80,8 @@ impl Contents {
         self.0.clear();
     }
 
-    /// Writes one piece. Returns how much is there now.
+    /// Writes one piece. Returns how much is there now, and, with the last piece of contents whose
+    /// digest was [not named](Digest::UNNAMED), that.
     pub(super) fn put(
         &mut self,
         staging: &Dir,
@@ -89,64 +90,105 @@ impl Contents {
         total: u64,
         offset: u64,
         data: &[u8],
-    ) -> Result<u64, Error> {
+    ) -> Result<(u64, Option<Digest>), Error> {
         let end = offset.saturating_add(data.len() as u64);
         if end > total {
             return Err(Error::Length { digest, found: end, said: total });
         }
         within("bytes of one file", total, limits.bytes)?;
-        let length = |said| Error::Length { digest, found: total, said };
+        let again = digest == Digest::UNNAMED && offset == 0;
+        let out_of_order = |expected| Err(Error::Offset { digest, found: offset, expected });
         let name = blob_name(&digest);
-        let (file, mut context, alike) = match self.0.get(&digest) {
-            Some(blob) if blob.total != total => return Err(length(blob.total)),
-            Some(Blob { state: State::Complete { .. }, .. }) => return Ok(total),
-            Some(Blob { state: State::Partial { written, context }, alike, .. }) if offset > 0 => {
+        let file = match self.0.get(&digest) {
+            Some(blob) if blob.total != total && !again => {
+                return Err(Error::Length { digest, found: total, said: blob.total });
+            }
+            Some(Blob { state: State::Complete { .. }, .. }) => return Ok((total, None)),
+            Some(Blob { state: State::Partial { written, .. }, .. }) if offset > 0 => {
                 if offset != *written {
-                    return Err(Error::Offset { digest, found: offset, expected: *written });
+                    return out_of_order(*written);
                 }
-                let file = staging.file(&name, OFlags::RDWR)?;
-                let Some(file) = file else {
-                    self.0.remove(&digest);
-                    return Err(Error::Offset { digest, found: offset, expected: 0 });
-                };
-                (file, context.clone(), *alike)
+                match staging.file(&name, OFlags::RDWR)? {
+                    Some(file) => file,
+                    None => {
+                        self.0.remove(&digest);
+                        return out_of_order(0);
+                    }
+                }
             }
-            None if offset > 0 => {
-                return Err(Error::Offset { digest, found: offset, expected: 0 });
-            }
-            known => {
-                // From the beginning, perhaps again.
-                let others = self.0.len() - usize::from(known.is_some());
-                within("staged files", others as u64 + 1, u64::from(limits.entries))?;
-                self.0.remove(&digest);
-                let staged = self.bytes().saturating_add(total);
-                within("staged bytes", staged, limits.bytes)?;
-                staging.unlink(&name)?;
-                (staging.create_file(&name, 0o600)?, Context::new(&SHA256), 0)
-            }
+            None if offset > 0 => return out_of_order(0),
+            _ => self.begin(staging, limits, digest, total)?,
         };
         if let Err(error) = file.write_at(data, offset) {
-            if !self.0.contains_key(&digest) {
-                // Not known here, so the next attempt or the next revision removes what stays.
-                let _ = staging.unlink(&name);
+            if offset == 0 {
+                self.forget(staging, &digest);
             }
             return Err(error.into());
         }
-        context.update(data);
-        let alike = alike_after(alike, offset, data);
-        let state = if end < total {
-            State::Partial { written: end, context }
-        } else {
-            let found = Digest::finished(context.finish());
-            if found != digest {
-                self.0.remove(&digest);
-                let _ = staging.unlink(&name);
-                return Err(Error::Digest { expected: digest, found });
-            }
-            State::Complete { opened: None }
+        let Some(blob) = self.0.get_mut(&digest) else { return out_of_order(0) };
+        blob.alike = alike_after(blob.alike, offset, data);
+        if let State::Partial { written, hash } = &mut blob.state {
+            hash.update(data);
+            *written = end;
+        }
+        match end < total {
+            true => Ok((end, None)),
+            false => Ok((end, self.complete_now(staging, digest)?)),
+        }
+    }
+
+    /// From the beginning, perhaps again.
+    fn begin(
+        &mut self,
+        staging: &Dir,
+        limits: Limits,
+        digest: Digest,
+        total: u64,
+    ) -> Result<crate::dir::File, Error> {
+        self.0.remove(&digest);
+        let name = blob_name(&digest);
+        staging.unlink(&name)?;
+        within("staged files", self.0.len() as u64 + 1, u64::from(limits.entries))?;
+        within("staged bytes", self.bytes().saturating_add(total), limits.bytes)?;
+        let file = staging.create_file(&name, 0o600)?;
+        let state = State::Partial { written: 0, hash: Hash::begin(total) };
+        self.0.insert(digest, Blob { total, alike: 0, state });
+        Ok(file)
+    }
+
+    /// All of it is there: it is what it was said to be, or gets its name.
+    fn complete_now(&mut self, staging: &Dir, digest: Digest) -> Result<Option<Digest>, Error> {
+        let Some(Blob { total, alike, state: State::Partial { hash, .. } }) =
+            self.0.remove(&digest)
+        else {
+            return Ok(None);
         };
-        self.0.insert(digest, Blob { total, alike, state });
-        Ok(end)
+        let (name, found) = (blob_name(&digest), hash.finish());
+        let complete = Blob { total, alike, state: State::Complete { opened: None } };
+        if found == digest {
+            self.0.insert(digest, complete);
+            return Ok(None);
+        }
+        if digest != Digest::UNNAMED {
+            let _ = staging.unlink(&name);
+            return Err(Error::Digest { expected: digest, found });
+        }
+        match self.complete(&found) {
+            // It came before, and may have been opened since.
+            Some(_) => drop(staging.unlink(&name)?),
+            None => {
+                staging.move_over(&name, staging, &blob_name(&found))?;
+                self.0.insert(found, complete);
+            }
+        }
+        Ok(Some(found))
+    }
+
+    /// Removes what is there of contents. What cannot be removed now the next attempt or the next
+    /// revision removes.
+    pub(super) fn forget(&mut self, staging: &Dir, digest: &Digest) {
+        self.0.remove(digest);
+        let _ = staging.unlink(blob_name(digest));
     }
 
     /// Contents that are complete, to be read.

@@ -340,7 +340,7 @@ impl Message<'_> for Entry {
 /// A piece of a content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Chunk<'a> {
-    /// Of the whole content.
+    /// Of the whole content. [`Digest::UNNAMED`]: the guest says it, once it has all of it.
     pub digest: Digest,
     /// Length of the whole content.
     pub total: u64,
@@ -362,12 +362,12 @@ impl<'a> Message<'a> for Chunk<'a> {
                 _ => {}
             }
         }
-        Ok(Self { digest: needed(digest)?, total, offset, data })
+        Ok(Self { digest: digest.unwrap_or(Digest::UNNAMED), total, offset, data })
     }
 
     fn encode(&self) -> Vec<u8> {
         Encoder::default()
-            .bytes(1, self.digest.as_bytes())
+            .bytes(1, optional_bytes(&Some(self.digest).filter(|named| *named != Digest::UNNAMED)))
             .number(2, self.total)
             .number(3, self.offset)
             .bytes(4, self.data)
@@ -457,23 +457,30 @@ impl PutRequest<'_> {
 pub struct PutResponse {
     /// Contents that the guest does not hold.
     pub missing: Vec<Digest>,
+    /// Of contents without a name that came to their end in this request, in that order.
+    pub named: Vec<Digest>,
 }
 
 impl Message<'_> for PutResponse {
     fn decode(bytes: &[u8]) -> Result<Self, Error> {
-        let mut missing = Vec::new();
+        let (mut missing, mut named) = (Vec::new(), Vec::new());
         for field in Fields::of(bytes) {
-            if let (1, value) = field? {
-                push(&mut missing, needed(optional_digest(value)?)?)?;
+            match field? {
+                (1, value) => push(&mut missing, needed(optional_digest(value)?)?)?,
+                (2, value) => push(&mut named, needed(optional_digest(value)?)?)?,
+                _ => {}
             }
         }
-        Ok(Self { missing })
+        Ok(Self { missing, named })
     }
 
     fn encode(&self) -> Vec<u8> {
         let mut encoder = Encoder::default();
         for digest in &self.missing {
             encoder.element(1, digest.as_bytes());
+        }
+        for digest in &self.named {
+            encoder.element(2, digest.as_bytes());
         }
         encoder.finish()
     }

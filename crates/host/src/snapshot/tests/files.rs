@@ -99,7 +99,8 @@ fn limits_are_met_before_anything_is_opened() {
             calls.set(counts);
             Ok(())
         };
-        let result = take(top.path(), limits, Accepted::Directories, Calls(Some(&before)));
+        let result =
+            take(top.path(), limits, Accepted::Directories, &|_| None, Calls(Some(&before)));
         let Err(Error::Refused { source: volumes::Error::Limit { what, .. }, .. }) = result else {
             panic!("{result:?}")
         };

@@ -46,7 +46,10 @@ fn samples() -> Vec<Sample> {
             ),
         ],
         removals: vec![path("old"), path("old/key")],
-        chunks: vec![Chunk { digest: Digest::of(b"hello"), total: 5, offset: 0, data: b"hello" }],
+        chunks: vec![
+            Chunk { digest: Digest::of(b"hello"), total: 5, offset: 0, data: b"hello" },
+            Chunk { digest: Digest::UNNAMED, total: 5, offset: 0, data: b"other" },
+        ],
     };
     assert_eq!(PutRequest::decode(&put.encode()).as_ref(), Ok(&put));
     let hello = HelloResponse {
@@ -80,7 +83,10 @@ fn samples() -> Vec<Sample> {
         refused: 12,
     };
     assert_eq!(StatusResponse::decode(&status.encode()).as_ref(), Ok(&status));
-    let missing = PutResponse { missing: vec![Digest::of(b"a"), Digest::of(b"b")] };
+    let missing = PutResponse {
+        missing: vec![Digest::of(b"a"), Digest::of(b"b")],
+        named: vec![Digest::of(b"c")],
+    };
     assert_eq!(PutResponse::decode(&missing.encode()).as_ref(), Ok(&missing));
     let committed = CommitResponse { held: held() };
     assert_eq!(CommitResponse::decode(&committed.encode()).as_ref(), Ok(&committed));

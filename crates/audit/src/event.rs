@@ -38,6 +38,24 @@ pub enum Event {
         /// Its message.
         reason: String,
     },
+    /// A sealed secret was opened and is about to be handed over.
+    SecretOpened {
+        /// SHA-256 of the sealed text, `sha256:<hex>`.
+        secret: String,
+        /// Who signed it: a resource, or the name of a key file.
+        signer: String,
+        /// The resource that is the secret, or the key that its data key was wrapped with.
+        resource: String,
+    },
+    /// A sealed secret was not opened.
+    SecretRefused {
+        /// SHA-256 of the sealed text, `sha256:<hex>`.
+        secret: String,
+        /// Code of the error.
+        code: String,
+        /// Its message.
+        reason: String,
+    },
     /// A model is verified as a whole and about to be published.
     ModelOpened {
         /// Location of the bundle, without credentials.

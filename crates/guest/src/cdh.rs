@@ -85,7 +85,8 @@ impl Cdh {
         let flags = SocketFlags::CLOEXEC;
         let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
         set_socket_timeout(&socket, Timeout::Send, Some(left(until)?))?;
-        connect(&socket, &SocketAddrUnix::new(&self.path)?)?;
+        let connected = connect(&socket, &SocketAddrUnix::new(&self.path)?);
+        connected.map_err(|errno| late(errno.into()))?;
         Ok(Until { stream: socket.into(), until })
     }
 }
@@ -99,14 +100,14 @@ struct Until {
 impl Read for Until {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         set_socket_timeout(self.stream.as_fd(), Timeout::Recv, Some(left(self.until)?))?;
-        self.stream.read(buffer)
+        self.stream.read(buffer).map_err(late)
     }
 }
 
 impl Write for Until {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         set_socket_timeout(self.stream.as_fd(), Timeout::Send, Some(left(self.until)?))?;
-        self.stream.write(bytes)
+        self.stream.write(bytes).map_err(late)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -118,6 +119,14 @@ fn left(until: Instant) -> io::Result<Duration> {
     match until.checked_duration_since(Instant::now()) {
         Some(left) if !left.is_zero() => Ok(left),
         _ => Err(io::ErrorKind::TimedOut.into()),
+    }
+}
+
+/// What the kernel calls "try again" when a socket's time is over.
+fn late(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::WouldBlock => io::ErrorKind::TimedOut.into(),
+        _ => error,
     }
 }
 

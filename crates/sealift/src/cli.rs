@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use keys::sealed::Signer;
 use seal::name::{Digest, ModelName, ResourceUri};
 
 use crate::progress;
@@ -86,6 +87,9 @@ pub enum Command {
     Key(Key),
     /// Replace the keys that a bundle is sealed for; data and digests stay
     Rewrap(Rewrap),
+    /// Open sealed secrets for this guest's agents
+    #[command(subcommand)]
+    Unsealer(Unsealer),
     /// Check an audit log's hash chain
     #[command(subcommand)]
     Audit(Audit),
@@ -395,6 +399,39 @@ pub struct KeyCheck {
     pub audit_file: PathBuf,
 }
 
+/// `sealift unsealer`
+#[derive(Debug, Subcommand)]
+pub enum Unsealer {
+    /// Serve the data hub's API (UnsealSecret, GetResource) on a unix socket, for root and this user
+    Run(UnsealerRun),
+}
+
+/// `sealift unsealer run`
+#[derive(Debug, Args)]
+pub struct UnsealerRun {
+    /// Where the guest's agents connect
+    #[arg(long, value_name = "unix:/PATH", value_parser = unix_socket, default_value = "unix:/run/sealift-unsealer.sock", env = "SEALIFT_UNSEALER_LISTEN")]
+    pub listen: PathBuf,
+    /// Whose signatures count: kbs:///REPOSITORY/TYPE/TAG or the name of a file in --signer-dir; may
+    /// be repeated [default: everybody whose public key is there]
+    #[arg(long, value_name = "KID", value_parser = signer, value_delimiter = ',', env = "SEALIFT_SIGNER")]
+    pub signer: Vec<Signer>,
+    /// Signers' public keys (JWK) that are files
+    #[arg(
+        long,
+        value_name = "DIR",
+        default_value = "/run/confidential-containers/cdh/sealed-secret",
+        env = "SEALIFT_SIGNER_DIR"
+    )]
+    pub signer_dir: PathBuf,
+    /// How to reach keys and secrets
+    #[command(flatten)]
+    pub key: KeyArgs,
+    /// Where audit records go; `-` is stdout
+    #[arg(long, value_name = "FILE", default_value = "-", env = "SEALIFT_AUDIT_FILE")]
+    pub audit_file: PathBuf,
+}
+
 /// `sealift rewrap`
 #[derive(Debug, Args)]
 pub struct Rewrap {
@@ -492,6 +529,15 @@ fn bytes(text: &str) -> Result<u64, String> {
 
 fn resource(text: &str) -> Result<ResourceUri, String> {
     ResourceUri::parse(text).map_err(|error| format!("{error}; it looks like kbs:///team/llama/v1"))
+}
+
+fn signer(text: &str) -> Result<Signer, String> {
+    Signer::parse(text).map_err(|error| error.to_string())
+}
+
+fn unix_socket(text: &str) -> Result<PathBuf, String> {
+    let path = text.strip_prefix("unix:").map(|path| path.strip_prefix("//").unwrap_or(path));
+    path.filter(|path| path.starts_with('/')).map(Into::into).ok_or_else(|| "unix:/PATH".into())
 }
 
 fn model_name(text: &str) -> Result<ModelName, String> {

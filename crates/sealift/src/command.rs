@@ -12,4 +12,5 @@ pub(crate) mod man;
 pub(crate) mod open;
 pub(crate) mod rewrap;
 pub(crate) mod seal;
+pub(crate) mod unsealer;
 pub(crate) mod verify;

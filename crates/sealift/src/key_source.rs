@@ -6,6 +6,7 @@ use audit::Event;
 use keys::{Cdh, FileSource, HttpSettings, Kbs, KeySource, Retry, SampleAttester, Source};
 use seal::key::Kek;
 use seal::name::ResourceUri;
+use secret::Secret;
 
 use crate::cli::{KeyArgs, KeySourceKind};
 use crate::code::Code;
@@ -66,25 +67,45 @@ pub(crate) async fn release(
     args: &KeyArgs,
     log: &audit::Log,
 ) -> Result<Kek, Failure> {
+    let parse = |secret| Kek::parse(&secret).map_err(|error| Failure::from(error).at(resource));
+    release_as(source, resource, purpose, args.key_timeout, log, parse).await
+}
+
+/// The same for what is no key of ours: its bytes, within `deadline`.
+pub(crate) async fn release_bytes(
+    source: &Source,
+    resource: &ResourceUri,
+    purpose: &str,
+    deadline: Duration,
+    log: &audit::Log,
+) -> Result<Secret, Failure> {
+    release_as(source, resource, purpose, deadline, log, Ok).await
+}
+
+async fn release_as<T>(
+    source: &Source,
+    resource: &ResourceUri,
+    purpose: &str,
+    deadline: Duration,
+    log: &audit::Log,
+    parse: impl FnOnce(Secret) -> Result<T, Failure>,
+) -> Result<T, Failure> {
     let kind = source.kind().to_owned();
     log.record(Event::KeyRequested {
         resource: resource.to_string(),
         source: kind.clone(),
         purpose: purpose.to_owned(),
     })?;
-    let retry = Retry { deadline: args.key_timeout, ..Retry::default() };
+    let retry = Retry { deadline, ..Retry::default() };
     let result = keys::release_with_retry(source, resource, &retry).await;
-    let result = result
-        .map_err(Failure::from)
-        .and_then(|secret| Kek::parse(&secret).map_err(|error| Failure::from(error).at(resource)));
-    match result {
-        Ok(kek) => {
+    match result.map_err(Failure::from).and_then(parse) {
+        Ok(key) => {
             log.record(Event::KeyReleased {
                 resource: resource.to_string(),
                 source: kind,
                 model: None,
             })?;
-            Ok(kek)
+            Ok(key)
         }
         Err(failure) => {
             log.record(Event::KeyRefused {

@@ -95,6 +95,7 @@ fn dispatch(cli: Cli) -> Result<(), Stop> {
         Command::Verify(args) => stop::in_runtime(command::verify::run(&args, global)),
         Command::Rewrap(args) => stop::in_runtime(command::rewrap::run(&args, global)),
         Command::Key(args) => stop::in_runtime(command::key::run(&args, global)),
+        Command::Unsealer(args) => stop::in_runtime(command::unsealer::run(&args, global)),
         Command::Keygen(args) => Ok(command::keygen::run(&args, global)?),
         Command::Audit(args) => Ok(command::audit::run(&args, global)?),
         Command::Explain(args) => Ok(command::explain::run(&args)?),

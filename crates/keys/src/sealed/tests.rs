@@ -242,3 +242,23 @@ fn key_files_are_regular_files_of_their_directory() {
         assert!(matches!(Signer::read(name, dir.path()), Err(Error::File { .. })), "{name}");
     }
 }
+
+/// Made by `tests/interop/sealed_secrets.py`, with nothing of ours.
+#[test]
+fn what_python_sealed_opens() {
+    let vectors: Value = serde_json::from_str(include_str!("python.json")).unwrap();
+    let text = |name: &str| vectors[name].as_str().unwrap();
+    let kek = hex::decode(text("kek")).unwrap();
+    let secret = text("secret").as_bytes();
+    for (name, needs, released) in [
+        ("vault", "kbs:///team/secret/python", secret),
+        ("gcm", "kbs:///team/kek/python", &kek),
+        ("ctr", "kbs:///team/kek/python", &kek),
+    ] {
+        let sealed = SealedSecret::parse(text(name).as_bytes()).unwrap();
+        assert_eq!(sealed.signer().to_string(), "kbs:///team/signer/python");
+        let verified = sealed.verify(vectors["jwk"].to_string().as_bytes()).unwrap();
+        assert_eq!(verified.resource().to_string(), needs);
+        assert!(*verified.open(&Secret::copy(released).unwrap()).unwrap() == secret, "{name}");
+    }
+}

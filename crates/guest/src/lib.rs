@@ -3,7 +3,6 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | [`socket`] | where the host reaches this guest, and who may connect |
 //! | [`server`] | connections, their deadlines and their number |
 //! | [`agent`] | the volumes behind the sessions |
 //! | [`policy`] | what the host may do |
@@ -13,4 +12,3 @@ pub mod agent;
 pub mod bind;
 pub mod policy;
 pub mod server;
-pub mod socket;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use guest::socket::Address;
+use link::listen::Address;
 use volumes::name::Category;
 
 /// Receives volumes from the host and makes each revision visible in one step
@@ -28,7 +28,7 @@ pub(crate) enum Command {
 
 #[derive(Debug, Args)]
 pub(crate) struct Run {
-    /// Where the host connects: vsock:PORT or unix:/PATH; may be repeated
+    /// Where the host connects: vsock:PORT, unix:/PATH or tls:IP:PORT; may be repeated
     #[arg(
         long,
         value_name = "ADDRESS",
@@ -37,6 +37,8 @@ pub(crate) struct Run {
         env = "SEALIFT_GUEST_LISTEN"
     )]
     pub(crate) listen: Vec<Address>,
+    #[command(flatten)]
+    pub(crate) tls: Tls,
     /// Where volumes are kept
     #[arg(long, value_name = "DIR", default_value = "/run/sealift", env = "SEALIFT_GUEST_ROOT")]
     pub(crate) root: PathBuf,
@@ -74,6 +76,40 @@ pub(crate) struct Run {
     /// Log JSON lines
     #[arg(long, env = "SEALIFT_LOG_JSON")]
     pub(crate) log_json: bool,
+}
+
+/// For tls: addresses. Files are read again for every connection.
+#[derive(Debug, Args)]
+pub(crate) struct Tls {
+    /// This guest's certificate for tls: addresses, and those between it and the CA; PEM
+    #[arg(
+        long = "tls-cert",
+        value_name = "FILE",
+        requires = "key",
+        requires = "client_ca",
+        env = "SEALIFT_GUEST_TLS_CERT"
+    )]
+    pub(crate) cert: Option<PathBuf>,
+    /// Its private key, which nobody but its owner may read; PEM
+    #[arg(long = "tls-key", value_name = "FILE", requires = "cert", env = "SEALIFT_GUEST_TLS_KEY")]
+    pub(crate) key: Option<PathBuf>,
+    /// The CA of the hosts that may connect; PEM
+    #[arg(
+        long = "tls-client-ca",
+        value_name = "FILE",
+        requires = "cert",
+        env = "SEALIFT_GUEST_TLS_CLIENT_CA"
+    )]
+    pub(crate) client_ca: Option<PathBuf>,
+    /// Of those, only hosts with one of these DNS or URI names in their certificates
+    #[arg(
+        long = "tls-client-name",
+        value_name = "NAME",
+        value_delimiter = ',',
+        requires = "cert",
+        env = "SEALIFT_GUEST_TLS_CLIENT_NAMES"
+    )]
+    pub(crate) client_names: Vec<String>,
 }
 
 #[derive(Debug, Args)]

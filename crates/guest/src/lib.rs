@@ -3,7 +3,6 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | [`socket`] | where the host reaches this guest, and who may connect |
 //! | [`server`] | connections, their deadlines and their number |
 //! | [`agent`] | the volumes behind the sessions |
 //! | `unseal` | sealed values, opened before anybody sees them |
@@ -19,5 +18,4 @@ pub mod hook;
 pub mod policy;
 pub mod report;
 pub mod server;
-pub mod socket;
 mod unseal;

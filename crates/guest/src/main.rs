@@ -8,14 +8,15 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use clap::Parser;
-use cli::{Bind, Cli, Command, Hook, Output, Run, Status};
+use cli::{Bind, Cli, Command, Hook, Output, Run, Status, Tls};
 use guest::agent::{Agent, spawn_keeper, unseal_by};
 use guest::bind::bind;
 use guest::cdh::Cdh;
 use guest::policy::Policy;
 use guest::server::{Limits, Server};
-use guest::socket::Listener;
+use link::listen::{Address, Listener};
 use link::pages::{self, Pages};
+use link::tls;
 use publish::volumes::{Mounter, Options, PlainDirectories, Tmpfs};
 use volumes::chain;
 use volumes::name::Category;
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
 
 fn serve(run: &Run) -> Result<(), String> {
     start_log(run);
+    let tls = tls(run)?;
     let mounter: Box<dyn Mounter> = match run.plain_directories {
         true => Box::new(PlainDirectories::prepare(&run.root, None).map_err(|e| chain(&e))?),
         false => Box::new(Tmpfs::prepare(&run.root, None).map_err(|e| chain(&e))?),
@@ -81,7 +83,8 @@ fn serve(run: &Run) -> Result<(), String> {
     // The first listener that ends is the end of the agent: half of it would go unnoticed.
     let (ended, first) = std::sync::mpsc::channel();
     for address in &run.listen {
-        let listener = Listener::bind(address).map_err(|error| format!("{address}: {error}"))?;
+        let listener =
+            Listener::bind(address, tls.as_ref()).map_err(|error| format!("{address}: {error}"))?;
         tracing::info!(%address, root = %run.root.display(), "listening");
         let (server, ended, address) = (Arc::clone(&server), ended.clone(), address.clone());
         std::thread::spawn(move || {
@@ -119,6 +122,24 @@ fn show(status: &Status) -> Result<(), String> {
         }
         _ => Ok(()),
     }
+}
+
+/// What `tls:` addresses need, if it is there.
+fn tls(run: &Run) -> Result<Option<Arc<tls::Server>>, String> {
+    let Tls { cert, key, client_ca, client_names } = &run.tls;
+    let (Some(cert), Some(key), Some(ca)) = (cert, key, client_ca) else {
+        let needs = |address: &&Address| matches!(address, Address::Tls(_));
+        return match run.listen.iter().find(needs) {
+            Some(address) => Err(format!(
+                "{address} needs --tls-cert, --tls-key and --tls-client-ca: without them anybody \
+                 on the network would be the host"
+            )),
+            None => Ok(None),
+        };
+    };
+    let files = tls::Files { chain: cert.clone(), key: key.clone() };
+    let server = tls::Server::new(Box::new(files), ca.clone(), client_names.clone());
+    server.map(|server| Some(Arc::new(server))).map_err(|error| chain(&error))
 }
 
 fn start_log(run: &Run) {

@@ -1,15 +1,18 @@
 //! Connections: one thread each, a few at a time, none of which can hold up the others.
 
+use std::cmp::Reverse;
 use std::io::{self, Read};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use link::listen::{Incoming, Listener};
+use link::{Closer, Stream};
+use volumes::chain;
 use volumes::session::{Session, Volumes};
 use volumes::wire::frame::Kind;
 use volumes::wire::stream::{Broken, read_frame, write_frame};
-
-use crate::socket::{Listener, Stream};
 
 /// How patient the server is, and with how many.
 #[derive(Debug, Clone)]
@@ -26,45 +29,97 @@ impl Default for Limits {
     }
 }
 
-/// Stack of a connection's thread: what it holds is on the heap.
-const STACK_BYTES: usize = 128 << 10;
+/// Stack of a connection's thread: what it holds is on the heap, but for what a handshake computes.
+const STACK_BYTES: usize = 256 << 10;
+/// Peers at a time that have yet to prove who they are. They have places of their own: nobody of
+/// whom nothing is known takes one from the host.
+const STRANGERS_MAX: usize = 16;
 
 /// Serves `volumes` to whoever connects.
 #[derive(Debug)]
 pub struct Server<V> {
     volumes: Arc<Mutex<V>>,
     limits: Limits,
-    open: Arc<Mutex<Vec<Connection>>>,
-    /// Threads, those of evicted connections included, which may still wait for the store.
-    threads: Arc<AtomicUsize>,
+    open: Arc<Mutex<Connections>>,
     last: AtomicU64,
 }
 
-/// One that is open, as the others see it.
+/// Those that have a thread.
+#[derive(Debug)]
+struct Connections {
+    all: Vec<Connection>,
+    known_max: usize,
+}
+
+/// One of them, as the others see it.
 #[derive(Debug)]
 struct Connection {
     number: u64,
-    stream: Stream,
+    closer: Closer,
     active: Instant,
+    /// Where it comes from, until it has proven who it is.
+    stranger: Option<IpAddr>,
+    /// It made room for another. Its thread may still wait for the store.
+    evicted: bool,
+}
+
+impl Connections {
+    /// Takes one in, among the strangers or among the known. If those are as many as may be, it takes
+    /// the place of the one that has been silent longest; among strangers, of one from where most
+    /// come, so that a flood from one place displaces itself. False: even those that were evicted
+    /// are too many.
+    fn admit(&mut self, new: Connection) -> bool {
+        let is_stranger = new.stranger.is_some();
+        let max = if is_stranger { STRANGERS_MAX } else { self.known_max };
+        let alike = || self.all.iter().filter(|one| one.stranger.is_some() == is_stranger);
+        if alike().count() >= 2 * max {
+            return false;
+        }
+        let live = || alike().filter(|one| !one.evicted);
+        if live().count() >= max {
+            let from = |address| live().filter(|one| one.stranger == address).count();
+            let victim = live().min_by_key(|one| (Reverse(from(one.stranger)), one.active));
+            let victim = victim.map(|one| one.number);
+            if let Some(victim) = self.all.iter_mut().find(|one| Some(one.number) == victim) {
+                victim.closer.close();
+                victim.evicted = true;
+            }
+        }
+        self.all.push(new);
+        true
+    }
+
+    /// A stranger is known now. False: it was evicted before that.
+    fn know(&mut self, number: u64) -> bool {
+        let found = self.all.iter().position(|one| one.number == number && !one.evicted);
+        let Some(index) = found else { return false };
+        let known = self.all.swap_remove(index);
+        self.admit(Connection { stranger: None, active: Instant::now(), ..known })
+    }
+
+    fn touch(&mut self, number: u64) {
+        if let Some(own) = self.all.iter_mut().find(|one| one.number == number) {
+            own.active = Instant::now();
+        }
+    }
+
+    fn remove(&mut self, number: u64) {
+        self.all.retain(|one| one.number != number);
+    }
 }
 
 impl<V: Volumes + Send + 'static> Server<V> {
     /// Nobody is connected yet.
     pub fn new(volumes: Arc<Mutex<V>>, limits: Limits) -> Self {
-        Self {
-            volumes,
-            limits,
-            open: Arc::default(),
-            threads: Arc::default(),
-            last: AtomicU64::new(0),
-        }
+        let open = Connections { all: Vec::new(), known_max: limits.connections };
+        Self { volumes, limits, open: Arc::new(Mutex::new(open)), last: AtomicU64::new(0) }
     }
 
     /// Accepts connections for ever. Returns only if the listener breaks.
     pub fn run(&self, listener: &Listener) -> io::Result<()> {
         loop {
             match listener.accept() {
-                Ok(Some(stream)) => self.begin(stream),
+                Ok(Some(incoming)) => self.begin(incoming),
                 Ok(None) => tracing::debug!("turned away a peer that is not the host"),
                 Err(error) if is_passing(&error) => {
                     // Out of descriptors or memory: the next attempt may have some.
@@ -77,65 +132,55 @@ impl<V: Volumes + Send + 'static> Server<V> {
     }
 
     /// Serves one connection on a thread of its own. One that cannot have a thread is closed.
-    pub fn begin(&self, stream: Stream) {
+    pub fn begin(&self, incoming: Incoming) {
         let number = self.last.fetch_add(1, Ordering::Relaxed);
-        let Ok(handle) = stream.try_clone() else { return };
-        if self.threads.load(Ordering::SeqCst) >= 2 * self.limits.connections {
+        let Ok(closer) = incoming.closer() else { return };
+        let (active, stranger) = (Instant::now(), incoming.stranger());
+        let connection = Connection { number, closer, active, stranger, evicted: false };
+        if !lock(&self.open).admit(connection) {
             return;
         }
-        {
-            let mut open = lock(&self.open);
-            if open.len() >= self.limits.connections
-                && let Some(silent) = open.iter().min_by_key(|connection| connection.active)
-            {
-                silent.stream.close();
-                let number = silent.number;
-                open.retain(|connection| connection.number != number);
-            }
-            open.push(Connection { number, stream: handle, active: Instant::now() });
-        }
         let (volumes, open) = (Arc::clone(&self.volumes), Arc::clone(&self.open));
-        let threads = Arc::clone(&self.threads);
-        threads.fetch_add(1, Ordering::SeqCst);
         let frame = self.limits.frame;
         let thread = std::thread::Builder::new().name(format!("host-{number}"));
         let spawned = thread.stack_size(STACK_BYTES).spawn(move || {
-            let touch = || {
-                let mut open = lock(&open);
-                if let Some(own) = open.iter_mut().find(|one| one.number == number) {
-                    own.active = Instant::now();
-                }
-            };
-            if let Err(error) = serve(&stream, &volumes, frame, touch) {
-                tracing::debug!(%error, "a connection ended");
+            let until = active + frame;
+            let served =
+                incoming.authenticate(until).map_err(Broken::from).and_then(
+                    |stream| match stranger.is_none() || lock(&open).know(number) {
+                        true => serve(stream, &volumes, frame, until, || lock(&open).touch(number)),
+                        false => Ok(()),
+                    },
+                );
+            if let Err(error) = served {
+                tracing::debug!(error = %chain(&error), peer = ?stranger, "a connection ended");
             }
-            stream.close();
-            lock(&open).retain(|connection| connection.number != number);
-            threads.fetch_sub(1, Ordering::SeqCst);
+            lock(&open).remove(number);
         });
         if let Err(error) = spawned {
             tracing::warn!(%error, "no thread for a connection");
-            self.threads.fetch_sub(1, Ordering::SeqCst);
-            lock(&self.open).retain(|connection| connection.number != number);
+            lock(&self.open).remove(number);
         }
     }
 }
 
 /// One connection to its end.
 fn serve<V: Volumes>(
-    stream: &Stream,
+    mut stream: Stream,
     volumes: &Mutex<V>,
     frame: Duration,
+    until: Instant,
     touch: impl Fn(),
 ) -> Result<(), Broken> {
-    stream.set_write_timeout(frame)?;
     let mut session = Session::new();
     let mut payload = Vec::new();
-    let mut timed = Timed { stream, frame, until: Some(Instant::now() + frame), rest: None };
+    let mut timed = Timed { stream: &mut stream, frame, until: Some(until), rest: None };
     let result = loop {
         let header = match read_frame(&mut timed, &mut payload) {
             // The longest frame's memory is not kept for a connection that may be silent for days.
-            Err(Broken::Io(error)) if timed.rest.is_some() && is_timeout(&error) => {
+            Err(Broken::Io(error))
+                if timed.rest.is_some() && error.kind() == io::ErrorKind::TimedOut =>
+            {
                 (payload, timed.rest) = (Vec::new(), None);
                 continue;
             }
@@ -148,7 +193,8 @@ fn serve<V: Volumes>(
         };
         touch();
         let answer = session.answer(&payload, &mut *lock(volumes));
-        if let Err(error) = write_frame(&mut &*stream, Kind::Response, header.stream, &answer) {
+        timed.stream.set_deadline(Some(Instant::now() + frame));
+        if let Err(error) = write_frame(timed.stream, Kind::Response, header.stream, &answer) {
             break Err(error.into());
         }
         if session.is_greeted() {
@@ -167,7 +213,7 @@ const REST_AFTER: Duration = Duration::from_secs(1);
 
 /// A reader with a deadline, which begins with the first byte unless there is one already.
 struct Timed<'a> {
-    stream: &'a Stream,
+    stream: &'a mut Stream,
     frame: Duration,
     until: Option<Instant>,
     /// How long to wait for a frame's first byte; `None`: for ever.
@@ -176,23 +222,13 @@ struct Timed<'a> {
 
 impl Read for Timed<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let left = match self.until {
-            Some(until) => match until.checked_duration_since(Instant::now()) {
-                Some(left) if !left.is_zero() => Some(left),
-                _ => return Err(io::ErrorKind::TimedOut.into()),
-            },
-            None => self.rest,
-        };
-        self.stream.set_read_timeout(left)?;
-        let count = { self.stream }.read(buffer)?;
+        let rest = self.rest.map(|rest| Instant::now() + rest);
+        self.stream.set_deadline(self.until.or(rest));
+        let count = self.stream.read(buffer)?;
         self.rest = None;
         self.until.get_or_insert_with(|| Instant::now() + self.frame);
         Ok(count)
     }
-}
-
-fn is_timeout(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
 
 fn is_passing(error: &io::Error) -> bool {
@@ -207,6 +243,16 @@ fn is_passing(error: &io::Error) -> bool {
                 | Errno::CONNABORTED
                 | Errno::INTR
                 | Errno::AGAIN
+                // Of one connection's network, not of the listener's: accept(2).
+                | Errno::NETDOWN
+                | Errno::PROTO
+                | Errno::NOPROTOOPT
+                | Errno::HOSTDOWN
+                | Errno::NONET
+                | Errno::HOSTUNREACH
+                | Errno::OPNOTSUPP
+                | Errno::NETUNREACH
+                | Errno::PERM
         )
     )
 }

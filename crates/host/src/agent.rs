@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
+use link::dial::Address;
+use link::tls;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use volumes::chain;
@@ -22,7 +24,6 @@ use volumes::tree::Limits;
 
 use self::attachments::{Attachment, Attachments};
 pub use self::report::{Change, VolumeReport};
-use crate::address::Address;
 use crate::client::{self, Client};
 use crate::kubelet::{FoundVolume, Kubelet};
 use crate::metrics::{self, Counters};
@@ -44,6 +45,8 @@ pub struct Options {
     pub rescan: Duration,
     /// The longest pause between two attempts.
     pub backoff_max: Duration,
+    /// What guests at `tls:` addresses are told by, and this host by them.
+    pub tls: Option<Arc<tls::Client>>,
 }
 
 impl Default for Options {
@@ -53,6 +56,7 @@ impl Default for Options {
             timeout: Duration::from_secs(30),
             rescan: Duration::from_secs(60),
             backoff_max: Duration::from_secs(30),
+            tls: None,
         }
     }
 }
@@ -72,6 +76,9 @@ pub enum Error {
         /// The guest that has it.
         guest: Address,
     },
+    /// Nothing is configured with which this host and that guest could know each other.
+    #[error("{0} needs TLS, which this agent has no certificate for")]
+    NoTls(Address),
     /// It is being removed from its guest. Attach it again when that is done.
     #[error("{0} is being detached")]
     Leaving(VolumeId),
@@ -207,6 +214,9 @@ impl Agent {
     /// From now on `volumes` are kept current in `guest`; all of them, or, if one cannot be, none.
     /// One that is in a guest which cannot be reached any more moves to this one.
     pub fn attach(&self, volumes: &[FoundVolume], guest: &Address) -> Result<(), Error> {
+        if matches!(guest, Address::Tls { .. }) && self.shared.options.tls.is_none() {
+            return Err(Error::NoTls(guest.clone()));
+        }
         let attachment = |FoundVolume { id, category, path, .. }: &FoundVolume| Attachment {
             volume: id.clone(),
             category: *category,
@@ -316,7 +326,11 @@ impl Agent {
 
     /// How a guest says that its volumes are, asked over a connection of its own.
     pub fn ask(&self, guest: &Address) -> Result<Vec<GuestVolume>, client::Error> {
-        let (mut client, _) = Client::connect(guest, self.shared.options.timeout)?;
+        let (mut client, _) = Client::connect(
+            guest,
+            self.shared.options.tls.as_deref(),
+            self.shared.options.timeout,
+        )?;
         Ok(client.status()?.into_iter().map(GuestVolume::from).collect())
     }
 

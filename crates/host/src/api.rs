@@ -2,21 +2,19 @@
 //! own user are heard.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use rustix::net::sockopt::socket_peercred;
-use rustix::process::geteuid;
+use link::dial::Address;
+use link::local;
 use serde::{Deserialize, Serialize};
 use volumes::chain;
 use volumes::name::VolumeId;
 use volumes::report::GuestVolume;
 
-use crate::address::Address;
 use crate::agent::{Agent, Change, Error, VolumeReport};
 use crate::kubelet::{FoundVolume, Kubelet, PodUid, Source};
 
@@ -104,26 +102,14 @@ impl Api {
         if let Some(parent) = path.parent() {
             std::fs::create_dir_all(parent)?;
         }
-        if let Err(error) = UnixStream::connect(path)
-            && error.kind() == io::ErrorKind::ConnectionRefused
-            && is_socket(path)
-        {
-            std::fs::remove_file(path)?;
-        }
-        let listener = UnixListener::bind(path)?;
-        Ok(Self { listener, kubelet_root: kubelet_root.to_path_buf() })
+        Ok(Self { listener: local::bind(path)?, kubelet_root: kubelet_root.to_path_buf() })
     }
 
     /// Answers for ever, each request on a thread of its own.
     pub fn serve(self, agent: &Agent) -> ! {
         let threads = Arc::new(AtomicUsize::new(0));
         loop {
-            let accepted = self.listener.accept().map(|(stream, _)| {
-                // Of a peer in another pid namespace there is nothing to know.
-                let uid = socket_peercred(&stream).map(|peer| peer.uid);
-                uid.is_ok_and(|uid| uid.is_root() || uid == geteuid()).then_some(stream)
-            });
-            let stream = match accepted {
+            let stream = match local::accept(&self.listener) {
                 Ok(Some(stream)) if threads.load(Ordering::SeqCst) < REQUESTS_MAX => stream,
                 Ok(_) => continue,
                 Err(error) => {
@@ -149,11 +135,6 @@ impl Api {
             }
         }
     }
-}
-
-/// Whether what is there is a socket, and not somebody's file.
-fn is_socket(path: &Path) -> bool {
-    std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket())
 }
 
 fn converse(stream: &UnixStream, agent: &Agent, root: &Path) -> io::Result<()> {
@@ -231,6 +212,7 @@ impl From<Error> for Failure {
         let hint = match error {
             Error::Unknown(_) => Some("Attach it first: sealift host attach"),
             Error::Elsewhere { .. } => Some("Detach it there first: sealift host detach"),
+            Error::NoTls(_) => Some("Start the agent with --tls-ca, --tls-cert and --tls-key"),
             Error::Leaving(_) => Some("Try again in a moment"),
             _ => None,
         };

@@ -69,6 +69,8 @@ pub(crate) struct Run {
     /// Seconds after which every volume is looked at, whatever inotify says
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..), env = "SEALIFT_HOST_RESCAN")]
     pub(crate) rescan: u32,
+    #[command(flatten)]
+    pub(crate) tls: Tls,
     /// Serve Prometheus metrics at IP:PORT or unix:/PATH, as /metrics
     #[arg(long, value_name = "ADDRESS", env = "SEALIFT_HOST_METRICS")]
     pub(crate) metrics: Option<link::pages::Address>,
@@ -80,9 +82,30 @@ pub(crate) struct Run {
     pub(crate) log_json: bool,
 }
 
+/// For guests at tls: addresses. Files are read again for every connection.
+#[derive(Debug, Args)]
+pub(crate) struct Tls {
+    /// The CA of the guests at tls: addresses; PEM
+    #[arg(
+        long = "tls-ca",
+        value_name = "FILE",
+        requires = "cert",
+        requires = "key",
+        env = "SEALIFT_HOST_TLS_CA"
+    )]
+    pub(crate) ca: Option<PathBuf>,
+    /// This host's certificate for them, and those between it and its CA; PEM
+    #[arg(long = "tls-cert", value_name = "FILE", requires = "ca", env = "SEALIFT_HOST_TLS_CERT")]
+    pub(crate) cert: Option<PathBuf>,
+    /// Its private key, which nobody but its owner may read; PEM
+    #[arg(long = "tls-key", value_name = "FILE", requires = "ca", env = "SEALIFT_HOST_TLS_KEY")]
+    pub(crate) key: Option<PathBuf>,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct Attach {
-    /// The guest agent's address: unix:/PATH, vsock:CID:PORT or hvsock:/PATH:PORT
+    /// The guest agent's address: unix:/PATH, vsock:CID:PORT, hvsock:/PATH:PORT, tls:HOST:PORT, or
+    /// tls:NAME@HOST:PORT for a guest whose certificate has another name than HOST
     #[arg(long, value_name = "ADDRESS", env = "SEALIFT_GUEST")]
     pub(crate) guest: String,
     /// All Secret, ConfigMap, projected and downward-API volumes of the pod with this UID

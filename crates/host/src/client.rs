@@ -5,6 +5,8 @@ use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
+use link::dial::Address;
+use link::{Stream, tls};
 use volumes::name::VolumeId;
 use volumes::refusal::Refusal;
 use volumes::wire::frame::Kind;
@@ -14,7 +16,6 @@ use volumes::wire::message::{
 };
 use volumes::wire::stream::{Broken, read_frame, write_frame};
 
-use crate::address::{Address, Stream};
 use crate::kubelet::Kubelet;
 
 /// Why a call brought no answer.
@@ -65,10 +66,14 @@ impl Client {
     pub const WINDOW: usize = 4;
 
     /// Connects and asks what the guest holds; both within `timeout`, which is also how long each
-    /// later answer may take.
-    pub fn connect(address: &Address, timeout: Duration) -> Result<(Self, Vec<Held>), Error> {
+    /// later answer may take. A `tls:` address needs `tls`.
+    pub fn connect(
+        address: &Address,
+        tls: Option<&tls::Client>,
+        timeout: Duration,
+    ) -> Result<(Self, Vec<Held>), Error> {
         let until = Instant::now() + timeout;
-        let stream = address.connect(until)?;
+        let stream = address.connect(tls, until)?;
         let mut client = Self {
             stream,
             timeout,
@@ -156,8 +161,8 @@ impl Client {
     pub fn send(&mut self, method: &str, message: &[u8]) -> Result<(), Error> {
         let request = Request { service: SERVICE, method, payload: message, timeout_ns: 0 };
         let stream = self.next_stream();
-        let until = Instant::now() + self.timeout;
-        write_frame(&mut self.stream.until(until), Kind::Request, stream, &request.encode())?;
+        self.stream.set_deadline(Some(Instant::now() + self.timeout));
+        write_frame(&mut self.stream, Kind::Request, stream, &request.encode())?;
         self.waiting.push_back(stream);
         Ok(())
     }
@@ -166,7 +171,8 @@ impl Client {
     pub fn send_put(&mut self, request: &PutRequest<'_>) -> Result<(), Error> {
         let stream = self.next_stream();
         request.frame_into(stream, &mut self.frame);
-        self.stream.until(Instant::now() + self.timeout).write_all(&self.frame)?;
+        self.stream.set_deadline(Some(Instant::now() + self.timeout));
+        self.stream.write_all(&self.frame)?;
         self.waiting.push_back(stream);
         Ok(())
     }
@@ -211,7 +217,8 @@ impl Client {
         until: Instant,
         decode: impl FnOnce(&[u8]) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        let header = read_frame(&mut self.stream.until(until), &mut self.payload)?;
+        self.stream.set_deadline(Some(until));
+        let header = read_frame(&mut self.stream, &mut self.payload)?;
         let closed = || std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
         let header = header.ok_or_else(closed)?;
         // Our guest answers in order. Another order is another protocol.

@@ -10,13 +10,12 @@
 //! | [`kubelet`] | where volumes are, and which one a mount's source means |
 //! | [`watch`] | one inotify instance for all of them |
 //! | [`snapshot`] | one revision of one of them, read whole or not at all |
-//! | [`address`], [`client`] | the way to a guest, and calls over it |
+//! | [`client`] | calls to a guest |
 //! | [`sync`] | what a guest lacks, and nothing else |
 //! | [`agent`] | which volumes go where, and how they are |
 //! | [`api`] | the agent's own socket |
 //! | [`token`] | when a service-account token expires |
 
-pub mod address;
 pub mod agent;
 pub mod api;
 pub mod client;

@@ -7,14 +7,16 @@ mod print;
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
-use cli::{Cli, Command, Run};
+use cli::{Cli, Command, Run, Tls};
 use host::agent::{Agent, Options};
 use host::api::{Answer, Api, Request, ask};
 use link::exposition;
 use link::pages::{Page, Pages};
+use link::tls;
 use volumes::chain;
 
 /// Exit codes, as everywhere in Sealift.
@@ -80,7 +82,9 @@ fn serve(socket: &Path, run: &Run) -> Result<(), Failure> {
     let fail = |what: &str, error: &dyn std::error::Error| {
         Failure(BUG, format!("{what}: {}", chain(error)), None)
     };
+    let tls = tls(&run.tls).map_err(|error| Failure(FAILED, chain(&error), None))?;
     let options = Options {
+        tls,
         state_dir: run.state_dir.clone(),
         rescan: Duration::from_secs(u64::from(run.rescan)),
         ..Options::default()
@@ -105,6 +109,13 @@ fn serve(socket: &Path, run: &Run) -> Result<(), Failure> {
     // Nothing has to be put in order at the end: what is attached is on disk already, and what is on
     // its way is compared by digest next time.
     api.serve(&agent)
+}
+
+/// What guests at `tls:` addresses need, if it is there.
+fn tls(flags: &Tls) -> Result<Option<Arc<tls::Client>>, tls::Error> {
+    let Tls { ca: Some(ca), cert: Some(cert), key: Some(key) } = flags else { return Ok(None) };
+    let files = tls::Files { chain: cert.clone(), key: key.clone() };
+    tls::Client::new(Box::new(files), ca.clone()).map(|client| Some(Arc::new(client)))
 }
 
 fn start_log(run: &Run) {

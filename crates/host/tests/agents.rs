@@ -14,10 +14,10 @@ use std::time::{Duration, Instant};
 
 use guest::policy::Policy;
 use guest::server::{Limits, Server};
-use guest::socket::Listener;
-use host::address::Address;
 use host::agent::{Agent, Options, VolumeReport};
 use host::kubelet::{Kubelet, Source};
+use link::dial::Address;
+use link::listen::{self, Listener};
 use publish::volumes::PlainDirectories;
 use rustix::process::{getegid, geteuid};
 use tempfile::TempDir;
@@ -44,7 +44,7 @@ impl World {
         let agent = Arc::new(Mutex::new(agent));
         guest::agent::spawn_keeper(&agent).unwrap();
         let inner = dir.path().join("inner.sock");
-        let listener = Listener::bind(&guest::socket::Address::Unix(inner.clone())).unwrap();
+        let listener = Listener::bind(&listen::Address::Unix(inner.clone()), None).unwrap();
         let server = Server::new(agent, Limits::default());
         std::thread::spawn(move || server.run(&listener));
         let relay = Relay::start(&dir.path().join("guest.sock"), inner);
@@ -66,6 +66,7 @@ impl World {
             timeout: Duration::from_secs(10),
             rescan: Duration::from_secs(3600),
             backoff_max: Duration::from_millis(200),
+            tls: None,
         })
         .unwrap()
     }

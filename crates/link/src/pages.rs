@@ -78,7 +78,7 @@ impl Pages {
         match address {
             Address::Tcp(address) => TcpListener::bind(address).map(Self::Tcp),
             Address::Unix(path) => {
-                let listener = crate::socket_file::bind(path)?;
+                let listener = crate::local::bind(path)?;
                 // Whoever may read the directory may connect, but for this.
                 std::fs::set_permissions(path, Permissions::from_mode(0o600))?;
                 Ok(Self::Unix(listener))

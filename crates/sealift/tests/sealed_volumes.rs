@@ -192,8 +192,8 @@ impl World {
         let guest = Arc::new(Mutex::new(guest));
         guest::agent::spawn_keeper(&guest).unwrap();
         guest::agent::unseal_by(&guest, guest::cdh::Cdh::new(cdh, PATIENCE));
-        let address = guest::socket::Address::Unix(dir.path().join("guest.sock"));
-        let listener = guest::socket::Listener::bind(&address).unwrap();
+        let address = link::listen::Address::Unix(dir.path().join("guest.sock"));
+        let listener = link::listen::Listener::bind(&address, None).unwrap();
         let server = guest::server::Server::new(guest, Default::default());
         std::thread::spawn(move || server.run(&listener));
         let agent = Agent::start(host::agent::Options {
@@ -201,6 +201,7 @@ impl World {
             timeout: Duration::from_secs(10),
             rescan: Duration::from_secs(3600),
             backoff_max: Duration::from_millis(200),
+            tls: None,
         });
         Self { dir, broker, gate, agent: agent.unwrap(), _unsealer: unsealer }
     }
@@ -213,7 +214,7 @@ impl World {
         volume.write(files);
         let kubelet = Kubelet::open(&root).unwrap();
         let Source::Volume(found) = kubelet.classify(volume.writer.target()) else { panic!() };
-        let guest = host::address::Address::Unix(self.dir.path().join("guest.sock"));
+        let guest = link::dial::Address::Unix(self.dir.path().join("guest.sock"));
         self.agent.attach(&[found], &guest).unwrap();
         volume
     }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use guest::agent::{Agent, spawn_keeper};
 use guest::policy::Policy;
 use guest::server::{Limits, Server};
-use guest::socket::{Address, Listener};
+use link::listen::{Address, Listener};
 use publish::volumes::{Options, PlainDirectories};
 use tempfile::TempDir;
 use volumes::name::{Category, TreePath, VolumeId};
@@ -38,7 +38,7 @@ impl Guest {
         let agent = Agent::open(&root, policy, options, mounter).unwrap();
         let agent = Arc::new(Mutex::new(agent));
         spawn_keeper(&agent).unwrap();
-        let listener = Listener::bind(&Address::Unix(dir.path().join("socket"))).unwrap();
+        let listener = Listener::bind(&Address::Unix(dir.path().join("socket")), None).unwrap();
         let server = Server::new(Arc::clone(&agent), limits);
         std::thread::spawn(move || server.run(&listener));
         Self { dir, agent }

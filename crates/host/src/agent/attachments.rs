@@ -4,11 +4,11 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use link::dial::Address;
 use serde::{Deserialize, Serialize};
 use volumes::name::{Category, VolumeId};
 
 use super::{Attached, Error, state_file};
-use crate::address::Address;
 use crate::kubelet::Kubelet;
 
 /// Longest file that is read: every volume that a node can have, with long paths.

@@ -8,14 +8,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
+use link::dial::Address;
 use volumes::chain;
 use volumes::name::{Category, VolumeId};
 use volumes::refusal::Reason;
 use volumes::tree::Limits;
 use volumes::wire::message::{DropRequest, Held, Message, PutResponse};
 
-use super::{Attached, Shared, token_of};
-use crate::address::Address;
+use super::{Attached, Options, Shared, token_of};
 use crate::client::{self, Client};
 use crate::lock;
 use crate::queue::{Queue, Woken};
@@ -68,7 +68,7 @@ pub(super) fn run(shared: Arc<Shared>, address: &Address, queue: &Queue) {
         let current = match (due, connection.take()) {
             (None, over) => Err((over.map(|over| over.since), None)),
             (Some(due), Some(current)) => Ok((due, current)),
-            (Some(due), None) => match Client::connect(address, shared.options.timeout) {
+            (Some(due), None) => match connect(&shared.options, address) {
                 Ok((client, held)) => {
                     shared.counters.connections.fetch_add(1, Ordering::Relaxed);
                     learn(&shared, address, held);
@@ -98,6 +98,10 @@ pub(super) fn run(shared: Arc<Shared>, address: &Address, queue: &Queue) {
             }
         }
     }
+}
+
+fn connect(options: &Options, address: &Address) -> Result<(Client, Vec<Held>), client::Error> {
+    Client::connect(address, options.tls.as_deref(), options.timeout)
 }
 
 /// A connection that is over: since when it was there, if it was, and the volume that it broke at.

@@ -46,8 +46,9 @@ pub(crate) struct Run {
     /// (/run/confidential-containers/cdh.sock) or of `sealift unsealer`. Without it they are refused
     #[arg(long, value_name = "ADDRESS", value_parser = unix_socket, env = "SEALIFT_GUEST_UNSEAL")]
     pub(crate) unseal: Option<PathBuf>,
-    /// Seconds that opening one sealed value may take
-    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u16).range(1..=600), env = "SEALIFT_GUEST_UNSEAL_TIMEOUT")]
+    /// Seconds that opening one sealed value may take; more than the key source itself tries for, so
+    /// that it can say why not
+    #[arg(long, value_name = "SECONDS", default_value_t = 90, value_parser = clap::value_parser!(u16).range(1..=600), env = "SEALIFT_GUEST_UNSEAL_TIMEOUT")]
     pub(crate) unseal_timeout: u16,
     /// Kinds of volumes that are accepted; default all
     #[arg(long = "category", value_name = "NAME", value_delimiter = ',', value_parser = category, env = "SEALIFT_GUEST_CATEGORIES")]

@@ -71,7 +71,7 @@ impl Unsealer {
         let running = &contents.running;
         contents.waiting.extend(sealed.keys().filter(|digest| !running.contains(*digest)));
         self.start();
-        let what = format!("{} sealed values are being opened", sealed.len());
+        let what = format!("sealed values are being opened: {}", sealed.len());
         Refusal::new(Reason::Opening, what)
     }
 

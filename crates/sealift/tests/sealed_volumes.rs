@@ -415,6 +415,24 @@ fn the_unsealer_answers_as_the_data_hub_does() {
     let (code, message) = ask("api.SealedSecretService", "UnsealSecret", b"sealed.x").unwrap_err();
     assert!(code == 9 && message.starts_with("[CDH] [ERROR]: E30 "), "{message}");
     assert_eq!(ask("api.ImagePullService", "PullImage", b"x").unwrap_err().0, 12);
+    // Whoever speaks something else is cut off, and nobody else notices.
+    let request = frame(Kind::Request, 1, &Call::Resource("kbs:///team/db/one").encode(0));
+    let long = u32::try_from(PAYLOAD_BYTES_MAX + 1).unwrap().to_be_bytes();
+    for bytes in [
+        b"GET / HTTP/1.1\r\n\r\n".to_vec(),
+        [&long[..], &[0, 0, 0, 1, 1, 0]].concat(),
+        frame(Kind::Response, 1, b""),
+        frame(Kind::Request, 2, b""),
+        request[..request.len() - 1].to_vec(),
+    ] {
+        let mut stream = UnixStream::connect(&path).unwrap();
+        stream.write_all(&bytes).unwrap();
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        assert!(matches!(stream.read(&mut [0; 16]), Ok(0) | Err(_)), "{bytes:?}");
+    }
+    let waiting: Vec<_> = (0..40).map(|_| UnixStream::connect(&path).unwrap()).collect();
+    assert_eq!(resource(b"kbs:///team/db/one").unwrap(), b"\x0a\x07hunter2");
+    drop(waiting);
     let mode = std::os::unix::fs::PermissionsExt::mode(&path.metadata().unwrap().permissions());
     assert_eq!(mode & 0o777, 0o600);
 }

@@ -21,7 +21,8 @@ use volumes::tree::Limits;
 
 use self::attachments::{Attachment, Attachments};
 pub use self::report::{Change, VolumeReport};
-use crate::address::Address;
+use crate::guest::Guest;
+use crate::kata::Left;
 use crate::kubelet::{FoundVolume, Kubelet};
 use crate::queue::Queue;
 use crate::snapshot::Snapshot;
@@ -67,7 +68,7 @@ pub enum Error {
         /// The volume.
         volume: VolumeId,
         /// The guest that has it.
-        guest: Address,
+        guest: Guest,
     },
     /// It is being removed from its guest. Attach it again when that is done.
     #[error("{0} is being detached")]
@@ -120,7 +121,7 @@ pub(crate) struct Shared {
 /// Guests and volumes.
 #[derive(Debug, Default)]
 pub(crate) struct Table {
-    pub(crate) guests: BTreeMap<Address, Arc<Queue>>,
+    pub(crate) guests: BTreeMap<Guest, Arc<Queue>>,
     pub(crate) volumes: BTreeMap<VolumeId, Attached>,
     /// How often a volume was attached so far.
     generations: u64,
@@ -131,13 +132,15 @@ pub(crate) struct Table {
 pub(crate) struct Attached {
     pub(crate) volume: Volume,
     pub(crate) path: PathBuf,
-    pub(crate) guest: Address,
+    pub(crate) guest: Guest,
     /// Which attachment this is: what a thread began for an earlier one of the same name is not
     /// about this.
     pub(crate) generation: u64,
     /// It is detached, and its guest has yet to be told.
     pub(crate) leaving: bool,
     pub(crate) known: Known,
+    /// What it holds that it cannot be asked for.
+    pub(crate) left: Left,
     /// Where containers find it in the guest.
     pub(crate) guest_path: Option<String>,
     pub(crate) state: State,
@@ -199,13 +202,19 @@ impl Agent {
 
     /// From now on `volumes` are kept current in `guest`; all of them, or, if one cannot be, none.
     /// One that is in a guest which cannot be reached any more moves to this one.
-    pub fn attach(&self, volumes: &[FoundVolume], guest: &Address) -> Result<(), Error> {
+    pub fn attach(
+        &self,
+        volumes: &[FoundVolume],
+        guest: impl Into<Guest>,
+    ) -> Result<(), Error> {
+        let guest = &guest.into();
         let attachment = |FoundVolume { id, category, path, .. }: &FoundVolume| Attachment {
             volume: id.clone(),
             category: *category,
             path: path.clone(),
             guest: guest.clone(),
             leaving: false,
+            left: Left::default(),
         };
         let attachments: Vec<Attachment> = volumes.iter().map(attachment).collect();
         {
@@ -234,7 +243,12 @@ impl Agent {
     pub fn detach(&self, volumes: &[VolumeId]) -> Result<(), Error> {
         /// Enough for a guest that is there.
         const PATIENCE: Duration = Duration::from_secs(5);
-        let until = Instant::now() + PATIENCE;
+        self.detach_within(volumes, PATIENCE)
+    }
+
+    /// The same, waiting no longer than `patience`.
+    pub fn detach_within(&self, volumes: &[VolumeId], patience: Duration) -> Result<(), Error> {
+        let until = Instant::now() + patience;
         let mut generations = Vec::new();
         {
             let mut table = lock(&self.shared.table);
@@ -302,6 +316,12 @@ impl Agent {
         attached.map(VolumeReport::of).collect()
     }
 
+    /// How one volume is.
+    pub fn report(&self, volume: &VolumeId) -> Option<VolumeReport> {
+        let table = lock(&self.shared.table);
+        table.volumes.get(volume).filter(|attached| !attached.leaving).map(VolumeReport::of)
+    }
+
     /// What the host has and the guest has not, by path.
     pub fn diff(&self, volume: &VolumeId) -> Result<Vec<Change>, Error> {
         let (path, known) = {
@@ -323,7 +343,7 @@ impl Shared {
     /// Writes a volume into the table, with a thread for its guest. Nothing begins before
     /// [`Shared::begin`].
     fn keep_in(self: &Arc<Self>, table: &mut Table, attachment: &Attachment) -> Result<(), Error> {
-        let Attachment { volume: id, category, path, guest, leaving } = attachment;
+        let Attachment { volume: id, category, path, guest, leaving, left } = attachment;
         if !table.guests.contains_key(guest) {
             let fail = |source| Error::Own { what: "cannot start a guest's thread", source };
             let queue = Arc::new(Queue::new().map_err(fail)?);
@@ -344,6 +364,7 @@ impl Shared {
             generation: table.generations,
             leaving: *leaving,
             known: Known::default(),
+            left: left.clone(),
             guest_path: None,
             state: State { behind_since: Some(Instant::now()), ..State::default() },
         };
@@ -378,6 +399,26 @@ impl Shared {
         lock(&self.table).push(volume);
     }
 
+    /// Writes down what is about to be left in a guest.
+    pub(crate) fn announce(
+        &self,
+        volume: &VolumeId,
+        generation: u64,
+        left: &Left,
+    ) -> Result<(), crate::Error> {
+        let mut table = lock(&self.table);
+        if let Some(attached) = table.volumes.get_mut(volume)
+            && attached.generation == generation
+        {
+            attached.left = left.clone();
+        }
+        drop(table);
+        self.remember().map_err(|error| {
+            let (call, path) = ("write", state_file(&self.options.state_dir));
+            crate::Error::Io { call, path, source: io::Error::other(chain(&error)) }
+        })
+    }
+
     fn remember(&self) -> Result<(), Error> {
         let _saving = lock(&self.saving);
         // What is on disk is never older than what was in the table when the caller changed it.
@@ -395,7 +436,7 @@ impl Table {
     }
 
     /// Ends the thread of a guest that has no volumes any more.
-    pub(crate) fn retire(&mut self, guest: &Address) {
+    pub(crate) fn retire(&mut self, guest: &Guest) {
         if !self.volumes.values().any(|attached| attached.guest == *guest)
             && let Some(queue) = self.guests.remove(guest)
         {

@@ -32,6 +32,15 @@ pub(crate) enum Output {
     Json,
 }
 
+/// Which agent is in the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum AgentKind {
+    /// Ours
+    Sealift,
+    /// Kata's own, as it is: neither atomic nor verified
+    Kata,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run the agent
@@ -79,6 +88,9 @@ pub(crate) struct Run {
 
 #[derive(Debug, Args)]
 pub(crate) struct Attach {
+    /// Which agent is in the guest
+    #[arg(long, value_name = "KIND", default_value = "sealift", env = "SEALIFT_AGENT")]
+    pub(crate) agent: AgentKind,
     /// The guest agent's address: unix:/PATH, vsock:CID:PORT or hvsock:/PATH:PORT
     #[arg(long, value_name = "ADDRESS", env = "SEALIFT_GUEST")]
     pub(crate) guest: String,

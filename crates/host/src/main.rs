@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use cli::{Cli, Command, Run};
+use cli::{AgentKind, Cli, Command, Run};
 use host::agent::{Agent, Options};
 use host::api::{Answer, Api, Request, ask};
 use volumes::chain;
@@ -25,7 +25,10 @@ fn main() -> ExitCode {
     let request = match cli.command {
         Command::Run(run) => return finish(serve(&cli.socket, &run)),
         Command::Attach(attach) => Request::Attach {
-            guest: attach.guest,
+            guest: match attach.agent {
+                AgentKind::Sealift => attach.guest,
+                AgentKind::Kata => format!("kata:{}", attach.guest),
+            },
             pod: attach.pod,
             path: attach.path,
             wait_seconds: attach.wait,

@@ -14,8 +14,9 @@ use volumes::tree::Limits;
 use volumes::wire::message::{DropRequest, Held, Message, PutResponse};
 
 use super::{Attached, Shared, token_of};
-use crate::address::Address;
 use crate::client::{self, Client};
+use crate::guest::{Guest, Protocol};
+use crate::kata::{self, Kata, Left};
 use crate::lock;
 use crate::queue::{Queue, Woken};
 use crate::snapshot::Snapshot;
@@ -39,7 +40,7 @@ struct Connection {
 }
 
 /// Until the queue is closed, or nobody else knows of the agent any more.
-pub(super) fn run(shared: Arc<Shared>, address: &Address, queue: &Queue) {
+pub(super) fn run(shared: Arc<Shared>, address: &Guest, queue: &Queue) {
     let weak = Arc::downgrade(&shared);
     drop(shared);
     let mut connection: Option<Connection> = None;
@@ -61,11 +62,8 @@ pub(super) fn run(shared: Arc<Shared>, address: &Address, queue: &Queue) {
         let current = match (due, connection.take()) {
             (None, over) => Err((over.map(|over| over.since), None)),
             (Some(due), Some(current)) => Ok((due, current)),
-            (Some(due), None) => match Client::connect(address, shared.options.timeout) {
-                Ok((client, held)) => {
-                    learn(&shared, address, held);
-                    Ok((due, Connection { client, since: Instant::now() }))
-                }
+            (Some(due), None) => match connect(&shared, address) {
+                Ok(client) => Ok((due, Connection { client, since: Instant::now() })),
                 Err(error) => {
                     unreachable_guest(&shared, address, &error, failures + 1);
                     Err((None, None))
@@ -92,13 +90,24 @@ pub(super) fn run(shared: Arc<Shared>, address: &Address, queue: &Queue) {
     }
 }
 
+/// Connects, and takes note of what the guest holds, if it can say so.
+fn connect(shared: &Shared, guest: &Guest) -> Result<Client, client::Error> {
+    let timeout = shared.options.timeout;
+    let (client, held) = match guest.protocol {
+        Protocol::Sealift => Client::connect(&guest.address, timeout)?,
+        Protocol::Kata => (Client::open(&guest.address, timeout)?, Vec::new()),
+    };
+    learn(shared, guest, held);
+    Ok(client)
+}
+
 /// A connection that is over: since when it was there, if it was, and the volume that it broke at.
 type Ended = (Option<Instant>, Option<VolumeId>);
 
 /// Brings each volume of `due` up to date.
 fn bring(
     shared: &Shared,
-    address: &Address,
+    address: &Guest,
     mut connection: Connection,
     queue: &Queue,
     due: Vec<VolumeId>,
@@ -107,7 +116,7 @@ fn bring(
     for id in due {
         let Some(mut task) = Task::of(shared, address, &id) else { continue };
         if task.leaving {
-            match task.drop_from(client) {
+            match task.drop_from(address, client) {
                 Ok(()) => forget(shared, address, &task),
                 Err(error) => {
                     tracing::warn!(volume = %id, error = %chain(&error), "not removed");
@@ -120,7 +129,7 @@ fn bring(
             continue;
         }
         let noticed = Instant::now();
-        let result = task.bring(client);
+        let result = task.bring(shared, address, client);
         let broken =
             matches!(&result, Err(Failure::Sync(sync::Error::Guest(client::Error::Broken(_)))));
         if let Some(delay) = settle(shared, address, task, result, noticed) {
@@ -149,6 +158,7 @@ struct Task {
     generation: u64,
     leaving: bool,
     known: Known,
+    left: Left,
     guest_path: Option<String>,
 }
 
@@ -160,7 +170,7 @@ struct Brought {
 
 impl Task {
     /// `None`: the volume is not this guest's any more.
-    fn of(shared: &Shared, address: &Address, id: &VolumeId) -> Option<Self> {
+    fn of(shared: &Shared, address: &Guest, id: &VolumeId) -> Option<Self> {
         let table = lock(&shared.table);
         let attached = table.volumes.get(id).filter(|attached| attached.guest == *address)?;
         Some(Self {
@@ -169,18 +179,40 @@ impl Task {
             generation: attached.generation,
             leaving: attached.leaving,
             known: attached.known.clone(),
+            left: attached.left.clone(),
             guest_path: attached.guest_path.clone(),
         })
     }
 
     /// Has the guest remove it. In order with everything else that this guest is told.
-    fn drop_from(&self, client: &mut Client) -> Result<(), client::Error> {
+    fn drop_from(&self, guest: &Guest, client: &mut Client) -> Result<(), client::Error> {
+        if guest.protocol == Protocol::Kata {
+            return self.kata(client).drop(&self.left);
+        }
         let request = DropRequest { volume: self.volume.id.clone() };
         client.call::<PutResponse>("Drop", &request.encode()).map(drop)
     }
 
-    fn bring(&mut self, client: &mut Client) -> Result<Brought, Failure> {
+    fn kata<'a>(&'a self, client: &'a mut Client) -> Kata<'a> {
+        Kata { client, volume: &self.volume.id, category: self.volume.category }
+    }
+
+    fn bring(
+        &mut self,
+        shared: &Shared,
+        guest: &Guest,
+        client: &mut Client,
+    ) -> Result<Brought, Failure> {
         let snapshot = Snapshot::of_volume(&self.path, Limits::MAX).map_err(Failure::Snapshot)?;
+        if guest.protocol == Protocol::Kata {
+            let (mut known, mut left) = (self.known.clone(), self.left.clone());
+            let mut announce = |left: &Left| shared.announce(&self.volume.id, self.generation, left);
+            let synced =
+                self.kata(client).sync(&snapshot, &mut known, &mut left, &mut announce);
+            (self.known, self.left) = (known, left);
+            self.guest_path = Some(kata::guest_path(&self.volume.id));
+            return Ok(Brought { changed: synced.map_err(Failure::Sync)?, snapshot });
+        }
         if self.known.digest.is_none() || self.guest_path.is_none() {
             let opened = self.volume.open(client).map_err(|error| Failure::Sync(error.into()))?;
             self.known.update(&opened.held);
@@ -194,7 +226,7 @@ impl Task {
 /// Writes down how it went; the pause before the next attempt, if there has to be one.
 fn settle(
     shared: &Shared,
-    address: &Address,
+    address: &Guest,
     task: Task,
     result: Result<Brought, Failure>,
     noticed: Instant,
@@ -213,7 +245,8 @@ fn settle(
         // Detached in the meantime: now it can be removed.
         return Some(Duration::ZERO);
     }
-    (attached.known, attached.guest_path) = (task.known, task.guest_path);
+    (attached.known, attached.left) = (task.known, task.left);
+    attached.guest_path = task.guest_path;
     let state = &mut attached.state;
     let (text, delay) = match result {
         Ok(brought) => {
@@ -258,7 +291,7 @@ fn is_too_soon(error: &sync::Error) -> bool {
 }
 
 /// A volume has left its guest.
-fn forget(shared: &Shared, address: &Address, task: &Task) {
+fn forget(shared: &Shared, address: &Guest, task: &Task) {
     {
         let mut table = lock(&shared.table);
         let same = |attached: &&Attached| {
@@ -275,8 +308,8 @@ fn forget(shared: &Shared, address: &Address, task: &Task) {
     }
 }
 
-/// What the guest says that it holds.
-fn learn(shared: &Shared, address: &Address, held: Vec<Held>) {
+/// What the guest says that it holds. Kata's agent cannot say: it is sent everything again.
+fn learn(shared: &Shared, address: &Guest, held: Vec<Held>) {
     let held: BTreeMap<VolumeId, Held> =
         held.into_iter().map(|held| (held.volume.clone(), held)).collect();
     let mut table = lock(&shared.table);
@@ -284,12 +317,15 @@ fn learn(shared: &Shared, address: &Address, held: Vec<Held>) {
         attached.state.unreachable = false;
         match held.get(&attached.volume.id) {
             Some(held) => attached.known.update(held),
-            None => attached.known = Known::default(),
+            None => {
+                attached.known = Known::default();
+                attached.left.doubt();
+            }
         }
     }
 }
 
-fn unreachable_guest(shared: &Shared, address: &Address, error: &client::Error, failures: u32) {
+fn unreachable_guest(shared: &Shared, address: &Guest, error: &client::Error, failures: u32) {
     let text = format!("guest {address}: {}", chain(error));
     if failures == 1 {
         tracing::warn!(guest = %address, error = %chain(error), "the guest cannot be reached");
@@ -315,7 +351,7 @@ fn unreachable_guest(shared: &Shared, address: &Address, error: &client::Error, 
 
 /// Everything of this guest is to be looked at, as soon as it may; but for the volume that the
 /// connection broke at, which has a pause of its own: the others come first.
-fn everything(shared: &Shared, address: &Address, queue: &Queue, but: Option<&VolumeId>) {
+fn everything(shared: &Shared, address: &Guest, queue: &Queue, but: Option<&VolumeId>) {
     let table = lock(&shared.table);
     for (id, attached) in &table.volumes {
         if attached.guest == *address && Some(id) != but {

@@ -28,7 +28,7 @@ pub enum Kind {
 /// A frame's header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
-    /// Length of the payload, at most [`PAYLOAD_BYTES_MAX`].
+    /// Length of the payload, within the limit that it was parsed with.
     pub payload_bytes: usize,
     /// Which call it belongs to.
     pub stream: u32,
@@ -39,10 +39,15 @@ pub struct Header {
 impl Header {
     /// Reads a header, before anything is allocated for the payload.
     pub fn parse(bytes: &[u8; HEADER_BYTES]) -> Result<Self, Error> {
+        Self::parse_within(bytes, PAYLOAD_BYTES_MAX)
+    }
+
+    /// The same for a peer whose payloads may have `limit` bytes.
+    pub fn parse_within(bytes: &[u8; HEADER_BYTES], limit: usize) -> Result<Self, Error> {
         let [a, b, c, d, e, f, g, h, kind, flags] = *bytes;
         let payload_bytes = u32::from_be_bytes([a, b, c, d]);
         let stream = u32::from_be_bytes([e, f, g, h]);
-        let limit = PAYLOAD_BYTES_MAX as u64;
+        let limit = limit as u64;
         if u64::from(payload_bytes) > limit {
             let found = u64::from(payload_bytes);
             return Err(Error::Limit { what: "bytes in a frame", found, limit });

@@ -13,6 +13,7 @@ use clap::Parser;
 use cli::{AgentKind, Cli, Command, Run};
 use host::agent::{Agent, Options};
 use host::api::{Answer, Api, Request, ask};
+use host::nri;
 use volumes::chain;
 
 /// Exit codes, as everywhere in Sealift.
@@ -89,10 +90,32 @@ fn serve(socket: &Path, run: &Run) -> Result<(), Failure> {
     // First: while another agent listens there, this one must not begin.
     let api = Api::bind(socket, &run.kubelet_root).map_err(listen)?;
     let agent = Agent::start(options).map_err(|error| fail("cannot start", &error))?;
+    if let Some(socket) = &run.nri {
+        start_plugin(&agent, run, socket).map_err(|error| fail("cannot start", &error))?;
+    }
     tracing::info!(socket = %socket.display(), kubelet = %run.kubelet_root.display(), "started");
     // Nothing has to be put in order at the end: what is attached is on disk already, and what is on
     // its way is compared by digest next time.
     api.serve(&agent)
+}
+
+fn start_plugin(agent: &Agent, run: &Run, socket: &Path) -> io::Result<()> {
+    let given = &run.plugin;
+    let plugin = nri::plugin::Options {
+        kubelet_root: run.kubelet_root.clone(),
+        handlers: given.nri_runtime.clone(),
+        shim_dirs: given.nri_shim_dir.clone(),
+        protocol: given.agent.into(),
+        port: given.nri_port,
+        refuse_subpaths: given.nri_refuse_subpath,
+    };
+    let options = nri::Options {
+        socket: socket.to_path_buf(),
+        name: given.nri_name.clone(),
+        index: given.nri_index,
+        backoff_max: Duration::from_secs(10),
+    };
+    nri::start(nri::plugin::Plugin::new(agent.clone(), plugin), options)
 }
 
 fn start_log(run: &Run) {

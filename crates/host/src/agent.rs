@@ -202,11 +202,7 @@ impl Agent {
 
     /// From now on `volumes` are kept current in `guest`; all of them, or, if one cannot be, none.
     /// One that is in a guest which cannot be reached any more moves to this one.
-    pub fn attach(
-        &self,
-        volumes: &[FoundVolume],
-        guest: impl Into<Guest>,
-    ) -> Result<(), Error> {
+    pub fn attach(&self, volumes: &[FoundVolume], guest: impl Into<Guest>) -> Result<(), Error> {
         let guest = &guest.into();
         let attachment = |FoundVolume { id, category, path, .. }: &FoundVolume| Attachment {
             volume: id.clone(),

@@ -135,7 +135,9 @@ impl Kata<'_> {
         let base = guest_path(self.volume);
         let alone = known.tree().and_then(|old| only_change(old, tree));
         match (&left.live, alone.filter(|_| self.category == Category::Projected)) {
-            (Some(live), Some(change)) => self.replace(&format!("{base}/{live}"), snapshot, &change)?,
+            (Some(live), Some(change)) => {
+                self.replace(&format!("{base}/{live}"), snapshot, &change)?
+            }
             _ => self.renew(&base, snapshot, left, announce)?,
         }
         known.committed(tree);
@@ -342,8 +344,13 @@ fn only_change(old: &Tree, new: &Tree) -> Option<Change> {
         Some(parent) => new.nodes().get(parent)?.meta(),
         None => new.root(),
     };
-    (alone && bytes >= BYTES_MIN && !there(&temporary) && !there(&sibling))
-        .then_some(Change { path, sibling, meta, bytes, parent })
+    (alone && bytes >= BYTES_MIN && !there(&temporary) && !there(&sibling)).then_some(Change {
+        path,
+        sibling,
+        meta,
+        bytes,
+        parent,
+    })
 }
 
 #[cfg(test)]

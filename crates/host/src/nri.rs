@@ -124,7 +124,13 @@ struct Answers {
 }
 
 impl Answers {
-    fn send(&self, connection: Connection, kind: Kind, number: u32, payload: &[u8]) -> io::Result<()> {
+    fn send(
+        &self,
+        connection: Connection,
+        kind: Kind,
+        number: u32,
+        payload: &[u8],
+    ) -> io::Result<()> {
         let bytes = mux::encode(connection, &frame(kind, number, payload));
         let written = lock(&self.stream).write_all(&bytes);
         if written.is_err() {
@@ -273,7 +279,10 @@ impl Session {
                 let part = Synchronize::decode(payload).map_err(|error| invalid(&error))?;
                 let answer = part.answer();
                 if self.pods.len() + part.pods.len() > message::PODS_MAX {
-                    return Err((Code::InvalidArgument, "sealift: more pods than a node has".into()));
+                    return Err((
+                        Code::InvalidArgument,
+                        "sealift: more pods than a node has".into(),
+                    ));
                 }
                 self.pods.extend(part.pods);
                 if !part.more {
@@ -288,8 +297,12 @@ impl Session {
                 }
                 nothing
             }
-            "RunPodSandbox" => pod().map(|pod| self.happened(Event::RunPodSandbox, &pod)).and(nothing),
-            "StopPodSandbox" => pod().map(|pod| self.happened(Event::StopPodSandbox, &pod)).and(nothing),
+            "RunPodSandbox" => {
+                pod().map(|pod| self.happened(Event::RunPodSandbox, &pod)).and(nothing)
+            }
+            "StopPodSandbox" => {
+                pod().map(|pod| self.happened(Event::StopPodSandbox, &pod)).and(nothing)
+            }
             "RemovePodSandbox" => {
                 pod().map(|pod| self.happened(Event::RemovePodSandbox, &pod)).and(nothing)
             }
@@ -352,7 +365,9 @@ mod tests {
 
     #[test]
     fn names_are_those_that_runtimes_accept() {
-        for (name, accepted) in [("sealift", true), ("A.b_c+d-1", true), ("", false), ("a b", false)] {
+        for (name, accepted) in
+            [("sealift", true), ("A.b_c+d-1", true), ("", false), ("a b", false)]
+        {
             assert_eq!(is_name(name), accepted, "{name}");
         }
     }

@@ -161,7 +161,8 @@ impl Shared {
     fn answer(&self, payload: &[u8]) -> anyhow::Result<bool> {
         let path = text_of(payload, 1)?;
         // An `int32` comes as the low half of 64 bits.
-        let id = |field| Ok::<_, anyhow::Error>(u32::try_from(number_of(payload, field)? % (1 << 32))?);
+        let id =
+            |field| Ok::<_, anyhow::Error>(u32::try_from(number_of(payload, field)? % (1 << 32))?);
         let entry = Entry {
             path: PathBuf::from(&path),
             file_size: number_of(payload, 2)?,
@@ -208,7 +209,8 @@ impl Shared {
             S_IFDIR => Self::directory(entry, &path),
             S_IFLNK => {
                 remove_all(&path)?;
-                symlink(std::ffi::OsStr::from_bytes(entry.data), &path).context("create symlink")?;
+                symlink(std::ffi::OsStr::from_bytes(entry.data), &path)
+                    .context("create symlink")?;
                 Ok(lchown(&path, Some(entry.uid), Some(entry.gid))?)
             }
             S_IFREG => Self::file(entry, &path),

@@ -206,9 +206,9 @@ impl Task {
         let snapshot = Snapshot::of_volume(&self.path, Limits::MAX).map_err(Failure::Snapshot)?;
         if guest.protocol == Protocol::Kata {
             let (mut known, mut left) = (self.known.clone(), self.left.clone());
-            let mut announce = |left: &Left| shared.announce(&self.volume.id, self.generation, left);
-            let synced =
-                self.kata(client).sync(&snapshot, &mut known, &mut left, &mut announce);
+            let mut announce =
+                |left: &Left| shared.announce(&self.volume.id, self.generation, left);
+            let synced = self.kata(client).sync(&snapshot, &mut known, &mut left, &mut announce);
             (self.known, self.left) = (known, left);
             self.guest_path = Some(kata::guest_path(&self.volume.id));
             return Ok(Brought { changed: synced.map_err(Failure::Sync)?, snapshot });

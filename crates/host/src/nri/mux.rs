@@ -113,7 +113,8 @@ mod tests {
 
     #[test]
     fn a_stream_is_the_same_however_it_was_cut() {
-        let sent = [frame(Kind::Request, 1, b"first"), frame(Kind::Response, 3, &[7; 9000])].concat();
+        let sent =
+            [frame(Kind::Request, 1, b"first"), frame(Kind::Response, 3, &[7; 9000])].concat();
         for length in [1, 2, 9, 10, 11, 4096, sent.len()] {
             let (mut stream, mut found) = (Stream::default(), Vec::new());
             for piece in sent.chunks(length) {

@@ -253,8 +253,7 @@ impl Inner {
         let socket = shim::socket(&self.options.shim_dirs, &pod.id);
         let socket = socket.ok_or_else(|| Error::NoShim(pod.id.clone()))?;
         let address = shim::agent_address(&socket, until);
-        let address =
-            address.map_err(|source| Error::Shim { sandbox: pod.id.clone(), source })?;
+        let address = address.map_err(|source| Error::Shim { sandbox: pod.id.clone(), source })?;
         let protocol = self.options.protocol;
         let address = match protocol {
             Protocol::Sealift => at_port(address, self.options.port),

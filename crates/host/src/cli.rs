@@ -120,6 +120,14 @@ pub(crate) struct Nri {
     /// The port of the agent in each guest, if that is ours
     #[arg(long, value_name = "PORT", default_value_t = 1027, env = "SEALIFT_NRI_PORT")]
     pub(crate) nri_port: u32,
+    /// Where our agent in a guest keeps volumes: its --root
+    #[arg(
+        long,
+        value_name = "DIR",
+        default_value = "/run/sealift",
+        env = "SEALIFT_NRI_GUEST_ROOT"
+    )]
+    pub(crate) nri_guest_root: PathBuf,
     /// Which agent is in the guests
     #[arg(long, value_name = "KIND", default_value = "sealift", env = "SEALIFT_AGENT")]
     pub(crate) agent: AgentKind,

@@ -32,7 +32,7 @@ use crate::snapshot::{DATA, Snapshot};
 use crate::sync::{Error, Known};
 
 /// Where kata-agent lets its host write.
-const SHARED: &str = "/run/kata-containers/shared/containers";
+pub const SHARED: &str = "/run/kata-containers/shared/containers";
 /// The sixteen characters that Kata itself fills with random ones.
 const MARK: &str = "sealiftvolumesv1";
 /// As much of a file as goes into one call: as much as Kata's Go runtime sends.

@@ -107,6 +107,7 @@ fn start_plugin(agent: &Agent, run: &Run, socket: &Path) -> io::Result<()> {
         shim_dirs: given.nri_shim_dir.clone(),
         protocol: given.agent.into(),
         port: given.nri_port,
+        guest_root: given.nri_guest_root.clone(),
         refuse_subpaths: given.nri_refuse_subpath,
     };
     let options = nri::Options {

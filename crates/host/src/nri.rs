@@ -32,7 +32,7 @@ use volumes::wire::frame::{Header as FrameHeader, Kind, frame};
 use volumes::wire::message::{Message, Request, Response};
 use volumes::wire::stream::Broken;
 
-use self::message::{Code, Configure, Event, Pod, Synchronize};
+use self::message::{Code, Configure, CreateContainer, Event, Pod, Synchronize};
 use self::mux::{Connection, HEADER_BYTES, Header};
 use self::plugin::Plugin;
 use crate::lock;
@@ -247,8 +247,13 @@ impl Session {
                 let said = Duration::from_nanos(request.timeout_ns);
                 let longest = if said.is_zero() { self.request_timeout } else { said };
                 let until = received + longest.min(self.request_timeout) / 4 * 3;
-                self.create_container(number, request.payload.to_vec(), until)?;
-                return Ok(false);
+                match CreateContainer::decode(request.payload) {
+                    Ok(container) => {
+                        self.create_container(number, container, until)?;
+                        return Ok(false);
+                    }
+                    Err(error) => (request.method, Err(invalid(&error))),
+                }
             }
             Ok(request) => (request.method, self.answer(request.method, request.payload)),
             Err(error) => ("", Err(invalid(&error))),
@@ -320,7 +325,12 @@ impl Session {
     }
 
     /// Answers on a thread of its own: the runtime may make several containers at a time.
-    fn create_container(&self, number: u32, payload: Vec<u8>, until: Instant) -> io::Result<()> {
+    fn create_container(
+        &self,
+        number: u32,
+        request: CreateContainer,
+        until: Instant,
+    ) -> io::Result<()> {
         let busy = || (Code::FailedPrecondition, "sealift: too many containers at a time".into());
         if self.answers.containers.fetch_add(1, Ordering::SeqCst) >= CONTAINERS_MAX {
             self.answers.containers.fetch_sub(1, Ordering::SeqCst);
@@ -329,7 +339,7 @@ impl Session {
         let (plugin, answers) = (Arc::clone(&self.plugin), Arc::clone(&self.answers));
         let thread = std::thread::Builder::new().name("nri-container".into());
         let spawned = thread.spawn(move || {
-            let answer = adjusted(&plugin, &payload, until);
+            let answer = adjusted(&plugin, &request, until);
             if let Err(error) = answers.answer(number, answer) {
                 tracing::warn!(%error, "the runtime does not hear the answer");
             }
@@ -343,17 +353,13 @@ impl Session {
     }
 }
 
-fn adjusted(plugin: &Plugin, payload: &[u8], until: Instant) -> Answer {
-    let request = message::CreateContainer::decode(payload).map_err(|error| invalid(&error))?;
-    match plugin.mounts(&request, until) {
-        Ok(mounts) => Ok(message::adjustment(&mounts)),
-        Err(error) => {
-            let Pod { namespace, name, .. } = &request.pod;
-            let what = chain(&error);
-            tracing::warn!(namespace, pod = name, container = request.name, what, "not made");
-            Err((Code::FailedPrecondition, format!("sealift: {what}")))
-        }
-    }
+fn adjusted(plugin: &Plugin, request: &CreateContainer, until: Instant) -> Answer {
+    plugin.mounts(request, until).map(|mounts| message::adjustment(&mounts)).map_err(|error| {
+        let Pod { namespace, name, .. } = &request.pod;
+        let what = chain(&error);
+        tracing::warn!(namespace, pod = name, container = request.name, what, "not made");
+        (Code::FailedPrecondition, format!("sealift: {what}"))
+    })
 }
 
 /// Memory that is kept from one message for the next.

@@ -10,11 +10,12 @@ use std::time::{Duration, Instant};
 use volumes::chain;
 use volumes::name::VolumeId;
 
-use super::message::{CreateContainer, Mount, Pod};
+use super::message::{CreateContainer, Mount, PODS_MAX, Pod};
 use super::shim;
 use crate::address::Address;
 use crate::agent::{self, Agent};
 use crate::guest::{Guest, Protocol};
+use crate::kata;
 use crate::kubelet::{FoundVolume, Kubelet, PodUid, Source};
 use crate::lock;
 
@@ -31,6 +32,9 @@ pub struct Options {
     pub protocol: Protocol,
     /// The port of our agent in each guest. Kata's own is where its shim says.
     pub port: u32,
+    /// Where our agent in a guest keeps volumes. A guest that names another place is not believed:
+    /// on the host, what is below `/proc/1/root` is the host's.
+    pub guest_root: PathBuf,
     /// Whether a container with a `subPath` of a volume is refused, instead of given what Kata makes
     /// of it.
     pub refuse_subpaths: bool,
@@ -67,6 +71,16 @@ pub enum Error {
         destination: String,
         /// The volume.
         volume: String,
+    },
+    /// The guest names a place where it should have nothing to show.
+    #[error("the guest has volume {volume} at {path:?}, which is not below {root:?}")]
+    Place {
+        /// The volume.
+        volume: VolumeId,
+        /// Where the guest says it is.
+        path: String,
+        /// Where it may be.
+        root: PathBuf,
     },
     /// The guest has not got the volume.
     #[error(transparent)]
@@ -117,8 +131,14 @@ impl Plugin {
     /// A sandbox runs: its volumes are on their way before its containers are.
     pub fn started(&self, pod: &Pod) {
         let Some(uid) = self.0.ours(pod) else { return };
-        let known = Sandbox { uid, guest: None };
-        lock(&self.0.sandboxes).entry(pod.id.clone()).or_insert(known);
+        {
+            let mut sandboxes = lock(&self.0.sandboxes);
+            if sandboxes.len() >= PODS_MAX {
+                tracing::warn!(pod = %uid, "more pods than a node has");
+                return;
+            }
+            sandboxes.entry(pod.id.clone()).or_insert(Sandbox { uid, guest: None });
+        }
         let pod = pod.clone();
         self.in_background(move |inner| inner.prepare(&pod, Instant::now() + PREPARING));
     }
@@ -330,6 +350,14 @@ impl Inner {
         self.agent.sync(&volume.id, until.saturating_duration_since(Instant::now()))?;
         let path = self.agent.report(&volume.id).and_then(|report| report.guest_path);
         let path = path.ok_or_else(|| agent::Error::Unknown(volume.id.clone()))?;
+        let root = match self.options.protocol {
+            Protocol::Sealift => &self.options.guest_root,
+            Protocol::Kata => Path::new(kata::SHARED),
+        };
+        if !is_below(&path, root) {
+            let (volume, root) = (volume.id.clone(), root.to_path_buf());
+            return Err(Error::Place { volume, path, root });
+        }
         let noexec = volume.category.noexec().then_some("noexec");
         let options = ["rbind", "ro", "nosuid", "nodev"].into_iter().chain(noexec);
         Ok(Mount {
@@ -375,6 +403,12 @@ impl Inner {
     }
 }
 
+/// By name alone, and with no name that means another place.
+fn is_below(path: &str, root: &Path) -> bool {
+    let clean = |name: &str| !matches!(name, "" | "." | "..");
+    Path::new(path).starts_with(root) && path.split('/').skip(1).all(clean)
+}
+
 /// The same machine, another port.
 fn at_port(address: Address, port: u32) -> Address {
     match address {
@@ -382,5 +416,36 @@ fn at_port(address: Address, port: u32) -> Address {
         Address::Hybrid { path, .. } => Address::Hybrid { path, port },
         // Where guests are namespaces there are no ports.
         other @ Address::Unix(_) => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_cannot_name_what_is_the_hosts() {
+        let root = Path::new("/run/sealift");
+        assert!(is_below("/run/sealift/volumes/a/data", root));
+        for bad in [
+            "/etc/kubernetes",
+            "/run/sealifted/a",
+            "/run/sealift/../../etc",
+            "/run/sealift/./a",
+            "/run/sealift//a",
+            "/run/sealift/a/",
+            "run/sealift/a",
+            "",
+        ] {
+            assert!(!is_below(bad, root), "{bad}");
+        }
+    }
+
+    #[test]
+    fn only_the_port_is_another() {
+        let at = |address: &str| at_port(address.parse().expect(address), 1027).to_string();
+        assert_eq!(at("vsock://3:1024"), "vsock:3:1027");
+        assert_eq!(at("hvsock:///run/vc/clh.sock:1024"), "hvsock:/run/vc/clh.sock:1027");
+        assert_eq!(at("unix:///run/agent.sock"), "unix:/run/agent.sock");
     }
 }

@@ -276,6 +276,20 @@ fn a_sub_path_stays_or_is_refused_as_one_wishes() {
     }
 }
 
+/// Where a guest says that it keeps a volume becomes a source that a shim sees on the host.
+#[test]
+fn a_guest_that_names_another_place_is_not_believed() {
+    let world = World::new(|options| options.guest_root = "/run/sealift".into());
+    let runtime = Runtime::start(&world.path("nri.sock"));
+    world.shim("s", &format!("unix://{}", world.guest("guest").display()));
+    let secret = world.make(&pod_uid(1), "secret", "db", &["password"]);
+    let mut connection = runtime.greet(MINUTE_MS, &[]);
+    let pod = pod("s", &pod_uid(1), KATA, None);
+    let request = create(&pod, &container("app", &[("/etc/db", secret.target())]));
+    let (code, what) = connection.call("CreateContainer", &request).unwrap_err();
+    assert!(code == 9 && what.contains("not below \"/run/sealift\""), "{what}");
+}
+
 /// A node's reboot of a pod: the same UID, another sandbox, and the old one is removed late.
 #[test]
 fn a_pod_that_is_made_again_takes_its_volumes_along() {

@@ -42,6 +42,7 @@ impl World {
             shim_dirs: vec![dir.path().join("nothing"), dir.path().join("sbs")],
             protocol: Protocol::Sealift,
             port: 1027,
+            guest_root: dir.path().to_path_buf(),
             refuse_subpaths: false,
         };
         change(&mut plugin);

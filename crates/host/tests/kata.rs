@@ -191,6 +191,10 @@ fn nothing_that_is_seen_is_touched_before_the_switch() {
     assert_eq!(before, wanted);
     assert!(last.0 == 0o12 && last.1.starts_with("..") && last.1 != revision, "{last:?}");
     assert_eq!(copied.last().unwrap().bytes, 0, "a link to nothing");
+    for generation in 3..6 {
+        let copied = world.update(&agent, &config, &payload(generation, &["a", "b", "new"]));
+        assert_eq!(copied.len(), 3 + 3, "what is removed is forgotten: {copied:?}");
+    }
 }
 
 /// A token that changes alone: two calls, and whoever reads meanwhile finds a whole token.

@@ -148,20 +148,12 @@ impl Plugin {
         let Some(uid) = self.0.ours(pod) else { return };
         let mut sandboxes = lock(&self.0.sandboxes);
         let gone = sandboxes.remove(&pod.id);
-        // A pod's next sandbox may be there before its last one is removed.
-        let others: Vec<Option<Guest>> = sandboxes
-            .values()
-            .filter(|other| other.uid == uid)
-            .map(|other| other.guest.clone())
-            .collect();
+        let alone = !sandboxes.values().any(|other| other.uid == uid);
         drop(sandboxes);
-        let guest = gone.and_then(|gone| gone.guest);
-        if others.iter().any(|other| other.is_none() || *other == guest) {
-            return;
-        }
-        self.0.release(&uid, |attached| match (&guest, others.is_empty()) {
-            (Some(guest), _) => attached == guest.to_string(),
-            (None, alone) => alone,
+        // A pod's next sandbox may be there before its last one is removed.
+        self.0.release(&uid, |attached| match gone.as_ref().and_then(|gone| gone.guest.as_ref()) {
+            Some(guest) => attached == guest.to_string(),
+            None => alone,
         });
     }
 

@@ -130,6 +130,22 @@ mod tests {
     }
 
     #[test]
+    fn every_changed_byte_of_a_frame_is_survived() {
+        let good = frame(Kind::Request, 1, b"payload");
+        for position in 0..good.len() {
+            for value in 0..=u8::MAX {
+                let mut stream = Stream::default();
+                let mut bytes = good.clone();
+                bytes[position] = value;
+                stream.push(&bytes);
+                let whole =
+                    matches!(stream.next_frame(), Ok(Some((_, payload))) if payload.len() == 7);
+                assert!(whole || position < FRAME_HEADER_BYTES, "{position} {value}");
+            }
+        }
+    }
+
+    #[test]
     fn what_is_written_fits_into_upstreams_reader() {
         let bytes: Vec<u8> = (0..=255).cycle().take(10_000).collect();
         let mut encoded = &encode(Connection::Runtime, &bytes)[..];

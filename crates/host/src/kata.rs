@@ -4,7 +4,7 @@
 //! What a revision costs: a directory, every file, a link for each new name, then `..data`, then one
 //! call for each link and directory that is gone. Every file is sent again, since it goes into a new
 //! directory; only a projected volume of which a single file changed (a token, once an hour) keeps
-//! its directory: see [`replace`].
+//! its directory, and has that file replaced in one step.
 //!
 //! What it cannot do, because the API has no way: switch `..data` in one step (the agent unlinks and
 //! links it again, and readers may find nothing in between), ask what the guest holds, verify or

@@ -4,7 +4,7 @@
 //! One thread reads what the runtime says; a container that is made has a thread of its own until
 //! its volumes are there. The runtime waits for an answer for a limited time (2 s by default), then
 //! drops the plugin and makes the container without it: so each request is answered after three
-//! quarters of that time at the latest, with an error if need be. When the runtime goes away, the
+//! quarters of that time, with an error if need be, and after seven eighths whatever happens. When the runtime goes away, the
 //! plugin comes back to it.
 //!
 //! | module | holds |
@@ -24,7 +24,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use volumes::chain;
@@ -62,7 +62,7 @@ pub fn is_name(name: &str) -> bool {
 /// Starts a thread that is the runtime's plugin whenever the runtime is there.
 pub fn start(plugin: Plugin, options: Options) -> io::Result<()> {
     let plugin = Arc::new(plugin);
-    std::thread::Builder::new().name("nri".into()).spawn(move || run(&plugin, &options)).map(drop)
+    spawn("nri", move || run(&plugin, &options))
 }
 
 /// The pause before a second attempt; it doubles with each.
@@ -246,10 +246,12 @@ impl Session {
             Ok(request) if request.method == "CreateContainer" => {
                 let said = Duration::from_nanos(request.timeout_ns);
                 let longest = if said.is_zero() { self.request_timeout } else { said };
-                let until = received + longest.min(self.request_timeout) / 4 * 3;
+                let longest = longest.min(self.request_timeout);
+                // What is late is said by whoever knows what it waits for, or else by us.
+                let (until, last) = (received + longest / 4 * 3, received + longest / 8 * 7);
                 match CreateContainer::decode(request.payload) {
                     Ok(container) => {
-                        self.create_container(number, container, until)?;
+                        self.create_container(number, container, until, last)?;
                         return Ok(false);
                     }
                     Err(error) => (request.method, Err(invalid(&error))),
@@ -259,7 +261,7 @@ impl Session {
             Err(error) => ("", Err(invalid(&error))),
         };
         if let Err((_, what)) = &answer {
-            tracing::warn!(method, what, "refused");
+            tracing::warn!(?method, what, "refused");
         }
         self.answers.answer(number, answer)?;
         Ok(method == "Configure")
@@ -268,7 +270,6 @@ impl Session {
     /// All calls that are answered at once.
     fn answer(&mut self, method: &str, payload: &[u8]) -> Answer {
         let nothing = Ok(Vec::new());
-        let pod = || Pod::of_request(payload).map_err(|error| invalid(&error));
         match method {
             "Configure" => {
                 let configure = Configure::decode(payload).map_err(|error| invalid(&error))?;
@@ -302,14 +303,14 @@ impl Session {
                 }
                 nothing
             }
-            "RunPodSandbox" => {
-                pod().map(|pod| self.happened(Event::RunPodSandbox, &pod)).and(nothing)
-            }
-            "StopPodSandbox" => {
-                pod().map(|pod| self.happened(Event::StopPodSandbox, &pod)).and(nothing)
-            }
-            "RemovePodSandbox" => {
-                pod().map(|pod| self.happened(Event::RemovePodSandbox, &pod)).and(nothing)
+            "RunPodSandbox" | "StopPodSandbox" | "RemovePodSandbox" => {
+                let pod = Pod::of_request(payload).map_err(|error| invalid(&error))?;
+                let event = match method {
+                    "RunPodSandbox" => Event::RunPodSandbox,
+                    _ => Event::StopPodSandbox,
+                };
+                self.happened(event, &pod);
+                nothing
             }
             "Shutdown" => nothing,
             _ => Err((Code::Unimplemented, "no such call".into())),
@@ -330,27 +331,64 @@ impl Session {
         number: u32,
         request: CreateContainer,
         until: Instant,
+        last: Instant,
     ) -> io::Result<()> {
-        let busy = || (Code::FailedPrecondition, "sealift: too many containers at a time".into());
-        if self.answers.containers.fetch_add(1, Ordering::SeqCst) >= CONTAINERS_MAX {
-            self.answers.containers.fetch_sub(1, Ordering::SeqCst);
-            return self.answers.answer(number, Err(busy()));
-        }
+        let busy = || Err((Code::FailedPrecondition, "sealift: the node is too busy".into()));
+        let place = Place::of(&self.answers);
         let (plugin, answers) = (Arc::clone(&self.plugin), Arc::clone(&self.answers));
-        let thread = std::thread::Builder::new().name("nri-container".into());
-        let spawned = thread.spawn(move || {
-            let answer = adjusted(&plugin, &request, until);
-            if let Err(error) = answers.answer(number, answer) {
-                tracing::warn!(%error, "the runtime does not hear the answer");
-            }
-            answers.containers.fetch_sub(1, Ordering::SeqCst);
+        let waiter = place.map(|place| {
+            spawn("nri-container", move || {
+                let work = move || {
+                    let _place = place;
+                    adjusted(&plugin, &request, until)
+                };
+                let answer = in_time(work, last).unwrap_or_else(|| {
+                    let what = "sealift: the host agent itself is late; see its log";
+                    Err((Code::FailedPrecondition, what.into()))
+                });
+                if let Err(error) = answers.answer(number, answer) {
+                    tracing::warn!(%error, "the runtime does not hear the answer");
+                }
+            })
         });
-        if spawned.is_err() {
-            self.answers.containers.fetch_sub(1, Ordering::SeqCst);
-            return self.answers.answer(number, Err(busy()));
+        match waiter {
+            Some(Ok(())) => Ok(()),
+            Some(Err(_)) | None => self.answers.answer(number, busy()),
         }
-        Ok(())
     }
+}
+
+/// One of [`CONTAINERS_MAX`], until the work is really done.
+struct Place(Arc<Answers>);
+
+impl Place {
+    fn of(answers: &Arc<Answers>) -> Option<Self> {
+        let place = Self(Arc::clone(answers));
+        (answers.containers.fetch_add(1, Ordering::SeqCst) < CONTAINERS_MAX).then_some(place)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.containers.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// What `work` comes to; `None`, if that takes longer. A disk that does not answer, say, is not
+/// waited for: the runtime would drop the plugin and make the container without it.
+fn in_time<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+    last: Instant,
+) -> Option<T> {
+    let (done, result) = mpsc::sync_channel(1);
+    // If nobody waits any more, nobody is to be told.
+    let work = move || _ = done.send(work());
+    spawn("nri-volumes", work).ok()?;
+    result.recv_timeout(last.saturating_duration_since(Instant::now())).ok()
+}
+
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    std::thread::Builder::new().name(name.into()).spawn(work).map(drop)
 }
 
 fn adjusted(plugin: &Plugin, request: &CreateContainer, until: Instant) -> Answer {
@@ -368,6 +406,19 @@ const KEPT_BYTES: usize = 64 << 10;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nobody_waits_for_work_that_does_not_end() {
+        let begun = Instant::now();
+        assert_eq!(in_time(|| 7, begun + Duration::from_secs(600)), Some(7));
+        let (never, end) = mpsc::channel::<()>();
+        let stuck = in_time(move || end.recv(), begun + Duration::from_millis(1));
+        assert!(stuck.is_none());
+        drop(never);
+        // And work that comes to its end by a panic is no answer either.
+        let panics = in_time(|| panic!("on purpose"), begun + Duration::from_secs(600));
+        assert_eq!(panics, None::<()>);
+    }
 
     #[test]
     fn names_are_those_that_runtimes_accept() {

@@ -328,7 +328,17 @@ impl Inner {
     fn attach(&self, pod: &Pod, volumes: &[FoundVolume], until: Instant) -> Result<(), Error> {
         loop {
             let attempt = self.guest(pod, until.min(Instant::now() + SHIM_PATIENCE));
-            let attempt = attempt.and_then(|guest| Ok(self.agent.attach(volumes, &guest)?));
+            let attempt = attempt.and_then(|guest| {
+                let there = |volume: &FoundVolume| {
+                    let report = self.agent.report(&volume.id);
+                    report.is_some_and(|report| report.guest == guest.to_string())
+                };
+                // Prepared before, as a rule: then nothing has to be written down.
+                match volumes.iter().all(there) {
+                    true => Ok(()),
+                    false => Ok(self.agent.attach(volumes, &guest)?),
+                }
+            });
             match attempt {
                 Err(_) if Instant::now() + PAUSE < until => std::thread::sleep(PAUSE),
                 done => return done,

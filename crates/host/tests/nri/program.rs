@@ -58,4 +58,23 @@ fn the_program_is_a_plugin_also_for_guests_with_katas_agent_alone() {
     assert_eq!(stamp(&std::fs::read(&found).unwrap()), Some(1));
     token.write(&payload(2, &["token", "ca.crt"])).unwrap();
     until("an update", || std::fs::read(&found).is_ok_and(|bytes| stamp(&bytes) == Some(2)));
+    // By hand the same, and what it is worth is said.
+    let ask = |arguments: &[&str]| {
+        let asked = Command::new(env!("CARGO_BIN_EXE_sealift-host"))
+            .arg("--socket")
+            .arg(world.path("host.sock"))
+            .args(arguments)
+            .output()
+            .unwrap();
+        assert!(asked.status.success(), "{arguments:?}: {asked:?}");
+        String::from_utf8(asked.stdout).unwrap()
+    };
+    ask(&["detach", "--pod", &pod_uid(1)]);
+    assert!(!found.exists());
+    let guest = format!("unix:{}", kata.socket().display());
+    ask(&["attach", "--agent", "kata", "--guest", &guest, "--pod", &pod_uid(1)]);
+    assert_eq!(stamp(&std::fs::read(&found).unwrap()), Some(2));
+    let status = ask(&["status", "-o", "json"]);
+    assert!(status.contains(r#""atomic": false"#) && status.contains("kata:unix:"), "{status}");
+    assert!(ask(&["status"]).contains("not atomic, not verified"));
 }

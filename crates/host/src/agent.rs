@@ -25,6 +25,8 @@ use volumes::tree::Limits;
 use self::attachments::{Attachment, Attachments};
 pub use self::report::{Change, VolumeReport};
 use crate::client::{self, Client};
+use crate::guest::Guest;
+use crate::kata::Left;
 use crate::kubelet::{FoundVolume, Kubelet};
 use crate::metrics::{self, Counters};
 use crate::queue::Queue;
@@ -74,7 +76,7 @@ pub enum Error {
         /// The volume.
         volume: VolumeId,
         /// The guest that has it.
-        guest: Address,
+        guest: Guest,
     },
     /// Nothing is configured with which this host and that guest could know each other.
     #[error("{0} needs TLS, which this agent has no certificate for")]
@@ -131,7 +133,7 @@ pub(crate) struct Shared {
 /// Guests and volumes.
 #[derive(Debug, Default)]
 pub(crate) struct Table {
-    pub(crate) guests: BTreeMap<Address, Arc<Queue>>,
+    pub(crate) guests: BTreeMap<Guest, Arc<Queue>>,
     pub(crate) volumes: BTreeMap<VolumeId, Attached>,
     /// How often a volume was attached so far.
     generations: u64,
@@ -142,13 +144,15 @@ pub(crate) struct Table {
 pub(crate) struct Attached {
     pub(crate) volume: Volume,
     pub(crate) path: PathBuf,
-    pub(crate) guest: Address,
+    pub(crate) guest: Guest,
     /// Which attachment this is: what a thread began for an earlier one of the same name is not
     /// about this.
     pub(crate) generation: u64,
     /// It is detached, and its guest has yet to be told.
     pub(crate) leaving: bool,
     pub(crate) known: Known,
+    /// What it holds that it cannot be asked for.
+    pub(crate) left: Left,
     /// Where containers find it in the guest.
     pub(crate) guest_path: Option<String>,
     pub(crate) state: State,
@@ -213,9 +217,10 @@ impl Agent {
 
     /// From now on `volumes` are kept current in `guest`; all of them, or, if one cannot be, none.
     /// One that is in a guest which cannot be reached any more moves to this one.
-    pub fn attach(&self, volumes: &[FoundVolume], guest: &Address) -> Result<(), Error> {
-        if matches!(guest, Address::Tls { .. }) && self.shared.options.tls.is_none() {
-            return Err(Error::NoTls(guest.clone()));
+    pub fn attach(&self, volumes: &[FoundVolume], guest: impl Into<Guest>) -> Result<(), Error> {
+        let guest = &guest.into();
+        if matches!(guest.address, Address::Tls { .. }) && self.shared.options.tls.is_none() {
+            return Err(Error::NoTls(guest.address.clone()));
         }
         let attachment = |FoundVolume { id, category, path, .. }: &FoundVolume| Attachment {
             volume: id.clone(),
@@ -223,6 +228,7 @@ impl Agent {
             path: path.clone(),
             guest: guest.clone(),
             leaving: false,
+            left: Left::default(),
         };
         let attachments: Vec<Attachment> = volumes.iter().map(attachment).collect();
         {
@@ -251,7 +257,12 @@ impl Agent {
     pub fn detach(&self, volumes: &[VolumeId]) -> Result<(), Error> {
         /// Enough for a guest that is there.
         const PATIENCE: Duration = Duration::from_secs(5);
-        let until = Instant::now() + PATIENCE;
+        self.detach_within(volumes, PATIENCE)
+    }
+
+    /// The same, waiting no longer than `patience`.
+    pub fn detach_within(&self, volumes: &[VolumeId], patience: Duration) -> Result<(), Error> {
+        let until = Instant::now() + patience;
         let mut generations = Vec::new();
         {
             let mut table = lock(&self.shared.table);
@@ -280,7 +291,9 @@ impl Agent {
         while is_here(&table) {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                tracing::warn!("a guest has not yet been told that volumes are gone");
+                if !patience.is_zero() {
+                    tracing::warn!("a guest has not yet been told that volumes are gone");
+                }
                 break;
             }
             table = wait(&self.shared.settled, table, left);
@@ -334,6 +347,12 @@ impl Agent {
         Ok(client.status()?.into_iter().map(GuestVolume::from).collect())
     }
 
+    /// How one volume is.
+    pub fn report(&self, volume: &VolumeId) -> Option<VolumeReport> {
+        let table = lock(&self.shared.table);
+        table.volumes.get(volume).filter(|attached| !attached.leaving).map(VolumeReport::of)
+    }
+
     /// What the host has and the guest has not, by path.
     pub fn diff(&self, volume: &VolumeId) -> Result<Vec<Change>, Error> {
         let (path, known) = {
@@ -355,7 +374,7 @@ impl Shared {
     /// Writes a volume into the table, with a thread for its guest. Nothing begins before
     /// [`Shared::begin`].
     fn keep_in(self: &Arc<Self>, table: &mut Table, attachment: &Attachment) -> Result<(), Error> {
-        let Attachment { volume: id, category, path, guest, leaving } = attachment;
+        let Attachment { volume: id, category, path, guest, leaving, left } = attachment;
         if !table.guests.contains_key(guest) {
             let fail = |source| Error::Own { what: "cannot start a guest's thread", source };
             let queue = Arc::new(Queue::new().map_err(fail)?);
@@ -376,6 +395,7 @@ impl Shared {
             generation: table.generations,
             leaving: *leaving,
             known: Known::default(),
+            left: left.clone(),
             guest_path: None,
             state: State { behind_since: Some(Instant::now()), ..State::default() },
         };
@@ -410,6 +430,26 @@ impl Shared {
         lock(&self.table).push(volume);
     }
 
+    /// Writes down what is about to be left in a guest.
+    pub(crate) fn announce(
+        &self,
+        volume: &VolumeId,
+        generation: u64,
+        left: &Left,
+    ) -> Result<(), crate::Error> {
+        let mut table = lock(&self.table);
+        if let Some(attached) = table.volumes.get_mut(volume)
+            && attached.generation == generation
+        {
+            attached.left = left.clone();
+        }
+        drop(table);
+        self.remember().map_err(|error| {
+            let (call, path) = ("write", state_file(&self.options.state_dir));
+            crate::Error::Io { call, path, source: io::Error::other(chain(&error)) }
+        })
+    }
+
     fn remember(&self) -> Result<(), Error> {
         let _saving = lock(&self.saving);
         // What is on disk is never older than what was in the table when the caller changed it.
@@ -427,7 +467,7 @@ impl Table {
     }
 
     /// Ends the thread of a guest that has no volumes any more.
-    pub(crate) fn retire(&mut self, guest: &Address) {
+    pub(crate) fn retire(&mut self, guest: &Guest) {
         if !self.volumes.values().any(|attached| attached.guest == *guest)
             && let Some(queue) = self.guests.remove(guest)
         {

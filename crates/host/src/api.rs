@@ -16,6 +16,7 @@ use volumes::name::VolumeId;
 use volumes::report::GuestVolume;
 
 use crate::agent::{Agent, Change, Error, VolumeReport};
+use crate::guest::Guest;
 use crate::kubelet::{FoundVolume, Kubelet, PodUid, Source};
 
 /// Longest request.
@@ -33,7 +34,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub enum Request {
     /// Keep the volumes of a pod, or one volume, current in a guest.
     Attach {
-        /// The guest's address.
+        /// The guest's address, after `kata:` if only Kata's agent is there.
         guest: String,
         /// All volumes of this pod.
         pod: Option<String>,
@@ -240,7 +241,7 @@ fn attach(
     path: Option<&Path>,
     wait_seconds: u64,
 ) -> Result<Vec<VolumeId>, Failure> {
-    let guest: Address = guest.parse().map_err(|error| Failure(error, None))?;
+    let guest: Guest = guest.parse().map_err(|error| Failure(error, None))?;
     let kubelet = Kubelet::open(root).map_err(|error| {
         Failure(chain(&error), Some("Name kubelet's directory with --kubelet-root"))
     })?;

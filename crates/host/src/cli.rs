@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use host::guest::Protocol;
 
 /// Keeps Kubernetes' volumes current in guests that share no filesystem with this node
 #[derive(Debug, Parser)]
@@ -30,6 +31,24 @@ pub(crate) enum Output {
     Table,
     /// For programs: one JSON document
     Json,
+}
+
+/// Which agent is in the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum AgentKind {
+    /// Ours
+    Sealift,
+    /// Kata's own, as it is: neither atomic nor verified
+    Kata,
+}
+
+impl From<AgentKind> for Protocol {
+    fn from(kind: AgentKind) -> Self {
+        match kind {
+            AgentKind::Sealift => Self::Sealift,
+            AgentKind::Kata => Self::Kata,
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -69,6 +88,12 @@ pub(crate) struct Run {
     /// Seconds after which every volume is looked at, whatever inotify says
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..), env = "SEALIFT_HOST_RESCAN")]
     pub(crate) rescan: u32,
+    /// Be an NRI plugin of the container runtime at this socket: attach the volumes of pods that
+    /// run in a guest, and mount the guest's directories in their containers
+    #[arg(long, value_name = "SOCKET", num_args = 0..=1, require_equals = true, default_missing_value = host::nri::SOCKET, env = "SEALIFT_NRI")]
+    pub(crate) nri: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) plugin: Nri,
     #[command(flatten)]
     pub(crate) tls: Tls,
     /// Serve Prometheus metrics at IP:PORT or unix:/PATH, as /metrics
@@ -103,7 +128,51 @@ pub(crate) struct Tls {
 }
 
 #[derive(Debug, Args)]
+#[command(next_help_heading = "NRI")]
+pub(crate) struct Nri {
+    /// The plugin's name, as in the runtime's list of required plugins
+    #[arg(long, value_name = "NAME", default_value = "sealift", value_parser = plugin_name, env = "SEALIFT_NRI_NAME")]
+    pub(crate) nri_name: String,
+    /// The plugin's place among others, 0 to 99
+    #[arg(long, value_name = "INDEX", default_value_t = 50, value_parser = clap::value_parser!(u8).range(..100), env = "SEALIFT_NRI_INDEX")]
+    pub(crate) nri_index: u8,
+    /// Runtime handlers whose pods run in a guest [default: those that begin with kata]
+    #[arg(long, value_name = "HANDLER", value_delimiter = ',', env = "SEALIFT_NRI_RUNTIME")]
+    pub(crate) nri_runtime: Vec<String>,
+    /// Where Kata's shims keep their sandboxes
+    #[arg(long, value_name = "DIR", value_delimiter = ',', default_values = host::nri::shim::DIRS, env = "SEALIFT_NRI_SHIM_DIR")]
+    pub(crate) nri_shim_dir: Vec<PathBuf>,
+    /// The port of the agent in each guest, if that is ours
+    #[arg(long, value_name = "PORT", default_value_t = 1027, env = "SEALIFT_NRI_PORT")]
+    pub(crate) nri_port: u32,
+    /// Where our agent in a guest keeps volumes: its --root
+    #[arg(
+        long,
+        value_name = "DIR",
+        default_value = "/run/sealift",
+        env = "SEALIFT_NRI_GUEST_ROOT"
+    )]
+    pub(crate) nri_guest_root: PathBuf,
+    /// Which agent is in the guests
+    #[arg(long, value_name = "KIND", default_value = "sealift", env = "SEALIFT_AGENT")]
+    pub(crate) agent: AgentKind,
+    /// Refuse containers with a subPath of a volume, which would never be updated
+    #[arg(long, env = "SEALIFT_NRI_REFUSE_SUBPATH")]
+    pub(crate) nri_refuse_subpath: bool,
+}
+
+fn plugin_name(name: &str) -> Result<String, &'static str> {
+    match host::nri::is_name(name) {
+        true => Ok(name.into()),
+        false => Err("only letters, digits and `_.+-`"),
+    }
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Attach {
+    /// Which agent is in the guest
+    #[arg(long, value_name = "KIND", default_value = "sealift", env = "SEALIFT_AGENT")]
+    pub(crate) agent: AgentKind,
     /// The guest agent's address: unix:/PATH, vsock:CID:PORT, hvsock:/PATH:PORT, tls:HOST:PORT, or
     /// tls:NAME@HOST:PORT for a guest whose certificate has another name than HOST
     #[arg(long, value_name = "ADDRESS", env = "SEALIFT_GUEST")]

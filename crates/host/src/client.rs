@@ -73,17 +73,20 @@ impl Client {
         timeout: Duration,
     ) -> Result<(Self, Vec<Held>), Error> {
         let until = Instant::now() + timeout;
-        let stream = address.connect(tls, until)?;
-        let mut client = Self {
-            stream,
-            timeout,
-            next: 1,
-            waiting: VecDeque::new(),
-            payload: Vec::new(),
-            frame: Vec::new(),
-        };
+        let mut client = Self::open(address, tls, timeout)?;
         let held = client.hello(until)?;
         Ok((client, held))
+    }
+
+    /// Connects, and says nothing yet.
+    pub fn open(
+        address: &Address,
+        tls: Option<&tls::Client>,
+        timeout: Duration,
+    ) -> Result<Self, Error> {
+        let stream = address.connect(tls, Instant::now() + timeout)?;
+        let (waiting, payload, frame) = (VecDeque::new(), Vec::new(), Vec::new());
+        Ok(Self { stream, timeout, next: 1, waiting, payload, frame })
     }
 
     fn hello(&mut self, until: Instant) -> Result<Vec<Held>, Error> {
@@ -159,7 +162,12 @@ impl Client {
 
     /// Sends a request. At most [`Client::WINDOW`] may be on their way.
     pub fn send(&mut self, method: &str, message: &[u8]) -> Result<(), Error> {
-        let request = Request { service: SERVICE, method, payload: message, timeout_ns: 0 };
+        self.send_to(SERVICE, method, message)
+    }
+
+    /// The same to a service that is not ours.
+    pub fn send_to(&mut self, service: &str, method: &str, message: &[u8]) -> Result<(), Error> {
+        let request = Request { service, method, payload: message, timeout_ns: 0 };
         let stream = self.next_stream();
         self.stream.set_deadline(Some(Instant::now() + self.timeout));
         write_frame(&mut self.stream, Kind::Request, stream, &request.encode())?;

@@ -153,6 +153,14 @@ impl Kubelet {
         Ok(found)
     }
 
+    /// The volumes of one pod that are there now; none, if the pod is not.
+    pub fn of_pod(&self, uid: &PodUid) -> Result<Vec<FoundVolume>, Error> {
+        let path = self.root.join(PODS);
+        let pods = Dir::open(&path, true, Calls::UNSEEN);
+        let pods = pods.map_err(|errno| Error::io("openat", &path, errno))?;
+        Ok(find_in_pod(&pods, &path, uid)?.0)
+    }
+
     /// What `source` means, by its name alone: nothing is looked at.
     pub fn classify(&self, source: &Path) -> Source {
         let below = source.strip_prefix(&self.root).or_else(|_| source.strip_prefix(&self.real));

@@ -10,8 +10,10 @@
 //! | [`kubelet`] | where volumes are, and which one a mount's source means |
 //! | [`watch`] | one inotify instance for all of them |
 //! | [`snapshot`] | one revision of one of them, read whole or not at all |
-//! | [`client`] | calls to a guest |
+//! | [`guest`], [`client`] | a guest, and calls to it |
 //! | [`sync`] | what a guest lacks, and nothing else |
+//! | [`kata`] | the same for a guest that has only Kata's agent |
+//! | [`nri`] | which pods run in a guest, and their containers' mounts |
 //! | [`agent`] | which volumes go where, and how they are |
 //! | [`api`] | the agent's own socket |
 //! | [`token`] | when a service-account token expires |
@@ -21,8 +23,11 @@ pub mod api;
 pub mod client;
 mod dir;
 mod error;
+pub mod guest;
+pub mod kata;
 pub mod kubelet;
 mod metrics;
+pub mod nri;
 mod queue;
 pub mod snapshot;
 pub mod sync;

@@ -11,9 +11,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
-use cli::{Cli, Command, Run, Tls};
+use cli::{AgentKind, Cli, Command, Run, Tls};
 use host::agent::{Agent, Options};
 use host::api::{Answer, Api, Request, ask};
+use host::nri;
 use link::exposition;
 use link::pages::{Page, Pages};
 use link::tls;
@@ -29,7 +30,10 @@ fn main() -> ExitCode {
     let request = match cli.command {
         Command::Run(run) => return finish(serve(&cli.socket, &run)),
         Command::Attach(attach) => Request::Attach {
-            guest: attach.guest,
+            guest: match attach.agent {
+                AgentKind::Sealift => attach.guest,
+                AgentKind::Kata => format!("kata:{}", attach.guest),
+            },
             pod: attach.pod,
             path: attach.path,
             wait_seconds: attach.wait,
@@ -94,16 +98,10 @@ fn serve(socket: &Path, run: &Run) -> Result<(), Failure> {
     let api = Api::bind(socket, &run.kubelet_root).map_err(listen)?;
     let agent = Agent::start(options).map_err(|error| fail("cannot start", &error))?;
     if let Some(address) = &run.metrics {
-        let pages = Pages::bind(address);
-        let pages = pages.map_err(|error| fail("cannot listen for readers of metrics", &error))?;
-        let agent = agent.clone();
-        let text = move |path: &str| {
-            let page = || Page { media_type: exposition::MEDIA_TYPE, text: agent.metrics() };
-            (path == "/metrics").then(page)
-        };
-        let spawned = std::thread::Builder::new().name("metrics".into());
-        let spawned = spawned.spawn(move || pages.serve(text));
-        spawned.map_err(|error| fail("cannot start a thread", &error))?;
+        start_pages(&agent, address).map_err(|error| fail("cannot serve metrics", &error))?;
+    }
+    if let Some(socket) = &run.nri {
+        start_plugin(&agent, run, socket).map_err(|error| fail("cannot start", &error))?;
     }
     tracing::info!(socket = %socket.display(), kubelet = %run.kubelet_root.display(), "started");
     // Nothing has to be put in order at the end: what is attached is on disk already, and what is on
@@ -116,6 +114,36 @@ fn tls(flags: &Tls) -> Result<Option<Arc<tls::Client>>, tls::Error> {
     let Tls { ca: Some(ca), cert: Some(cert), key: Some(key) } = flags else { return Ok(None) };
     let files = tls::Files { chain: cert.clone(), key: key.clone() };
     tls::Client::new(Box::new(files), ca.clone()).map(|client| Some(Arc::new(client)))
+}
+
+fn start_pages(agent: &Agent, address: &link::pages::Address) -> io::Result<()> {
+    let (pages, agent) = (Pages::bind(address)?, agent.clone());
+    let text = move |path: &str| {
+        let page = || Page { media_type: exposition::MEDIA_TYPE, text: agent.metrics() };
+        (path == "/metrics").then(page)
+    };
+    let thread = std::thread::Builder::new().name("metrics".into());
+    thread.spawn(move || pages.serve(text)).map(drop)
+}
+
+fn start_plugin(agent: &Agent, run: &Run, socket: &Path) -> io::Result<()> {
+    let given = &run.plugin;
+    let plugin = nri::plugin::Options {
+        kubelet_root: run.kubelet_root.clone(),
+        handlers: given.nri_runtime.clone(),
+        shim_dirs: given.nri_shim_dir.clone(),
+        protocol: given.agent.into(),
+        port: given.nri_port,
+        guest_root: given.nri_guest_root.clone(),
+        refuse_subpaths: given.nri_refuse_subpath,
+    };
+    let options = nri::Options {
+        socket: socket.to_path_buf(),
+        name: given.nri_name.clone(),
+        index: given.nri_index,
+        backoff_max: Duration::from_secs(10),
+    };
+    nri::start(nri::plugin::Plugin::new(agent.clone(), plugin), options)
 }
 
 fn start_log(run: &Run) {

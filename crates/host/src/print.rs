@@ -60,7 +60,10 @@ fn volumes_rows(volumes: &[VolumeReport]) -> Vec<Vec<String>> {
                 Some(left) => format!("{} left", duration(left)),
                 None => "expired".into(),
             }),
-            report.failure.clone().unwrap_or_else(|| "-".into()),
+            report.failure.clone().unwrap_or_else(|| match report.atomic {
+                true => "-".into(),
+                false => "kata-agent: not atomic, not verified".into(),
+            }),
         ]);
     }
     rows

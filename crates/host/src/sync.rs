@@ -91,6 +91,12 @@ impl Known {
         (seen.bytes() >= LARGE_BYTES && !may_hold).then_some(Digest::UNNAMED)
     }
 
+    /// Another revision is visible, of a guest that does not count them itself.
+    pub fn committed(&mut self, tree: &Tree) {
+        self.sequence = self.sequence.saturating_add(1);
+        (self.digest, self.tree) = (Some(tree.digest()), Some(Arc::new(tree.clone())));
+    }
+
     /// The visible revision's tree, if this agent has sent it.
     pub fn tree(&self) -> Option<&Tree> {
         self.tree.as_deref()

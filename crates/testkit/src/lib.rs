@@ -2,11 +2,13 @@
 //! checkers that judge what came of it, and the planted bugs that show that the checkers see.
 
 pub mod hostile;
+pub mod kata;
 pub mod kbs;
 pub mod kills;
 pub mod kubelet;
 pub mod oracle;
 pub mod planted;
+pub mod proto;
 pub mod s3;
 pub mod sealer;
 pub mod tls;

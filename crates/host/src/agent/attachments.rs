@@ -1,14 +1,16 @@
 //! What is attached, over restarts: a JSON file, replaced as a whole.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use link::dial::Address;
 use serde::{Deserialize, Serialize};
 use volumes::name::{Category, VolumeId};
 
 use super::{Attached, Error, state_file};
+use crate::guest::Guest;
+use crate::kata::Left;
 use crate::kubelet::Kubelet;
 
 /// Longest file that is read: every volume that a node can have, with long paths.
@@ -20,9 +22,11 @@ pub(super) struct Attachment {
     pub(super) volume: VolumeId,
     pub(super) category: Category,
     pub(super) path: PathBuf,
-    pub(super) guest: Address,
+    pub(super) guest: Guest,
     /// Its guest has yet to be told that it is gone.
     pub(super) leaving: bool,
+    /// What only we know that it holds.
+    pub(super) left: Left,
 }
 
 /// The same as text.
@@ -35,6 +39,10 @@ struct Row {
     guest: String,
     #[serde(default)]
     leaving: bool,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    revisions: Vec<String>,
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    names: BTreeSet<String>,
 }
 
 /// All of them.
@@ -49,6 +57,7 @@ impl Attachments {
             path: attached.path.clone(),
             guest: attached.guest.clone(),
             leaving: attached.leaving,
+            left: attached.left.clone(),
         };
         Self(volumes.map(attachment).collect())
     }
@@ -76,6 +85,7 @@ impl Attachments {
                 path: row.path,
                 guest: row.guest.parse().ok()?,
                 leaving: row.leaving,
+                left: Left::load(row.revisions, row.names)?,
             })
         });
         let parsed: Option<Vec<_>> = parsed.collect();
@@ -89,6 +99,8 @@ impl Attachments {
             path: attachment.path.clone(),
             guest: attachment.guest.to_string(),
             leaving: attachment.leaving,
+            revisions: attachment.left.revisions.clone(),
+            names: attachment.left.names.clone(),
         });
         let rows: Vec<Row> = rows.collect();
         let written = || {

@@ -8,15 +8,16 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
-use link::dial::Address;
 use volumes::chain;
 use volumes::name::{Category, VolumeId};
 use volumes::refusal::Reason;
 use volumes::tree::Limits;
 use volumes::wire::message::{DropRequest, Held, Message, PutResponse};
 
-use super::{Attached, Options, Shared, token_of};
+use super::{Attached, Shared, token_of};
 use crate::client::{self, Client};
+use crate::guest::{Guest, Protocol};
+use crate::kata::{self, Kata, Left};
 use crate::lock;
 use crate::queue::{Queue, Woken};
 use crate::snapshot::{Seen, Snapshot};
@@ -46,7 +47,7 @@ struct Connection {
 }
 
 /// Until the queue is closed, or nobody else knows of the agent any more.
-pub(super) fn run(shared: Arc<Shared>, address: &Address, queue: &Queue) {
+pub(super) fn run(shared: Arc<Shared>, address: &Guest, queue: &Queue) {
     let weak = Arc::downgrade(&shared);
     drop(shared);
     let mut connection: Option<Connection> = None;
@@ -68,12 +69,8 @@ pub(super) fn run(shared: Arc<Shared>, address: &Address, queue: &Queue) {
         let current = match (due, connection.take()) {
             (None, over) => Err((over.map(|over| over.since), None)),
             (Some(due), Some(current)) => Ok((due, current)),
-            (Some(due), None) => match connect(&shared.options, address) {
-                Ok((client, held)) => {
-                    shared.counters.connections.fetch_add(1, Ordering::Relaxed);
-                    learn(&shared, address, held);
-                    Ok((due, Connection { client, since: Instant::now() }))
-                }
+            (Some(due), None) => match connect(&shared, address) {
+                Ok(client) => Ok((due, Connection { client, since: Instant::now() })),
                 Err(error) => {
                     unreachable_guest(&shared, address, &error, failures + 1);
                     Err((None, None))
@@ -100,8 +97,16 @@ pub(super) fn run(shared: Arc<Shared>, address: &Address, queue: &Queue) {
     }
 }
 
-fn connect(options: &Options, address: &Address) -> Result<(Client, Vec<Held>), client::Error> {
-    Client::connect(address, options.tls.as_deref(), options.timeout)
+/// Connects, and takes note of what the guest holds, if it can say so.
+fn connect(shared: &Shared, guest: &Guest) -> Result<Client, client::Error> {
+    let (timeout, tls) = (shared.options.timeout, shared.options.tls.as_deref());
+    let (client, held) = match guest.protocol {
+        Protocol::Sealift => Client::connect(&guest.address, tls, timeout)?,
+        Protocol::Kata => (Client::open(&guest.address, tls, timeout)?, Vec::new()),
+    };
+    shared.counters.connections.fetch_add(1, Ordering::Relaxed);
+    learn(shared, guest, held);
+    Ok(client)
 }
 
 /// A connection that is over: since when it was there, if it was, and the volume that it broke at.
@@ -110,7 +115,7 @@ type Ended = (Option<Instant>, Option<VolumeId>);
 /// Brings each volume of `due` up to date.
 fn bring(
     shared: &Shared,
-    address: &Address,
+    address: &Guest,
     mut connection: Connection,
     queue: &Queue,
     due: Vec<VolumeId>,
@@ -119,7 +124,7 @@ fn bring(
     for id in due {
         let Some(mut task) = Task::of(shared, address, &id) else { continue };
         if task.leaving {
-            match task.drop_from(client) {
+            match task.drop_from(address, client) {
                 Ok(()) => forget(shared, address, &task),
                 Err(error) => {
                     tracing::warn!(volume = %id, error = %chain(&error), "not removed");
@@ -132,7 +137,7 @@ fn bring(
             continue;
         }
         let noticed = Instant::now();
-        let result = task.bring(client);
+        let result = task.bring(shared, address, client);
         let broken =
             matches!(&result, Err(Failure::Sync(sync::Error::Guest(client::Error::Broken(_)))));
         if let Some(delay) = settle(shared, address, task, result, noticed) {
@@ -161,6 +166,7 @@ struct Task {
     generation: u64,
     leaving: bool,
     known: Known,
+    left: Left,
     guest_path: Option<String>,
 }
 
@@ -172,7 +178,7 @@ struct Brought {
 
 impl Task {
     /// `None`: the volume is not this guest's any more.
-    fn of(shared: &Shared, address: &Address, id: &VolumeId) -> Option<Self> {
+    fn of(shared: &Shared, address: &Guest, id: &VolumeId) -> Option<Self> {
         let table = lock(&shared.table);
         let attached = table.volumes.get(id).filter(|attached| attached.guest == *address)?;
         Some(Self {
@@ -181,17 +187,41 @@ impl Task {
             generation: attached.generation,
             leaving: attached.leaving,
             known: attached.known.clone(),
+            left: attached.left.clone(),
             guest_path: attached.guest_path.clone(),
         })
     }
 
     /// Has the guest remove it. In order with everything else that this guest is told.
-    fn drop_from(&self, client: &mut Client) -> Result<(), client::Error> {
+    fn drop_from(&self, guest: &Guest, client: &mut Client) -> Result<(), client::Error> {
+        if guest.protocol == Protocol::Kata {
+            return self.kata(client).drop(&self.left);
+        }
         let request = DropRequest { volume: self.volume.id.clone() };
         client.call::<PutResponse>("Drop", &request.encode()).map(drop)
     }
 
-    fn bring(&mut self, client: &mut Client) -> Result<Brought, Failure> {
+    fn kata<'a>(&'a self, client: &'a mut Client) -> Kata<'a> {
+        Kata { client, volume: &self.volume.id, category: self.volume.category }
+    }
+
+    fn bring(
+        &mut self,
+        shared: &Shared,
+        guest: &Guest,
+        client: &mut Client,
+    ) -> Result<Brought, Failure> {
+        if guest.protocol == Protocol::Kata {
+            let snapshot = Snapshot::of_volume(&self.path, Limits::MAX);
+            let snapshot = snapshot.map_err(Failure::Snapshot)?;
+            let (mut known, mut left) = (self.known.clone(), self.left.clone());
+            let mut announce =
+                |left: &Left| shared.announce(&self.volume.id, self.generation, left);
+            let synced = self.kata(client).sync(&snapshot, &mut known, &mut left, &mut announce);
+            (self.known, self.left) = (known, left);
+            self.guest_path = Some(kata::guest_path(&self.volume.id));
+            return Ok(Brought { changed: synced.map_err(Failure::Sync)?, snapshot });
+        }
         let named = |seen: &Seen| self.known.named(seen);
         let snapshot = Snapshot::lazily(&self.path, Limits::MAX, &named);
         let mut snapshot = snapshot.map_err(Failure::Snapshot)?;
@@ -208,7 +238,7 @@ impl Task {
 /// Writes down how it went; the pause before the next attempt, if there has to be one.
 fn settle(
     shared: &Shared,
-    address: &Address,
+    address: &Guest,
     task: Task,
     result: Result<Brought, Failure>,
     noticed: Instant,
@@ -227,7 +257,8 @@ fn settle(
         // Detached in the meantime: now it can be removed.
         return Some(Duration::ZERO);
     }
-    (attached.known, attached.guest_path) = (task.known, task.guest_path);
+    (attached.known, attached.left) = (task.known, task.left);
+    attached.guest_path = task.guest_path;
     let state = &mut attached.state;
     let (text, delay) = match result {
         Ok(brought) => {
@@ -284,7 +315,7 @@ fn not_yet(error: &sync::Error, since: Instant, openings: &mut u32) -> Option<Du
 }
 
 /// A volume has left its guest.
-fn forget(shared: &Shared, address: &Address, task: &Task) {
+fn forget(shared: &Shared, address: &Guest, task: &Task) {
     {
         let mut table = lock(&shared.table);
         let same = |attached: &&Attached| {
@@ -301,8 +332,8 @@ fn forget(shared: &Shared, address: &Address, task: &Task) {
     }
 }
 
-/// What the guest says that it holds.
-fn learn(shared: &Shared, address: &Address, held: Vec<Held>) {
+/// What the guest says that it holds. Kata's agent cannot say: it is sent everything again.
+fn learn(shared: &Shared, address: &Guest, held: Vec<Held>) {
     let held: BTreeMap<VolumeId, Held> =
         held.into_iter().map(|held| (held.volume.clone(), held)).collect();
     let mut table = lock(&shared.table);
@@ -310,12 +341,15 @@ fn learn(shared: &Shared, address: &Address, held: Vec<Held>) {
         attached.state.unreachable = false;
         match held.get(&attached.volume.id) {
             Some(held) => attached.known.update(held),
-            None => attached.known = Known::default(),
+            None => {
+                attached.known = Known::default();
+                attached.left.doubt();
+            }
         }
     }
 }
 
-fn unreachable_guest(shared: &Shared, address: &Address, error: &client::Error, failures: u32) {
+fn unreachable_guest(shared: &Shared, address: &Guest, error: &client::Error, failures: u32) {
     let text = format!("guest {address}: {}", chain(error));
     if failures == 1 {
         tracing::warn!(guest = %address, error = %chain(error), "the guest cannot be reached");
@@ -341,7 +375,7 @@ fn unreachable_guest(shared: &Shared, address: &Address, error: &client::Error, 
 
 /// Everything of this guest is to be looked at, as soon as it may; but for the volume that the
 /// connection broke at, which has a pause of its own: the others come first.
-fn everything(shared: &Shared, address: &Address, queue: &Queue, but: Option<&VolumeId>) {
+fn everything(shared: &Shared, address: &Guest, queue: &Queue, but: Option<&VolumeId>) {
     let table = lock(&shared.table);
     for (id, attached) in &table.volumes {
         if attached.guest == *address && Some(id) != but {

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use volumes::tree::{Node, Tree};
 
 use super::Attached;
+use crate::guest::Protocol;
 
 /// One volume, as `sealift status` shows it. Times are seconds since 1970.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,12 +26,14 @@ pub struct VolumeReport {
     pub digest: Option<String>,
     /// Whether the guest has what the host has.
     pub current: bool,
+    /// Whether a revision appears there in one step, verified. Kata's own agent can do neither.
+    pub atomic: bool,
     /// Milliseconds since a change was noticed that the guest does not have; 0 if it has.
     pub lag_ms: u64,
     /// When the guest last had what the host has.
     pub last_success: Option<u64>,
-    /// What it failed with last, or why its changes are only noticed by rescanning; none if all is
-    /// well.
+    /// What it failed with last, why its changes are only noticed by rescanning, or that what is old
+    /// cannot be removed; none if all is well.
     pub failure: Option<String>,
     /// Files and directories.
     pub entries: usize,
@@ -55,9 +58,13 @@ impl VolumeReport {
             sequence: attached.known.sequence,
             digest: attached.known.digest.map(|digest| digest.to_string()),
             current: state.behind_since.is_none(),
+            atomic: attached.guest.protocol == Protocol::Sealift,
             lag_ms: u64::try_from(lag).unwrap_or(u64::MAX),
             last_success: state.current_at.map(seconds),
-            failure: state.failure.clone().or_else(|| state.unwatched.clone()),
+            failure: state.failure.clone().or_else(|| state.unwatched.clone()).or_else(|| {
+                let kept = "the guest's policy forbids removing earlier revisions";
+                attached.left.kept.then(|| kept.into())
+            }),
             entries: state.entries,
             bytes: state.bytes,
             token_expires: state.token.map(|token| token.expires),

@@ -673,11 +673,10 @@ impl Message<'_> for StatusResponse {
 impl Refusal {
     /// As the other side understands it.
     fn from_status(code: u32, message: &str) -> Self {
-        let (reason, what) = match message.split_once(": ") {
-            Some((word, what)) => (Reason::parse(word), what),
-            None => (None, message),
-        };
-        Self::new(reason.unwrap_or(Reason::Other(code)), what)
+        let known = message.split_once(": ");
+        let known = known.and_then(|(word, what)| Some((Reason::parse(word)?, what)));
+        let (reason, what) = known.unwrap_or((Reason::Other(code), message));
+        Self::new(reason, what)
     }
 }
 

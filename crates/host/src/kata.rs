@@ -64,6 +64,8 @@ pub struct Left {
     live: Option<String>,
     /// One that they surely do not, because it was not finished.
     draft: Option<String>,
+    /// Links that surely are there.
+    linked: BTreeSet<String>,
 }
 
 impl Left {
@@ -83,6 +85,7 @@ impl Left {
     /// The connection was lost: the guest may have been made again.
     pub fn doubt(&mut self) {
         self.live = None;
+        self.linked.clear();
     }
 
     /// A name that no directory has had.
@@ -155,7 +158,6 @@ impl Kata<'_> {
         let tree = snapshot.tree();
         let names: BTreeSet<String> =
             tree.nodes().keys().map(|path| path.top().to_owned()).collect();
-        let linked = if left.live.is_some() { left.names.clone() } else { BTreeSet::new() };
         left.names.extend(names.iter().cloned());
         let revision = match left.draft.take() {
             Some(draft) if self.remove(&format!("{base}/{draft}"))? => draft,
@@ -168,8 +170,12 @@ impl Kata<'_> {
         }
         let at = format!("{base}/{revision}");
         self.send(&at, snapshot)?;
-        for name in names.difference(&linked) {
-            self.link(&format!("{base}/{name}"), &format!("{DATA}/{name}"))?;
+        for name in &names {
+            // One that is there would be gone for a moment.
+            if !left.linked.contains(name) {
+                self.link(&format!("{base}/{name}"), &format!("{DATA}/{name}"))?;
+                left.linked.insert(name.clone());
+            }
         }
         // From here on containers may see it.
         (left.draft, left.live) = (None, None);
@@ -177,6 +183,7 @@ impl Kata<'_> {
         left.live = Some(revision.clone());
         left.kept = false;
         for gone in left.names.clone().difference(&names) {
+            left.linked.remove(gone);
             match self.remove(&format!("{base}/{gone}"))? {
                 true => _ = left.names.remove(gone),
                 false => left.kept = true,

@@ -319,7 +319,7 @@ fn half_a_revision_is_neither_seen_nor_kept() {
         names.filter(|name| name.starts_with("..") && name != "..data").count()
     };
     assert!(revisions() <= 2, "{}", revisions());
-    config.writer.write(&payload(3, &["a", "b"])).unwrap();
+    config.writer.write(&payload(3, &["a", "gone"])).unwrap();
     let until = Instant::now() + PATIENCE;
     while agent.sync(&config.id, PATIENCE).is_err() {
         assert!(Instant::now() < until);

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use guest::confine::Require;
 use guest::socket::Address;
 use volumes::name::Category;
 
@@ -18,6 +19,9 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Run the agent
     Run(Run),
+    /// The agent's second process, which `run` starts and shares standard input with
+    #[command(hide = true)]
+    Receive(Run),
     /// Bind-mount a volume onto a directory, read-only
     Bind(Bind),
 }
@@ -54,6 +58,15 @@ pub(crate) struct Run {
     /// Directories instead of mounts, without limits of their own: for where nobody may mount
     #[arg(long, env = "SEALIFT_GUEST_PLAIN_DIRECTORIES")]
     pub(crate) plain_directories: bool,
+    /// What has to hold before the host is heard
+    #[arg(
+        long,
+        value_name = "WHAT",
+        value_enum,
+        default_value = "seccomp",
+        env = "SEALIFT_GUEST_CONFINE"
+    )]
+    pub(crate) confine: Require,
     /// What to log: error, warn, info, debug
     #[arg(long, value_name = "LEVEL", default_value = "info", env = "SEALIFT_LOG")]
     pub(crate) log_level: tracing::Level,

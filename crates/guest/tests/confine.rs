@@ -55,9 +55,9 @@ const KILLED: &[(&str, Attempt)] = &[
     ("execute", |_| Err(Command::new("/bin/true").exec())),
     ("start a process", |_| Command::new("/bin/true").status().map(drop)),
     ("a TCP socket", |_| std::net::TcpListener::bind("127.0.0.1:0").map(drop)),
-    ("a Unix socket", |_| Ok(drop(socket(AddressFamily::UNIX, SocketType::STREAM, None)?))),
-    ("a packet socket", |_| Ok(drop(socket(AddressFamily::PACKET, SocketType::RAW, None)?))),
-    ("a vsock socket", |_| Ok(drop(socket(AddressFamily::VSOCK, SocketType::STREAM, None)?))),
+    ("a Unix socket", |_| make(AddressFamily::UNIX, SocketType::STREAM)),
+    ("a packet socket", |_| make(AddressFamily::PACKET, SocketType::RAW)),
+    ("a vsock socket", |_| make(AddressFamily::VSOCK, SocketType::STREAM)),
     ("change a mode by path", |top| {
         fs::set_permissions(top.join("outside"), fs::Permissions::from_mode(0o666))
     }),
@@ -75,6 +75,11 @@ const KILLED: &[(&str, Attempt)] = &[
     }),
     ("another root", |top| Ok(rustix::process::chroot(top)?)),
 ];
+
+fn make(family: AddressFamily, kind: SocketType) -> io::Result<()> {
+    socket(family, kind, None)?;
+    Ok(())
+}
 
 /// Allowed: what a receiver does.
 const ALLOWED: &[(&str, Attempt)] = &[

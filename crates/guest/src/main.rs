@@ -8,6 +8,7 @@ mod cli;
 
 use std::io::{self, Write};
 use std::os::fd::AsFd;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{ExitCode, ExitStatus};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -69,6 +70,7 @@ fn mount(run: &Run) -> Result<(), String> {
     let (ours, theirs) =
         socketpair(kind.0, kind.1, kind.2, None).map_err(|error| format!("no socket: {error}"))?;
     let mut receiver = std::process::Command::new("/proc/self/exe")
+        .arg0("sealift-guest")
         .arg("receive")
         .args(std::env::args_os().skip(2))
         .stdin(theirs)
@@ -102,7 +104,6 @@ fn mount(run: &Run) -> Result<(), String> {
 
 /// What a process's end says.
 fn how(status: ExitStatus) -> String {
-    use std::os::unix::process::ExitStatusExt;
     match status.signal() {
         Some(signal) if signal == Signal::SYS.as_raw() => {
             "killed for a system call that it has no business with".into()

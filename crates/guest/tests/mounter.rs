@@ -160,8 +160,7 @@ fn what_is_no_request_ends_the_mounter_and_touches_nothing() {
         let Some(mut world) = World::start() else { return };
         world.client().create(&id("other"), Category::Secret, space()).unwrap();
         world.send(&message);
-        let mounter = world.mounter.take().unwrap();
-        assert!(matches!(mounter.join().unwrap(), Ended::Malformed { .. }), "{what}");
+        assert!(matches!(world.end(), Ended::Malformed { .. }), "{what}");
         assert_eq!(world.mounts(), ["new/other"], "{what}");
     }
     // An empty packet looks like the end.

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read;
 use std::os::unix::fs::{MetadataExt, chown};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -16,6 +16,7 @@ use std::time::Duration;
 use common::{answer, conversation, conversation_of, own, read, say, volume};
 use guest::confine::{MOUNTER, RECEIVER};
 use publish::volumes::Tmpfs;
+use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
@@ -122,19 +123,11 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
-        for name in self.residue_to_unmount() {
-            let _ = unmount(name, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW);
-        }
-    }
-}
-
-impl World {
-    fn residue_to_unmount(&self) -> Vec<PathBuf> {
         let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
-        let points = table.lines().filter_map(|line| line.split(' ').nth(4)).map(PathBuf::from);
-        let mut found: Vec<_> = points.filter(|point| point.starts_with(self.0.path())).collect();
-        found.reverse();
-        found
+        let points = table.lines().filter_map(|line| line.split(' ').nth(4));
+        for point in points.filter(|point| Path::new(point).starts_with(self.0.path())).rev() {
+            let _ = unmount(point, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW);
+        }
     }
 }
 
@@ -197,12 +190,13 @@ fn gone(process: i32) {
 /// The lines of every thread's status that say how it is confined.
 fn confinement(process: i32) -> Vec<BTreeMap<String, String>> {
     let threads = fs::read_dir(format!("/proc/{process}/task")).unwrap();
+    // A connection's thread may end while we look.
     let status = |thread: PathBuf| {
-        let text = fs::read_to_string(thread.join("status")).unwrap();
+        let text = fs::read_to_string(thread.join("status")).ok()?;
         let lines = text.lines().filter_map(|line| line.split_once(":\t"));
-        lines.map(|(key, value)| (key.to_owned(), value.trim().to_owned())).collect()
+        Some(lines.map(|(key, value)| (key.to_owned(), value.trim().to_owned())).collect())
     };
-    threads.map(|thread| status(thread.unwrap().path())).collect()
+    threads.filter_map(|thread| status(thread.unwrap().path())).collect()
 }
 
 fn is_confined(process: i32, capabilities: u64, threads_min: usize) {
@@ -292,6 +286,29 @@ fn a_kill_of_either_ends_both_and_the_next_start_has_the_newest_revision() {
         world.drop_volume(&mut next, "v");
         assert_eq!(world.residue(), (vec![], vec![]));
     }
+}
+
+/// As when the one before was killed, and the kernel has not yet taken everything from it.
+#[test]
+fn what_another_agent_still_holds_is_waited_for() {
+    let Some(world) = World::with_mounts() else { return };
+    let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::open(world.root(), flags, Mode::empty()).unwrap();
+    flock(&root, FlockOperation::LockExclusive).unwrap();
+    let listener = UnixListener::bind(world.0.path().join("socket")).unwrap();
+    let mut agent = world.start(&[]);
+    // Its attempt to listen: it looks whether somebody else does.
+    drop(listener.accept().unwrap());
+    drop(listener);
+    while UnixStream::connect(world.0.path().join("socket")).is_err() {
+        agent.still_runs();
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    std::thread::sleep(Duration::from_millis(100));
+    agent.still_runs();
+    drop(root);
+    world.bring(&mut agent, "v", 1, FIRST);
+    world.drop_volume(&mut agent, "v");
 }
 
 #[test]

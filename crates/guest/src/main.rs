@@ -18,7 +18,7 @@ use cli::{Bind, Cli, Command, Run};
 use guest::agent::{Agent, spawn_keeper};
 use guest::bind::bind;
 use guest::confine::{self, Grants};
-use guest::mounter::{Bounds, Client, Ended, places, serve};
+use guest::mounter::{Bounds, Client, places, serve};
 use guest::policy::Policy;
 use guest::server::{Limits, Server};
 use guest::socket::Listener;
@@ -76,30 +76,29 @@ fn mount(run: &Run) -> Result<(), String> {
         .stdin(theirs)
         .spawn()
         .map_err(|error| format!("cannot start /proc/self/exe (is /proc mounted?): {error}"))?;
-    let served = match confine::mounter(run.confine) {
+    let ended = match confine::mounter(run.confine) {
         Ok(confined) => {
             tracing::info!(%confined, receiver = receiver.id(), "mounter");
             let (policy, options) = (policy(run), options(run));
-            let bounds = Bounds {
-                volumes: policy.volumes,
-                space: Space::of(policy.limits, options.revisions_max),
-            };
-            let ended = serve(&ours, &tmpfs, bounds, places);
-            // It may be about to say why it ends.
-            let status = match ended {
-                Ended::Gone => receiver.wait(),
-                _ => receiver.kill().and_then(|()| receiver.wait()),
-            };
-            return Err(match status {
-                Ok(status) => format!("{}: {}", chain(&ended), how(status)),
-                Err(error) => format!("{}: {error}", chain(&ended)),
-            });
+            let space = Space::of(policy.limits, options.revisions_max);
+            let bounds = Bounds { volumes: policy.volumes, space };
+            chain(&serve(&ours, &tmpfs, bounds, places))
         }
-        Err(error) => Err(chain(&error)),
+        Err(error) => chain(&error),
     };
-    // Whatever else it is doing: nobody would mount for it.
-    let _ = receiver.kill().and_then(|()| receiver.wait());
-    served
+    // It may be about to end by itself, and say why. It may also have only hung up, and then it is
+    // not ours any more.
+    for _ in 0..100 {
+        if !matches!(receiver.try_wait(), Ok(None)) {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let status = receiver.kill().and_then(|()| receiver.wait());
+    Err(match status {
+        Ok(status) => format!("{ended}: {}", how(status)),
+        Err(error) => format!("{ended}: {error}"),
+    })
 }
 
 /// What a process's end says.

@@ -66,9 +66,9 @@ fn main() -> ExitCode {
 fn mount(run: &Run) -> Result<(), String> {
     let tmpfs = Tmpfs::prepare(&run.root, None).map_err(|error| chain(&error))?;
     let places = places(&run.root).map_err(|error| format!("{}: {error}", run.root.display()))?;
-    let kind = (AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC);
-    let (ours, theirs) =
-        socketpair(kind.0, kind.1, kind.2, None).map_err(|error| format!("no socket: {error}"))?;
+    let (family, kind) = (AddressFamily::UNIX, SocketType::SEQPACKET);
+    let (ours, theirs) = socketpair(family, kind, SocketFlags::CLOEXEC, None)
+        .map_err(|error| format!("no socket: {error}"))?;
     let mut receiver = std::process::Command::new("/proc/self/exe")
         .arg0("sealift-guest")
         .arg("receive")

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use guest::confine::Require;
 use link::listen::Address;
 use volumes::name::Category;
 
@@ -18,6 +19,9 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Run the agent
     Run(Run),
+    /// The agent's second process, which `run` starts and shares standard input with
+    #[command(hide = true)]
+    Receive(Run),
     /// Show how the volumes are
     Status(Status),
     /// Bind-mount a volume onto a directory, read-only
@@ -71,6 +75,15 @@ pub(crate) struct Run {
     /// Serve Prometheus metrics at IP:PORT or unix:/PATH, too, as /metrics; they are at DIR/status.sock anyway
     #[arg(long, value_name = "ADDRESS", env = "SEALIFT_GUEST_METRICS")]
     pub(crate) metrics: Option<link::pages::Address>,
+    /// What has to hold before the host is heard
+    #[arg(
+        long,
+        value_name = "WHAT",
+        value_enum,
+        default_value = "seccomp",
+        env = "SEALIFT_GUEST_CONFINE"
+    )]
+    pub(crate) confine: Require,
     /// What to log: error, warn, info, debug
     #[arg(long, value_name = "LEVEL", default_value = "info", env = "SEALIFT_LOG")]
     pub(crate) log_level: tracing::Level,

@@ -9,12 +9,16 @@
 //! | [`cdh`] | the key source that opens them |
 //! | [`policy`] | what the host may do |
 //! | [`report`] | how the volumes are, for people and Prometheus |
+//! | [`mounter`] | the process that mounts, and how the other one asks it to |
+//! | [`confine`] | what each process gives up before it hears anybody |
 //! | [`bind`], [`hook`] | a volume into a container, by hand or by its runtime |
 
 pub mod agent;
 pub mod bind;
 pub mod cdh;
+pub mod confine;
 pub mod hook;
+pub mod mounter;
 pub mod policy;
 pub mod report;
 pub mod server;

@@ -54,7 +54,7 @@ impl From<AgentKind> for Protocol {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run the agent
-    Run(Run),
+    Run(Box<Run>),
     /// Keep a pod's volumes, or one volume, current in a guest
     Attach(Attach),
     /// Keep them current no longer; the guest removes them

@@ -92,6 +92,39 @@ fn a_container_keeps_what_it_has_mounted_when_the_volume_is_removed() {
     unmount(container.path(), UnmountFlags::DETACH).unwrap();
 }
 
+/// Whoever may write below the root, and may not mount, does not get somebody else's mount changed
+/// or removed by putting links in the way.
+#[test]
+fn links_below_the_root_lead_no_mounter_astray() {
+    if !mounts() {
+        return;
+    }
+    let (place, other) = (Place::new(), Place::new());
+    let mounter = Tmpfs::prepare(&place.root, None).unwrap();
+    let victim = Tmpfs::prepare(&other.root, None).unwrap();
+    let space = Space::of(Limits { entries: 10, bytes: 1 << 20 }, 3);
+    victim.create(&id(), Category::ConfigMap, space).unwrap();
+    victim.publish(&id()).unwrap();
+    let victims = other.root.join("volumes");
+    let before = options(&victims.join(id().as_str()));
+
+    let smaller = Space { bytes: 4_096, inodes: 10 };
+    std::os::unix::fs::symlink(victims.join(id().as_str()), place.root.join("new/link")).unwrap();
+    let link = VolumeId::parse("link").unwrap();
+    mounter.adjust(&link, Category::Secret, smaller).unwrap_err();
+    for name in ["volumes", "new"] {
+        fs::rename(place.root.join(name), place.root.join(format!("{name}.away"))).unwrap();
+        std::os::unix::fs::symlink(&victims, place.root.join(name)).unwrap();
+    }
+    mounter.adjust(&id(), Category::Secret, smaller).unwrap_err();
+    mounter.remove(&id()).unwrap();
+    // With a mount of that name of its own, it is its own that goes.
+    mounter.create(&id(), Category::ConfigMap, space).unwrap();
+    mounter.remove(&id()).unwrap();
+    assert!(before.is_some());
+    assert_eq!(options(&victims.join(id().as_str())), before);
+}
+
 /// A mounter that gives every volume the same room.
 #[derive(Debug)]
 struct Cramped(Tmpfs, Space);

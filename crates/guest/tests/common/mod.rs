@@ -60,26 +60,31 @@ impl Guest {
 
     /// What a container would read, by path.
     pub fn read(&self, volume: &VolumeId) -> BTreeMap<String, Vec<u8>> {
-        fn walk(dir: &Path, prefix: &str, found: &mut BTreeMap<String, Vec<u8>>) {
-            let Ok(entries) = std::fs::read_dir(dir) else { return };
-            for entry in entries {
-                let name = entry.unwrap().file_name().into_string().unwrap();
-                if prefix.is_empty() && name.starts_with("..") {
-                    continue;
-                }
-                let path = dir.join(&name);
-                match path.is_dir() {
-                    true => walk(&path, &format!("{prefix}{name}/"), found),
-                    false => {
-                        drop(found.insert(format!("{prefix}{name}"), std::fs::read(path).unwrap()))
-                    }
+        read(&self.data(volume))
+    }
+}
+
+/// What a container would read in a volume, by path.
+pub fn read(data: &Path) -> BTreeMap<String, Vec<u8>> {
+    fn walk(dir: &Path, prefix: &str, found: &mut BTreeMap<String, Vec<u8>>) {
+        let Ok(entries) = std::fs::read_dir(dir) else { return };
+        for entry in entries {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            if prefix.is_empty() && name.starts_with("..") {
+                continue;
+            }
+            let path = dir.join(&name);
+            match path.is_dir() {
+                true => walk(&path, &format!("{prefix}{name}/"), found),
+                false => {
+                    drop(found.insert(format!("{prefix}{name}"), std::fs::read(path).unwrap()))
                 }
             }
         }
-        let mut found = BTreeMap::new();
-        walk(&self.data(volume), "", &mut found);
-        found
     }
+    let mut found = BTreeMap::new();
+    walk(data, "", &mut found);
+    found
 }
 
 pub fn volume(name: &str) -> VolumeId {
@@ -88,8 +93,16 @@ pub fn volume(name: &str) -> VolumeId {
 
 /// A revision: its tree, and the contents by path.
 pub fn tree(files: &[(&str, &[u8])]) -> Tree {
-    // Who runs the tests is who may own files.
-    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    tree_of(own(), files)
+}
+
+/// Who runs the tests is who may own files.
+pub fn own() -> (u32, u32) {
+    (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw())
+}
+
+/// The same of somebody else.
+pub fn tree_of((uid, gid): (u32, u32), files: &[(&str, &[u8])]) -> Tree {
     let meta = |mode| Meta { mode, uid, gid };
     let mut nodes = BTreeMap::new();
     for (path, content) in files {
@@ -110,8 +123,19 @@ pub fn conversation(
     sequence: u64,
     files: &[(&str, &[u8])],
 ) -> Vec<(&'static str, Vec<u8>)> {
+    conversation_of(own(), volume, category, sequence, files)
+}
+
+/// The same about files of somebody else.
+pub fn conversation_of(
+    owner: (u32, u32),
+    volume: &VolumeId,
+    category: Category,
+    sequence: u64,
+    files: &[(&str, &[u8])],
+) -> Vec<(&'static str, Vec<u8>)> {
     let limits = TreeLimits { entries: 0, bytes: 0 };
-    let tree = tree(files);
+    let tree = tree_of(owner, files);
     let root = [Entry::Root(tree.root())].into_iter();
     let put = PutRequest {
         volume: volume.clone(),

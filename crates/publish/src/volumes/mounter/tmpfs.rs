@@ -1,8 +1,8 @@
 //! [`Tmpfs`]: each volume is a filesystem in memory, with its own limits.
 
 use std::fmt;
-use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::io::Errno;
@@ -83,12 +83,19 @@ impl Tmpfs {
             if !dir.is_mount(id.as_str())? {
                 break;
             }
-            let path = self.places.path(place, id);
+            let path = through(dir).join(id.as_str());
             let detach = || unmount(&path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW);
-            self.caller.write("umount2", detach).map_err(self.caller.fail("umount2", &path))?;
+            let fail = self.caller.fail("umount2", self.places.path(place, id));
+            self.caller.write("umount2", detach).map_err(fail)?;
         }
         Ok(remove(dir, id.as_str())?)
     }
+}
+
+/// A path that leads to what is held open, for calls that know only paths. By name, whoever may
+/// write below the root could have put a link in the way, to somebody else's mount.
+fn through(dir: &Dir) -> PathBuf {
+    format!("/proc/self/fd/{}", dir.as_fd().as_raw_fd()).into()
 }
 
 impl Mounter for Tmpfs {
@@ -105,13 +112,19 @@ impl Mounter for Tmpfs {
     }
 
     fn adjust(&self, id: &VolumeId, category: Category, space: Space) -> Result<(), Error> {
-        let place = if self.is_published(id)? { VOLUMES } else { NEW };
-        let path = self.places.path(place, id);
+        let Places { new, volumes, .. } = &self.places;
+        let (above, place) = if self.is_published(id)? { (volumes, VOLUMES) } else { (new, NEW) };
+        let unknown = || Error::Unknown { id: id.clone() };
+        let dir = above.mounted(id.as_str())?.ok_or_else(unknown)?;
+        if !dir.is_mount("")? {
+            return Err(unknown());
+        }
         let mut flags = MountFlags::NOSUID | MountFlags::NODEV;
         flags.set(MountFlags::NOEXEC, category.noexec());
         let options = format!("size={},nr_inodes={}", space.bytes, space.inodes);
-        let remount = || mount_remount(&path, flags, options.as_str());
-        Ok(self.caller.write("mount", remount).map_err(self.caller.fail("mount", &path))?)
+        let remount = || mount_remount(through(&dir), flags, options.as_str());
+        let fail = self.caller.fail("mount", self.places.path(place, id));
+        Ok(self.caller.write("mount", remount).map_err(fail)?)
     }
 
     fn publish(&self, id: &VolumeId) -> Result<(), Error> {

@@ -263,8 +263,9 @@ impl Story {
         // Of each volume what it shows, its one revision and a record of that; nothing staged,
         // nothing half made, nothing half bound.
         let status = self.status()?;
-        let mut expected: BTreeSet<String> =
-            ["", "/new", "/volumes"].map(|path| format!("{GUEST_ROOT}{path}")).into();
+        let mut expected: BTreeSet<String> = ["", "/new", "/volumes", "/status.sock"]
+            .map(|path| format!("{GUEST_ROOT}{path}"))
+            .into();
         for volume in self.pod.volumes() {
             let at = format!("{GUEST_ROOT}/volumes/{}", volume.id());
             let sequence = status.of(volume, "sequence").context("no sequence")?;

@@ -3,9 +3,8 @@
 
 mod common;
 
-use std::io::{Read, Write};
-use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -56,11 +55,13 @@ impl World {
     }
 
     /// Somebody on another machine who says nothing.
-    fn stranger(&self) -> OwnedFd {
+    fn stranger(&self, from: [u8; 4]) -> TcpStream {
         let fd = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
-        bind(&fd, &SocketAddr::from(([127, 0, 0, 2], 0))).unwrap();
+        bind(&fd, &SocketAddr::from((from, 0))).unwrap();
         connect(&fd, &self.socket).unwrap();
-        fd
+        let stream = TcpStream::from(fd);
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream
     }
 }
 
@@ -73,7 +74,7 @@ fn asks(stream: &mut Stream, message: usize) -> std::io::Result<()> {
             answer.unwrap();
             Ok(())
         }
-        None => Err(std::io::ErrorKind::UnexpectedEof.into()),
+        None => Err(ErrorKind::UnexpectedEof.into()),
     }
 }
 
@@ -95,7 +96,14 @@ fn strangers_take_no_place_from_the_host_and_no_turn() {
     let world = World::new(limits);
     let mut lasting = world.connect().unwrap();
     asks(&mut lasting, 0).unwrap();
-    let strangers: Vec<_> = (0..200).map(|_| world.stranger()).collect();
+    // A flood from one place displaces itself, and not who waits elsewhere.
+    let mut patient = world.stranger([127, 0, 0, 3]);
+    let mut strangers: Vec<_> = (0..100).map(|_| world.stranger([127, 0, 0, 2])).collect();
+    assert!(closed(&mut strangers[0]));
+    patient.set_nonblocking(true).unwrap();
+    assert_eq!(patient.read(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
+    // One from everywhere displaces strangers, and not the host.
+    strangers.extend((0..100).map(|n| world.stranger([127, 1, 0, n])));
     // Another one, while as many strangers as may be are waited for.
     let mut new = patiently(|| {
         let mut stream = world.connect()?;
@@ -113,7 +121,7 @@ fn strangers_take_no_place_from_the_host_and_no_turn() {
 fn a_handshake_is_due_with_the_first_request() {
     let world = World::new(Limits { connections: 2, frame: Duration::from_millis(300) });
     let begin = Instant::now();
-    let mut stranger = std::net::TcpStream::from(world.stranger());
+    let mut stranger = world.stranger([127, 0, 0, 2]);
     assert!(closed(&mut stranger));
     assert!(begin.elapsed() >= Duration::from_millis(300));
     // Certificates are no greeting: the silence after them ends the connection, too.

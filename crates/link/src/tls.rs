@@ -8,13 +8,12 @@
 mod identity;
 mod verify;
 
-use std::io::{self, Read};
+use std::io;
 use std::net::TcpStream;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::net::Shutdown;
 use rustix::net::sockopt;
 use rustls::client::Resumption;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
@@ -129,10 +128,7 @@ impl Server {
         let config = self.config().map_err(Error::into_io)?;
         let mut tls = ServerConnection::new(Arc::new(config)).map_err(io::Error::other)?;
         socket.until = Some(until);
-        if let Err(error) = tls.complete_io(&mut socket) {
-            linger(socket, until);
-            return Err(error);
-        }
+        tls.complete_io(&mut socket)?;
         socket.until = None;
         Ok(Stream::new(socket, Some(Connection::Server(tls))))
     }
@@ -200,14 +196,6 @@ fn prepare(socket: &Socket) -> io::Result<()> {
     Ok(sockopt::set_socket_keepalive(socket, true)?)
 }
 
-/// Lets a peer that was refused read why: closed with bytes of its unread, the kernel would reset
-/// the connection and take the alert back.
-fn linger(mut socket: Socket, until: Instant) {
-    socket.shutdown(Shutdown::Write);
-    socket.until = Some(until.min(Instant::now() + LINGER));
-    let _ = io::copy(&mut socket.take(LINGER_BYTES), &mut io::sink());
-}
-
 /// Silence after which a peer is asked whether it is there, how often, and how many unanswered
 /// questions end the connection: 105 seconds in all.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
@@ -216,6 +204,3 @@ const KEEPALIVE_LOST: u32 = 3;
 /// What the host's kernel takes in while the host is busy sending: the longest answers to all
 /// requests on their way, or both sides would wait for the other to read.
 const RECEIVE_BYTES: usize = 208 << 10;
-/// For how long, and for how many bytes, a refused peer is still listened to.
-const LINGER: Duration = Duration::from_secs(1);
-const LINGER_BYTES: u64 = 128 << 10;

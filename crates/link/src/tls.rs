@@ -8,6 +8,7 @@
 mod identity;
 mod verify;
 
+use std::fmt;
 use std::io;
 use std::net::TcpStream;
 use std::path::PathBuf;
@@ -60,16 +61,22 @@ pub enum Error {
     #[error("the certificate's source failed")]
     Source(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// No certificate, no key, or a broken one.
-    #[error("{what} is not in PEM form or has no {wanted}")]
+    #[error("{what} holds no {wanted} in PEM form")]
     Pem {
-        /// The file, or what came from elsewhere.
+        /// The file, or the identity as it is shown.
         what: String,
         /// What it should hold.
         wanted: &'static str,
     },
     /// Certificate and key do not belong together, or are of a kind that is not supported.
-    #[error("the certificate and its key, or a CA, cannot be used")]
-    Unusable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("{what} cannot be used")]
+    Unusable {
+        /// The file, or the identity as it is shown.
+        what: String,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
 }
 
 impl Error {
@@ -78,8 +85,11 @@ impl Error {
     }
 }
 
-fn unusable(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
-    Error::Unusable(error.into())
+/// Of a file, or of an identity.
+fn unusable<E: std::error::Error + Send + Sync + 'static>(
+    what: impl fmt::Display,
+) -> impl Fn(E) -> Error {
+    move |error| Error::Unusable { what: what.to_string(), source: error.into() }
 }
 
 /// The guest's side: who it is, and whom it hears.
@@ -109,13 +119,16 @@ impl Server {
         let roots = Arc::new(roots(&self.client_ca)?);
         let verifier =
             WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(&provider)).build();
-        let verifier = Named::new(verifier.map_err(unusable)?, self.client_names.clone());
+        let verifier = Named::new(
+            verifier.map_err(unusable(self.client_ca.display()))?,
+            self.client_names.clone(),
+        );
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&TLS13])
-            .map_err(unusable)?
+            .map_err(unusable(&self.identity))?
             .with_client_cert_verifier(Arc::new(verifier))
             .with_single_cert(chain, key)
-            .map_err(unusable)?;
+            .map_err(unusable(&self.identity))?;
         config.send_tls13_tickets = 0;
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.max_early_data_size = 0;
@@ -154,10 +167,10 @@ impl Client {
         let (chain, key) = parse(&*self.identity)?;
         let mut config = ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&TLS13])
-            .map_err(unusable)?
+            .map_err(unusable(&self.identity))?
             .with_root_certificates(roots(&self.guest_ca)?)
             .with_client_auth_cert(chain, key)
-            .map_err(unusable)?;
+            .map_err(unusable(&self.identity))?;
         config.resumption = Resumption::disabled();
         config.enable_early_data = false;
         Ok(config)

@@ -42,6 +42,8 @@ pub struct Server<V> {
     limits: Limits,
     open: Arc<Mutex<Connections>>,
     last: AtomicU64,
+    /// Strangers who did not prove who they are.
+    refused: Arc<AtomicU64>,
 }
 
 /// Those that have a thread.
@@ -112,7 +114,8 @@ impl<V: Volumes + Send + 'static> Server<V> {
     /// Nobody is connected yet.
     pub fn new(volumes: Arc<Mutex<V>>, limits: Limits) -> Self {
         let open = Connections { all: Vec::new(), known_max: limits.connections };
-        Self { volumes, limits, open: Arc::new(Mutex::new(open)), last: AtomicU64::new(0) }
+        let (last, refused) = (AtomicU64::new(0), Arc::default());
+        Self { volumes, limits, open: Arc::new(Mutex::new(open)), last, refused }
     }
 
     /// Accepts connections for ever. Returns only if the listener breaks.
@@ -141,19 +144,26 @@ impl<V: Volumes + Send + 'static> Server<V> {
             return;
         }
         let (volumes, open) = (Arc::clone(&self.volumes), Arc::clone(&self.open));
-        let frame = self.limits.frame;
+        let (frame, refused) = (self.limits.frame, Arc::clone(&self.refused));
         let thread = std::thread::Builder::new().name(format!("host-{number}"));
         let spawned = thread.stack_size(STACK_BYTES).spawn(move || {
             let until = active + frame;
-            let served =
-                incoming.authenticate(until).map_err(Broken::from).and_then(
-                    |stream| match stranger.is_none() || lock(&open).know(number) {
-                        true => serve(stream, &volumes, frame, until, || lock(&open).touch(number)),
-                        false => Ok(()),
-                    },
-                );
-            if let Err(error) = served {
-                tracing::debug!(error = %chain(&error), peer = ?stranger, "a connection ended");
+            match incoming.authenticate(until) {
+                Ok(stream) if stranger.is_none() || lock(&open).know(number) => {
+                    let touch = || lock(&open).touch(number);
+                    if let Err(error) = serve(stream, &volumes, frame, until, touch) {
+                        tracing::debug!(error = %chain(&error), "a connection ended");
+                    }
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    // Anybody on the network causes this: powers of two are a few lines for a flood.
+                    let count = refused.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+                    if count.is_power_of_two() {
+                        let error = chain(&error);
+                        tracing::warn!(count, peer = ?stranger, %error, "a peer stayed unknown");
+                    }
+                }
             }
             lock(&open).remove(number);
         });

@@ -47,7 +47,7 @@ pub struct Options {
     pub rescan: Duration,
     /// The longest pause between two attempts.
     pub backoff_max: Duration,
-    /// What guests at `tls:` addresses are told by, and this host by them.
+    /// How this host and guests at `tls:` addresses know each other. `None`: there are none.
     pub tls: Option<Arc<tls::Client>>,
 }
 

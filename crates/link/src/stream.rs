@@ -1,12 +1,14 @@
 //! [`Stream`]: a connection, whatever is below it.
 
-use std::io::{self, Read, Write};
+use std::io::{self, IoSlice, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
+use rustix::net::{
+    RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, recv, send, sendmsg, shutdown,
+};
 use rustls::Connection;
 
 /// A connection whose peer is known.
@@ -166,6 +168,15 @@ impl Write for Socket {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
         self.patiently(PollFlags::OUT, || send(&self.fd, bytes, flags))
+    }
+
+    /// All TLS records with one call; also an alert that stands behind another record, which rustls
+    /// writes with a single attempt.
+    fn write_vectored(&mut self, bytes: &[IoSlice<'_>]) -> io::Result<usize> {
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        self.patiently(PollFlags::OUT, || {
+            sendmsg(&self.fd, bytes, &mut SendAncillaryBuffer::default(), flags)
+        })
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -8,13 +8,13 @@
 mod identity;
 mod verify;
 
-use std::io::{self, Read};
+use std::fmt;
+use std::io;
 use std::net::TcpStream;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::net::Shutdown;
 use rustix::net::sockopt;
 use rustls::client::Resumption;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
@@ -61,16 +61,22 @@ pub enum Error {
     #[error("the certificate's source failed")]
     Source(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// No certificate, no key, or a broken one.
-    #[error("{what} is not in PEM form or has no {wanted}")]
+    #[error("{what} holds no {wanted} in PEM form")]
     Pem {
-        /// The file, or what came from elsewhere.
+        /// The file, or the identity as it is shown.
         what: String,
         /// What it should hold.
         wanted: &'static str,
     },
     /// Certificate and key do not belong together, or are of a kind that is not supported.
-    #[error("the certificate and its key, or a CA, cannot be used")]
-    Unusable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("{what} cannot be used")]
+    Unusable {
+        /// The file, or the identity as it is shown.
+        what: String,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
 }
 
 impl Error {
@@ -79,8 +85,11 @@ impl Error {
     }
 }
 
-fn unusable(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
-    Error::Unusable(error.into())
+/// Of a file, or of an identity.
+fn unusable<E: std::error::Error + Send + Sync + 'static>(
+    what: impl fmt::Display,
+) -> impl Fn(E) -> Error {
+    move |error| Error::Unusable { what: what.to_string(), source: error.into() }
 }
 
 /// The guest's side: who it is, and whom it hears.
@@ -110,13 +119,16 @@ impl Server {
         let roots = Arc::new(roots(&self.client_ca)?);
         let verifier =
             WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(&provider)).build();
-        let verifier = Named::new(verifier.map_err(unusable)?, self.client_names.clone());
+        let verifier = Named::new(
+            verifier.map_err(unusable(self.client_ca.display()))?,
+            self.client_names.clone(),
+        );
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&TLS13])
-            .map_err(unusable)?
+            .map_err(unusable(&self.identity))?
             .with_client_cert_verifier(Arc::new(verifier))
             .with_single_cert(chain, key)
-            .map_err(unusable)?;
+            .map_err(unusable(&self.identity))?;
         config.send_tls13_tickets = 0;
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.max_early_data_size = 0;
@@ -129,10 +141,7 @@ impl Server {
         let config = self.config().map_err(Error::into_io)?;
         let mut tls = ServerConnection::new(Arc::new(config)).map_err(io::Error::other)?;
         socket.until = Some(until);
-        if let Err(error) = tls.complete_io(&mut socket) {
-            linger(socket, until);
-            return Err(error);
-        }
+        tls.complete_io(&mut socket)?;
         socket.until = None;
         Ok(Stream::new(socket, Some(Connection::Server(tls))))
     }
@@ -158,10 +167,10 @@ impl Client {
         let (chain, key) = parse(&*self.identity)?;
         let mut config = ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&TLS13])
-            .map_err(unusable)?
+            .map_err(unusable(&self.identity))?
             .with_root_certificates(roots(&self.guest_ca)?)
             .with_client_auth_cert(chain, key)
-            .map_err(unusable)?;
+            .map_err(unusable(&self.identity))?;
         config.resumption = Resumption::disabled();
         config.enable_early_data = false;
         Ok(config)
@@ -200,14 +209,6 @@ fn prepare(socket: &Socket) -> io::Result<()> {
     Ok(sockopt::set_socket_keepalive(socket, true)?)
 }
 
-/// Lets a peer that was refused read why: closed with bytes of its unread, the kernel would reset
-/// the connection and take the alert back.
-fn linger(mut socket: Socket, until: Instant) {
-    socket.shutdown(Shutdown::Write);
-    socket.until = Some(until.min(Instant::now() + LINGER));
-    let _ = io::copy(&mut socket.take(LINGER_BYTES), &mut io::sink());
-}
-
 /// Silence after which a peer is asked whether it is there, how often, and how many unanswered
 /// questions end the connection: 105 seconds in all.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
@@ -216,6 +217,3 @@ const KEEPALIVE_LOST: u32 = 3;
 /// What the host's kernel takes in while the host is busy sending: the longest answers to all
 /// requests on their way, or both sides would wait for the other to read.
 const RECEIVE_BYTES: usize = 208 << 10;
-/// For how long, and for how many bytes, a refused peer is still listened to.
-const LINGER: Duration = Duration::from_secs(1);
-const LINGER_BYTES: u64 = 128 << 10;

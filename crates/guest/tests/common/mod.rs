@@ -175,7 +175,7 @@ pub fn frames(messages: &[(&str, Vec<u8>)]) -> Vec<u8> {
 }
 
 /// The next answer; `None`: the guest has closed the connection.
-pub fn answer(stream: &mut UnixStream) -> Option<Result<Vec<u8>, Refusal>> {
+pub fn answer(stream: &mut impl Read) -> Option<Result<Vec<u8>, Refusal>> {
     let mut payload = Vec::new();
     match read_frame(stream, &mut payload) {
         Ok(Some(_)) => Some(Response::decode(&payload).unwrap().0.map(<[u8]>::to_vec)),
@@ -190,7 +190,7 @@ pub fn say(stream: &mut UnixStream, messages: &[(&str, Vec<u8>)]) -> Vec<Option<
 }
 
 /// Waits until the guest has closed the connection, whatever it says before.
-pub fn closed(stream: &mut UnixStream) -> bool {
+pub fn closed(stream: &mut impl Read) -> bool {
     let mut bytes = [0; 4096];
     loop {
         match stream.read(&mut bytes) {

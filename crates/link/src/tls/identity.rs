@@ -17,7 +17,8 @@ const PEM_BYTES_MAX: u64 = 1 << 20;
 
 /// Where this side's certificate and key come from. Asked for every connection, also by peers of
 /// whom nothing is known yet: one that has to ask elsewhere keeps what it got.
-pub trait Identity: fmt::Debug + Send + Sync {
+/// It is shown in errors.
+pub trait Identity: fmt::Debug + fmt::Display + Send + Sync {
     /// Both, as they are now. What is not a file's error is [`Error::Source`].
     fn pem(&self) -> Result<Pem, Error>;
 }
@@ -47,6 +48,12 @@ pub struct Files {
     pub key: PathBuf,
 }
 
+impl fmt::Display for Files {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} with {}", self.chain.display(), self.key.display())
+    }
+}
+
 impl Identity for Files {
     fn pem(&self) -> Result<Pem, Error> {
         Ok(Pem { chain: read(&self.chain, false)?, key: read(&self.key, true)? })
@@ -73,7 +80,7 @@ pub(super) fn parse(
     identity: &dyn Identity,
 ) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), Error> {
     let pem = identity.pem()?;
-    let what = || format!("the identity {identity:?}");
+    let what = || identity.to_string();
     let chain = certificates(&pem.chain)
         .ok_or_else(|| Error::Pem { what: what(), wanted: "certificate" })?;
     let key = PrivateKeyDer::from_pem_slice(&pem.key)
@@ -86,7 +93,7 @@ pub(super) fn roots(path: &Path) -> Result<RootCertStore, Error> {
     let wanted = || Error::Pem { what: path.display().to_string(), wanted: "certificate" };
     let mut roots = RootCertStore::empty();
     for certificate in certificates(&read(path, false)?).ok_or_else(wanted)? {
-        roots.add(certificate).map_err(unusable)?;
+        roots.add(certificate).map_err(unusable(path.display()))?;
     }
     Ok(roots)
 }

@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
+use aws_lc_rs::rand;
 use rustix::fs::{CWD, Mode, OFlags, open, statvfs};
 use rustix::io::Errno;
 use rustix::mount::{
@@ -85,13 +86,13 @@ pub(crate) fn bind_at(
 struct Hidden(PathBuf);
 
 impl Hidden {
+    /// Process ids do not tell hooks apart: each container's are its own.
     fn make(root: &Path) -> Result<Self, Error> {
-        let path = root.join(format!("bind-{}", std::process::id()));
-        match rustix::fs::mkdir(&path, Mode::RWXU) {
-            // Of a process of that number that was killed.
-            Ok(()) | Err(Errno::EXIST) => Ok(Self(path)),
-            Err(errno) => Err(fail("mkdir", &path)(errno)),
-        }
+        let mut name = [0; 8];
+        rand::fill(&mut name).expect("the system has random bytes");
+        let path = root.join(format!("bind-{:016x}", u64::from_ne_bytes(name)));
+        rustix::fs::mkdir(&path, Mode::RWXU).map_err(fail("mkdir", &path))?;
+        Ok(Self(path))
     }
 
     /// A place to mount on and to move away from. The kernel moves nothing away from a mount that

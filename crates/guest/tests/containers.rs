@@ -179,7 +179,8 @@ fn containers_that_share_a_volume_see_it_rotate_and_cannot_write_it() {
     let Some(world) = World::new() else { return };
     let db = volume("pod.db");
     world.publish(&db, 1, "one");
-    let bundles = ["a", "b"].map(|name| world.bundle(name, "pod.db=/etc/db"));
+    // Their hooks run at the same time, with the same process ids.
+    let bundles = ["a", "b", "c", "d"].map(|name| world.bundle(name, "pod.db=/etc/db"));
     let mut containers = bundles.map(|bundle| world.run(&bundle));
     for container in &mut containers {
         assert_eq!(container.line(), "read one");
@@ -199,7 +200,7 @@ fn containers_that_share_a_volume_see_it_rotate_and_cannot_write_it() {
 #[test]
 fn a_container_whose_volume_has_not_come_does_not_start() {
     let Some(world) = World::new() else { return };
-    let mut container = world.run(&world.bundle("c", "pod.none=/etc/db"));
+    let mut container = world.run(&world.bundle("none", "pod.none=/etc/db"));
     assert!(!container.runc.wait().unwrap().success());
     let mut why = String::new();
     container.runc.stderr.take().unwrap().read_to_string(&mut why).unwrap();

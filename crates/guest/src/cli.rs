@@ -46,14 +46,15 @@ pub(crate) struct Run {
     /// Where volumes are kept
     #[arg(long, value_name = "DIR", default_value = "/run/sealift", env = "SEALIFT_GUEST_ROOT")]
     pub(crate) root: PathBuf,
-    /// The key source that opens sealed values: unix:/PATH of upstream's data hub
-    /// (/run/confidential-containers/cdh.sock) or of `sealift unsealer`. Without it they are refused
-    #[arg(long, value_name = "ADDRESS", value_parser = unix_socket, env = "SEALIFT_GUEST_UNSEAL")]
-    pub(crate) unseal: Option<PathBuf>,
-    /// Seconds that opening one sealed value may take; more than the key source itself tries for, so
-    /// that it can say why not
-    #[arg(long, value_name = "SECONDS", default_value_t = 90, value_parser = clap::value_parser!(u16).range(1..=600), env = "SEALIFT_GUEST_UNSEAL_TIMEOUT")]
-    pub(crate) unseal_timeout: u16,
+    /// The key source that opens sealed values, which are refused without it, and that has the
+    /// certificate of tls: addresses: unix:/PATH of upstream's data hub
+    /// (/run/confidential-containers/cdh.sock) or of `sealift unsealer`
+    #[arg(long, value_name = "ADDRESS", value_parser = unix_socket, env = "SEALIFT_GUEST_KEY_SOURCE")]
+    pub(crate) key_source: Option<PathBuf>,
+    /// Seconds that an answer of the key source may take; more than it tries for itself, so that it
+    /// can say why not
+    #[arg(long, value_name = "SECONDS", default_value_t = 90, value_parser = clap::value_parser!(u16).range(1..=600), env = "SEALIFT_GUEST_KEY_SOURCE_TIMEOUT")]
+    pub(crate) key_source_timeout: u16,
     /// Kinds of volumes that are accepted; default all
     #[arg(long = "category", value_name = "NAME", value_delimiter = ',', value_parser = category, env = "SEALIFT_GUEST_CATEGORIES")]
     pub(crate) categories: Vec<Category>,
@@ -95,7 +96,8 @@ pub(crate) struct Run {
 /// For tls: addresses. Files are read again for every connection.
 #[derive(Debug, Args)]
 pub(crate) struct Tls {
-    /// This guest's certificate for tls: addresses, and those between it and the CA; PEM
+    /// This guest's certificate for tls: addresses, and those between it and the CA; PEM. Both this
+    /// and the key may be kbs:///REPOSITORY/TYPE/TAG instead, released by --key-source
     #[arg(
         long = "tls-cert",
         value_name = "FILE",

@@ -7,6 +7,7 @@
 //! | [`agent`] | the volumes behind the sessions |
 //! | `unseal` | sealed values, opened before anybody sees them |
 //! | [`cdh`] | the key source that opens them |
+//! | [`identity`] | this guest's certificate, if the key source releases it |
 //! | [`policy`] | what the host may do |
 //! | [`report`] | how the volumes are, for people and Prometheus |
 //! | [`mounter`] | the process that mounts, and how the other one asks it to |
@@ -18,6 +19,7 @@ pub mod bind;
 pub mod cdh;
 pub mod confine;
 pub mod hook;
+pub mod identity;
 pub mod mounter;
 pub mod policy;
 pub mod report;

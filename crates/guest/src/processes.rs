@@ -5,6 +5,7 @@
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
 use std::process::ExitStatus;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant};
 use guest::agent::{Agent, spawn_keeper, unseal_by};
 use guest::cdh::Cdh;
 use guest::confine::{self, Grants};
+use guest::identity::{Released, is_resource};
 use guest::mounter::{Bounds, Client, places, serve};
 use guest::policy::Policy;
 use guest::server::{Limits, Server};
@@ -124,10 +126,12 @@ fn hear(run: &Run, mounter: impl Fn() -> Result<Box<dyn Mounter>, String>) -> Re
     let _ = volumes::tree::Digest::of(b"");
     aws_lc_rs::rand::fill(&mut [0]).map_err(|_| "the system has no random bytes".to_owned())?;
     let Tls { cert, key, client_ca, .. } = &run.tls;
+    let files =
+        [cert, key, client_ca].into_iter().flatten().filter(|path| resource(path).is_none());
     let grants = Grants {
         root: run.root.clone(),
-        readable: [cert, key, client_ca].into_iter().flatten().cloned().collect(),
-        connects_unix: run.unseal.is_some(),
+        readable: files.cloned().collect(),
+        connects_unix: run.key_source.is_some(),
     };
     let confined = confine::receiver(&grants, run.confine).map_err(|error| chain(&error))?;
     match confined.landlock {
@@ -151,8 +155,8 @@ fn hear(run: &Run, mounter: impl Fn() -> Result<Box<dyn Mounter>, String>) -> Re
     })?;
     let agent = Arc::new(Mutex::new(agent));
     spawn_keeper(&agent).map_err(|error| format!("no thread: {error}"))?;
-    if let Some(path) = &run.unseal {
-        unseal_by(&agent, Cdh::new(path, Duration::from_secs(run.unseal_timeout.into())));
+    if let Some(source) = key_source(run) {
+        unseal_by(&agent, source);
     }
     for pages in all_pages {
         let agent = Arc::clone(&agent);
@@ -230,7 +234,25 @@ fn tls(run: &Run) -> Result<Option<Arc<tls::Server>>, String> {
             None => Ok(None),
         };
     };
-    let files = tls::Files { chain: cert.clone(), key: key.clone() };
-    let server = tls::Server::new(Box::new(files), ca.clone(), client_names.clone());
+    let identity: Box<dyn tls::Identity> = match (resource(cert), resource(key)) {
+        (None, None) => Box::new(tls::Files { chain: cert.clone(), key: key.clone() }),
+        (Some(cert), Some(key)) => {
+            let source = key_source(run);
+            let source = source.ok_or_else(|| format!("{cert} needs --key-source"))?;
+            Box::new(Released::new(source, cert.into(), key.into()))
+        }
+        _ => return Err("--tls-cert and --tls-key: two files or two resources".into()),
+    };
+    let server = tls::Server::new(identity, ca.clone(), client_names.clone());
     server.map(|server| Some(Arc::new(server))).map_err(|error| chain(&error))
+}
+
+/// A resource's name where a file could be.
+fn resource(path: &Path) -> Option<&str> {
+    path.to_str().filter(|path| is_resource(path))
+}
+
+fn key_source(run: &Run) -> Option<Cdh> {
+    let timeout = Duration::from_secs(run.key_source_timeout.into());
+    run.key_source.as_ref().map(|path| Cdh::new(path, timeout))
 }

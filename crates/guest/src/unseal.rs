@@ -144,7 +144,7 @@ pub(crate) fn hopeless(
         let long = sealed.iter().find(|(_, bytes)| **bytes > VALUE_BYTES_MAX as u64)?;
         (long.0, format!("is sealed, and longer than {VALUE_BYTES_MAX} bytes"))
     } else {
-        (sealed.keys().next()?, "is sealed, and this guest has no --unseal".to_owned())
+        (sealed.keys().next()?, "is sealed, and this guest has no --key-source".to_owned())
     };
     Some(Refusal::new(Reason::Sealed, format!("{} {why}", path_of(tree, digest))))
 }

@@ -151,7 +151,7 @@ fn a_guest_that_cannot_open_it_shows_nothing_that_is_sealed() {
     {
         bring(&guest, name, category, 1, &[("a", b"plain"), ("b", b"unsealed.x")]).unwrap();
         let why = sealed(bring(&guest, name, category, 2, &[("a", b"plain"), ("c", b"sealed.x")]));
-        assert_eq!(why, "c is sealed, and this guest has no --unseal");
+        assert_eq!(why, "c is sealed, and this guest has no --key-source");
         let found = guest.read(&volume(name));
         assert_eq!(found.keys().collect::<Vec<_>>(), ["a", "b"], "the revision before stays");
         bring(&guest, name, category, 3, &[("a", b"plain again")]).unwrap();

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use rustls::RootCertStore;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use zeroize::Zeroizing;
 
 use super::{Error, unusable};
 
@@ -29,7 +30,7 @@ pub struct Pem {
     /// The certificate, and then those between it and the CA.
     pub chain: Vec<u8>,
     /// PKCS #8, PKCS #1 or SEC1.
-    pub key: Vec<u8>,
+    pub key: Zeroizing<Vec<u8>>,
 }
 
 impl fmt::Debug for Pem {
@@ -56,7 +57,7 @@ impl fmt::Display for Files {
 
 impl Identity for Files {
     fn pem(&self) -> Result<Pem, Error> {
-        Ok(Pem { chain: read(&self.chain, false)?, key: read(&self.key, true)? })
+        Ok(Pem { chain: read(&self.chain, false)?, key: Zeroizing::new(read(&self.key, true)?) })
     }
 }
 

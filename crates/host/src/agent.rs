@@ -36,6 +36,9 @@ use crate::token::Lifetime;
 use crate::watch::{Event, Watch};
 use crate::{lock, wait};
 
+/// How long the memory of an agent that is just ending is waited for.
+const LOCK_PATIENCE: Duration = Duration::from_secs(10);
+
 /// How the agent works.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -120,6 +123,8 @@ pub struct Agent {
 /// What the threads share. Locks are taken in the order in which they stand here.
 #[derive(Debug)]
 pub(crate) struct Shared {
+    /// Of the directory where attachments are remembered.
+    _lock: std::fs::File,
     pub(crate) options: Options,
     /// Held while the file of attachments is written, and by nobody else.
     saving: Mutex<()>,
@@ -197,8 +202,10 @@ impl State {
 impl Agent {
     /// Starts with what was attached when the agent ran last.
     pub fn start(options: Options) -> Result<Self, Error> {
+        let lock = attachments::lock(&options.state_dir, LOCK_PATIENCE)?;
         let attachments = Attachments::load(&options.state_dir)?;
         let shared = Arc::new(Shared {
+            _lock: lock,
             options,
             saving: Mutex::default(),
             watch: Mutex::new(Watch::new()?),

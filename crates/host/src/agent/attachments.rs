@@ -4,7 +4,10 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use volumes::name::{Category, VolumeId};
 
@@ -43,6 +46,31 @@ struct Row {
     revisions: Vec<String>,
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     names: BTreeSet<String>,
+}
+
+/// Keeps other agents from what this one remembers in `dir`, until it is dropped. One that is just
+/// ending is waited for.
+pub(super) fn lock(dir: &Path, patience: Duration) -> Result<fs::File, Error> {
+    let until = Instant::now() + patience;
+    let fail = |source| Error::Own { what: "cannot lock what was attached", source };
+    fs::create_dir_all(dir).map_err(fail)?;
+    let file = fs::File::open(dir).map_err(fail)?;
+    loop {
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(file),
+            Err(Errno::AGAIN) if Instant::now() < until => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            Err(Errno::AGAIN) => {
+                let what = format!(
+                    "another agent has {}; give this one its own --state-dir",
+                    dir.display()
+                );
+                return Err(fail(io::Error::other(what)));
+            }
+            Err(errno) => return Err(fail(errno.into())),
+        }
+    }
 }
 
 /// All of them.
@@ -118,5 +146,21 @@ impl Attachments {
 
     pub(super) fn into_vec(self) -> Vec<Attachment> {
         self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_agents_do_not_share_a_memory() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let state = dir.path().join("state");
+        let first = lock(&state, Duration::ZERO).expect("nobody has it");
+        let refused = lock(&state, Duration::ZERO).expect_err("the first has it");
+        assert!(volumes::chain(&refused).contains("another agent has"), "{refused:?}");
+        drop(first);
+        lock(&state, Duration::ZERO).expect("nobody has it any more");
     }
 }

@@ -120,7 +120,7 @@ impl Drop for World {
 
 /// A good request, with other bytes at a place.
 fn changed(at: usize, bytes: &[u8]) -> Vec<u8> {
-    let mut message = Request::Create(id("v"), Category::Secret, space()).encode().to_vec();
+    let mut message = Request::Create(id("v"), false, space()).encode().to_vec();
     message[at..at + bytes.len()].copy_from_slice(bytes);
     message
 }
@@ -158,7 +158,7 @@ fn what_is_no_request_ends_the_mounter_and_touches_nothing() {
     ];
     for (what, message) in bad {
         let Some(mut world) = World::start() else { return };
-        world.client().create(&id("other"), Category::Secret, space()).unwrap();
+        world.client().create(&id("other"), false, space()).unwrap();
         world.send(&message);
         assert!(matches!(world.end(), Ended::Malformed { .. }), "{what}");
         assert_eq!(world.mounts(), ["new/other"], "{what}");
@@ -174,29 +174,28 @@ fn more_than_the_policy_allows_is_refused_and_the_rest_goes_on() {
     let Some(mut world) = World::start() else { return };
     let Space { bytes, inodes } = space();
     let client = world.client();
-    client.create(&id("v"), Category::Secret, space()).unwrap();
+    client.create(&id("v"), false, space()).unwrap();
     // Zero is no limit to a tmpfs.
     for (bytes, inodes) in
         [(bytes + 1, inodes), (bytes, inodes + 1), (u64::MAX, u64::MAX), (0, inodes), (bytes, 0)]
     {
         let space = Space { bytes, inodes };
-        for request in [
-            Request::Create(id("w"), Category::Secret, space),
-            Request::Adjust(id("v"), Category::Secret, space),
-        ] {
+        for request in
+            [Request::Create(id("w"), false, space), Request::Adjust(id("v"), false, space)]
+        {
             world.send(&request.encode());
             assert_eq!(world.outcome(), 6, "{request:?}");
         }
     }
-    let error = client.create(&id("w"), Category::Secret, Space { bytes: 0, inodes }).unwrap_err();
+    let error = client.create(&id("w"), false, Space { bytes: 0, inodes }).unwrap_err();
     assert_eq!(error.to_string(), "cannot have from the mounter w");
     // As many as there may be, and no more, until one goes.
-    client.create(&id("w"), Category::Secret, space()).unwrap();
-    client.create(&id("x"), Category::Secret, space()).unwrap();
-    client.create(&id("y"), Category::Secret, space()).unwrap_err();
+    client.create(&id("w"), false, space()).unwrap();
+    client.create(&id("x"), false, space()).unwrap();
+    client.create(&id("y"), false, space()).unwrap_err();
     assert_eq!(world.mounts(), ["new/v", "new/w", "new/x"]);
     client.remove(&id("x")).unwrap();
-    client.create(&id("y"), Category::Secret, space()).unwrap();
+    client.create(&id("y"), false, space()).unwrap();
     for name in ["v", "w", "y"] {
         client.remove(&id(name)).unwrap();
     }
@@ -208,8 +207,7 @@ fn more_than_the_policy_allows_is_refused_and_the_rest_goes_on() {
 #[test]
 fn a_flood_whose_answers_nobody_takes_ends_with_the_receiver() {
     let Some(mut world) = World::start() else { return };
-    let requests =
-        [Request::IsPublished(id("v")), Request::Adjust(id("v"), Category::Secret, space())];
+    let requests = [Request::IsPublished(id("v")), Request::Adjust(id("v"), false, space())];
     // Until both directions are full; in between the mounter makes room.
     let (mut said, mut full) = (0, 0);
     for request in requests.iter().cycle() {
@@ -237,7 +235,7 @@ fn requests_about_what_is_not_there_do_nothing() {
         assert!(!client.is_published(&id(name)).unwrap());
         client.remove(&id(name)).unwrap();
         client.tidy(&id(name)).unwrap();
-        let error = client.adjust(&id(name), Category::Secret, space()).unwrap_err();
+        let error = client.adjust(&id(name), false, space()).unwrap_err();
         assert!(matches!(error, Error::Unknown { id: unknown } if unknown == id(name)));
         client.publish(&id(name)).unwrap_err();
     }

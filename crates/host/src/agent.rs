@@ -180,6 +180,8 @@ pub(crate) struct State {
     pub(crate) unwatched: Option<String>,
     /// Whether its guest could not be reached when that was tried last.
     pub(crate) unreachable: bool,
+    /// Whether a file of it has a mode with which it may be run.
+    pub(crate) executable: bool,
     pub(crate) entries: usize,
     pub(crate) bytes: u64,
     pub(crate) token: Option<Lifetime>,

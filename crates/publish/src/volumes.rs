@@ -272,7 +272,10 @@ impl Store {
                 Some((held, _)) if held != category => {
                     return Err(Error::OtherCategory { id: id.clone(), held, asked: category });
                 }
-                _ => self.mounter.adjust(id, category, space)?,
+                _ => {
+                    let executable = volume.current.tree().is_some_and(Tree::executable);
+                    self.mounter.adjust(id, category.may_run(executable), space)?;
+                }
             }
             volume.kind = Some((category, limits));
             return Ok(());
@@ -281,7 +284,8 @@ impl Store {
         within("volumes", count, self.options.volumes_max as u64)?;
         // What a removal that failed may have left.
         self.mounter.remove(id)?;
-        let made = self.mounter.create(id, category, space).and_then(|()| self.fill(id));
+        let made =
+            self.mounter.create(id, category.may_run(false), space).and_then(|()| self.fill(id));
         let dir = made.inspect_err(|_| {
             // The first error is the one to report; the next start removes it, too.
             let _ = self.mounter.remove(id);

@@ -43,7 +43,7 @@ fn mounts_have_the_flags_of_their_category_and_a_size() {
         let found = options(&volume).unwrap();
         let flags: Vec<&str> = found.split(' ').next().unwrap().split(',').collect();
         assert!(flags.contains(&"nosuid") && flags.contains(&"nodev"), "{found}");
-        assert_eq!(flags.contains(&"noexec"), category.noexec(), "{category}: {found}");
+        assert_eq!(flags.contains(&"noexec"), !category.may_run(false), "{category}: {found}");
         let space = Space::of(limits, 3);
         assert!(found.contains(&format!("size={}k", space.bytes / 1024)), "{found}");
         assert!(found.contains(&format!("nr_inodes={}", space.inodes)), "{found}");
@@ -56,7 +56,7 @@ fn mounts_have_the_flags_of_their_category_and_a_size() {
         let found = options(&volume).unwrap();
         let size = format!("size={}k", Space::of(limits, 3).bytes / 1024);
         assert!(found.contains(&size) && found.contains("nosuid"), "{found}");
-        assert_eq!(found.split(' ').next().unwrap().contains("noexec"), category.noexec());
+        assert_eq!(found.split(' ').next().unwrap().contains("noexec"), !category.may_run(false));
         assert_eq!(current(&place.data()).unwrap(), Some(model));
     }
 }
@@ -103,7 +103,7 @@ fn links_below_the_root_lead_no_mounter_astray() {
     let mounter = Tmpfs::prepare(&place.root, None).unwrap();
     let victim = Tmpfs::prepare(&other.root, None).unwrap();
     let space = Space::of(Limits { entries: 10, bytes: 1 << 20 }, 3);
-    victim.create(&id(), Category::ConfigMap, space).unwrap();
+    victim.create(&id(), true, space).unwrap();
     victim.publish(&id()).unwrap();
     let victims = other.root.join("volumes");
     let before = options(&victims.join(id().as_str()));
@@ -111,15 +111,15 @@ fn links_below_the_root_lead_no_mounter_astray() {
     let smaller = Space { bytes: 4_096, inodes: 10 };
     std::os::unix::fs::symlink(victims.join(id().as_str()), place.root.join("new/link")).unwrap();
     let link = VolumeId::parse("link").unwrap();
-    mounter.adjust(&link, Category::Secret, smaller).unwrap_err();
+    mounter.adjust(&link, false, smaller).unwrap_err();
     for name in ["volumes", "new"] {
         fs::rename(place.root.join(name), place.root.join(format!("{name}.away"))).unwrap();
         std::os::unix::fs::symlink(&victims, place.root.join(name)).unwrap();
     }
-    mounter.adjust(&id(), Category::Secret, smaller).unwrap_err();
+    mounter.adjust(&id(), false, smaller).unwrap_err();
     mounter.remove(&id()).unwrap();
     // With a mount of that name of its own, it is its own that goes.
-    mounter.create(&id(), Category::ConfigMap, space).unwrap();
+    mounter.create(&id(), true, space).unwrap();
     mounter.remove(&id()).unwrap();
     assert!(before.is_some());
     assert_eq!(options(&victims.join(id().as_str())), before);
@@ -130,11 +130,11 @@ fn links_below_the_root_lead_no_mounter_astray() {
 struct Cramped(Tmpfs, Space);
 
 impl Mounter for Cramped {
-    fn create(&self, id: &VolumeId, category: Category, _: Space) -> Result<(), Error> {
-        self.0.create(id, category, self.1)
+    fn create(&self, id: &VolumeId, may_run: bool, _: Space) -> Result<(), Error> {
+        self.0.create(id, may_run, self.1)
     }
-    fn adjust(&self, id: &VolumeId, category: Category, _: Space) -> Result<(), Error> {
-        self.0.adjust(id, category, self.1)
+    fn adjust(&self, id: &VolumeId, may_run: bool, _: Space) -> Result<(), Error> {
+        self.0.adjust(id, may_run, self.1)
     }
     fn publish(&self, id: &VolumeId) -> Result<(), Error> {
         self.0.publish(id)
@@ -245,4 +245,36 @@ fn the_room_is_enough_for_what_the_limits_allow() {
     store.commit(&id(), 4, &model(4).tree(), || now + GRACE).unwrap();
     assert_eq!(store.expire(now + 2 * GRACE).next, None);
     exactly(&place, &model(4), 4).unwrap();
+}
+
+/// A service-account token is nothing to run, and a ConfigMap beside it may be.
+#[test]
+fn a_projected_volume_is_noexec_until_it_holds_something_to_run() {
+    if !mounts() {
+        return;
+    }
+    let (place, now) = (Place::new(), Instant::now());
+    let limits = Limits { entries: 10, bytes: 1 << 20 };
+    let volume = place.root.join("volumes").join(id().as_str());
+    let noexec = || options(&volume).unwrap().split(' ').next().unwrap().contains("noexec");
+    let mut store = Kind::Tmpfs.open(&place.root, None, now).unwrap();
+    let commit = |store: &mut Store, sequence, mode| {
+        let model = Model::new(&[("token", "t")]).with("run.sh", b"#!/bin/sh", mode, other());
+        send(store, &model).unwrap();
+        store.commit(&id(), sequence, &model.tree(), || now).unwrap();
+        let _ = store.expire(now + GRACE);
+    };
+    store.create(&id(), Category::Projected, limits).unwrap();
+    commit(&mut store, 1, 0o644);
+    assert!(noexec());
+    commit(&mut store, 2, 0o744);
+    assert!(!noexec());
+    // Whatever is said of its limits, and after a restart.
+    drop(store);
+    let mut store = Kind::Tmpfs.open(&place.root, None, now).unwrap();
+    let larger = Limits { entries: 20, bytes: 2 << 20 };
+    store.create(&id(), Category::Projected, larger).unwrap();
+    assert!(!noexec());
+    commit(&mut store, 3, 0o744);
+    assert!(!noexec());
 }

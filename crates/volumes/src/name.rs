@@ -147,10 +147,15 @@ impl Category {
         Self::ALL.into_iter().find(|category| category.as_str() == name)
     }
 
-    /// Whether its files are data that nobody should run.
-    pub fn noexec(self) -> bool {
-        // ConfigMaps may hold scripts; a projected volume may hold a ConfigMap.
-        matches!(self, Self::Secret | Self::DownwardApi)
+    /// Whether files of a volume may be run; `executable`: whether one of them has such a mode. A
+    /// projected volume may hold a ConfigMap with scripts, but most hold a token and nothing to run;
+    /// modes are part of a pod's specification, which does not change.
+    pub fn may_run(self, executable: bool) -> bool {
+        match self {
+            Self::Secret | Self::DownwardApi => false,
+            Self::ConfigMap => true,
+            Self::Projected => executable,
+        }
     }
 }
 

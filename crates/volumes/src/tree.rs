@@ -171,6 +171,14 @@ impl Tree {
         self.bytes
     }
 
+    /// Whether there is a file that somebody may run.
+    pub fn executable(&self) -> bool {
+        const ANYBODY: u32 = 0o111;
+        let runs =
+            |node: &Node| matches!(node, Node::File { meta, .. } if meta.mode & ANYBODY != 0);
+        self.nodes.values().any(runs)
+    }
+
     /// The revision's name: SHA-256 of the canonical form, which is
     ///
     /// | part | bytes |

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use publish::volumes::{Error, Mounter, Space};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{RecvFlags, SendFlags, recv, send};
-use volumes::name::{Category, VolumeId};
+use volumes::name::VolumeId;
 
 use super::wire::{ANSWER_BYTES_MAX, Answer, Request};
 
@@ -44,12 +44,12 @@ impl Client {
 }
 
 impl Mounter for Client {
-    fn create(&self, id: &VolumeId, category: Category, space: Space) -> Result<(), Error> {
-        self.ask(&Request::Create(id.clone(), category, space)).map(drop)
+    fn create(&self, id: &VolumeId, may_run: bool, space: Space) -> Result<(), Error> {
+        self.ask(&Request::Create(id.clone(), may_run, space)).map(drop)
     }
 
-    fn adjust(&self, id: &VolumeId, category: Category, space: Space) -> Result<(), Error> {
-        self.ask(&Request::Adjust(id.clone(), category, space)).map(drop)
+    fn adjust(&self, id: &VolumeId, may_run: bool, space: Space) -> Result<(), Error> {
+        self.ask(&Request::Adjust(id.clone(), may_run, space)).map(drop)
     }
 
     fn publish(&self, id: &VolumeId) -> Result<(), Error> {

@@ -111,12 +111,12 @@ fn allowed(request: &Request, bounds: Bounds, places: &BTreeSet<VolumeId>) -> bo
 
 fn act(request: Request, mounter: &dyn Mounter, places: &mut BTreeSet<VolumeId>) -> Answer {
     let result = match &request {
-        Request::Create(id, category, space) => {
+        Request::Create(id, may_run, space) => {
             // Before it succeeds: a failure may leave something, until it is removed.
             places.insert(id.clone());
-            mounter.create(id, *category, *space)
+            mounter.create(id, *may_run, *space)
         }
-        Request::Adjust(id, category, space) => mounter.adjust(id, *category, *space),
+        Request::Adjust(id, may_run, space) => mounter.adjust(id, *may_run, *space),
         Request::Publish(id) => mounter.publish(id),
         Request::Tidy(id) => mounter.tidy(id),
         Request::IsPublished(id) => return Answer::of(mounter.is_published(id)),

@@ -3,7 +3,7 @@
 //! | request | bytes | |
 //! |---|---|---|
 //! | operation | 1 | 1 create, 2 adjust, 3 publish, 4 tidy, 5 is it published, 6 remove |
-//! | category | 1 | of 1 and 2: its place in [`Category::ALL`]; else 0 |
+//! | whether what is there may run | 1 | of 1 and 2: 0 or 1; else 0 |
 //! | length of the name | 1 | |
 //! | zeroes | 5 | |
 //! | bytes, inodes | 2 × u64 | of 1 and 2; else 0 |
@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 
 use publish::volumes::{Error, Space};
 use rustix::io::Errno;
-use volumes::name::{Category, VolumeId};
+use volumes::name::VolumeId;
 
 /// Length of a request.
 pub const REQUEST_BYTES: usize = 24 + VolumeId::BYTES_MAX;
@@ -59,9 +59,9 @@ const CALLS: [&str; 18] = [
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Request {
     /// An empty hidden place.
-    Create(VolumeId, Category, Space),
-    /// Other room, another category.
-    Adjust(VolumeId, Category, Space),
+    Create(VolumeId, bool, Space),
+    /// Other room; whether something may run.
+    Adjust(VolumeId, bool, Space),
     /// The hidden place is to be seen.
     Publish(VolumeId),
     /// What publishing left is to go.
@@ -96,9 +96,8 @@ impl Request {
             Self::IsPublished(_) => 5,
             Self::Remove(_) => 6,
         };
-        if let Self::Create(_, category, space) | Self::Adjust(_, category, space) = self {
-            let place = Category::ALL.iter().position(|one| one == category).unwrap_or_default();
-            message[1] = u8::try_from(place).unwrap_or_default();
+        if let Self::Create(_, may_run, space) | Self::Adjust(_, may_run, space) = self {
+            message[1] = u8::from(*may_run);
             message[8..16].copy_from_slice(&space.bytes.to_be_bytes());
             message[16..24].copy_from_slice(&space.inodes.to_be_bytes());
         }
@@ -115,10 +114,10 @@ impl Request {
         let id = VolumeId::parse(str::from_utf8(name).ok()?).ok()?;
         let number = |at: usize| message[at..at + 8].iter().fold(0, |n, b| n << 8 | u64::from(*b));
         let space = Space { bytes: number(8), inodes: number(16) };
-        let category = *Category::ALL.get(usize::from(message[1]))?;
+        let may_run = message[1] == 1;
         let request = match message[0] {
-            1 => Self::Create(id, category, space),
-            2 => Self::Adjust(id, category, space),
+            1 => Self::Create(id, may_run, space),
+            2 => Self::Adjust(id, may_run, space),
             3 => Self::Publish(id),
             4 => Self::Tidy(id),
             5 => Self::IsPublished(id),
@@ -230,9 +229,9 @@ mod tests {
             .iter()
             .map(|make| make(id.clone()))
             .collect();
-        for category in Category::ALL {
-            requests.push(Request::Create(id.clone(), category, space));
-            requests.push(Request::Adjust(id.clone(), category, space));
+        for may_run in [false, true] {
+            requests.push(Request::Create(id.clone(), may_run, space));
+            requests.push(Request::Adjust(id.clone(), may_run, space));
         }
         requests.push(Request::Remove(VolumeId::parse("v").unwrap()));
         requests

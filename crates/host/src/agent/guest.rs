@@ -264,6 +264,7 @@ fn settle(
         Ok(brought) => {
             let tree = brought.snapshot.tree();
             (state.entries, state.bytes, state.token) = (tree.nodes().len(), tree.bytes(), token);
+            state.executable = tree.executable();
             (state.failure, state.failures, state.openings) = (None, 0, 0);
             state.current_at = Some(SystemTime::now());
             if brought.changed {

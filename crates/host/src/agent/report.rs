@@ -20,6 +20,8 @@ pub struct VolumeReport {
     pub guest: String,
     /// Where containers find it in the guest; unknown before the first revision.
     pub guest_path: Option<String>,
+    /// Whether none of its files is to be run.
+    pub noexec: bool,
     /// The revision that the guest has; 0: none.
     pub sequence: u64,
     /// Its digest.
@@ -55,6 +57,7 @@ impl VolumeReport {
             category: attached.volume.category.to_string(),
             guest: attached.guest.to_string(),
             guest_path: attached.guest_path.clone(),
+            noexec: !attached.volume.category.may_run(state.executable),
             sequence: attached.known.sequence,
             digest: attached.known.digest.map(|digest| digest.to_string()),
             current: state.behind_since.is_none(),

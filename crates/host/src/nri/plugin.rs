@@ -350,8 +350,9 @@ impl Inner {
     /// below `/proc` to the guest as it is, and there it is resolved.
     fn replace(&self, mount: &Mount, volume: &FoundVolume, until: Instant) -> Result<Mount, Error> {
         self.agent.sync(&volume.id, until.saturating_duration_since(Instant::now()))?;
-        let path = self.agent.report(&volume.id).and_then(|report| report.guest_path);
-        let path = path.ok_or_else(|| agent::Error::Unknown(volume.id.clone()))?;
+        let unknown = || agent::Error::Unknown(volume.id.clone());
+        let report = self.agent.report(&volume.id).ok_or_else(unknown)?;
+        let path = report.guest_path.ok_or_else(unknown)?;
         let root = match self.options.protocol {
             Protocol::Sealift => &self.options.guest_root,
             Protocol::Kata => Path::new(kata::SHARED),
@@ -360,7 +361,7 @@ impl Inner {
             let (volume, root) = (volume.id.clone(), root.to_path_buf());
             return Err(Error::Place { volume, path, root });
         }
-        let noexec = volume.category.noexec().then_some("noexec");
+        let noexec = report.noexec.then_some("noexec");
         let options = ["rbind", "ro", "nosuid", "nodev"].into_iter().chain(noexec);
         Ok(Mount {
             destination: mount.destination.clone(),

@@ -6,7 +6,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use ::volumes::name::{Category, VolumeId};
+use ::volumes::name::VolumeId;
 use ::volumes::tree::Limits;
 
 pub use self::tmpfs::Tmpfs;
@@ -21,11 +21,12 @@ use crate::system::Steps;
 /// `<root>/volumes/<id>` afterwards. Takes names and numbers only, so that it may live in another
 /// process than the [`Store`](super::Store).
 pub trait Mounter: Send + fmt::Debug {
-    /// Makes an empty hidden place, of mode 0755. Nothing of that name is there.
-    fn create(&self, id: &VolumeId, category: Category, space: Space) -> Result<(), Error>;
+    /// Makes an empty hidden place, of mode 0755, with so much room; whether what is in it may be
+    /// run. Nothing of that name is there.
+    fn create(&self, id: &VolumeId, may_run: bool, space: Space) -> Result<(), Error>;
 
-    /// Gives a place that exists, hidden or visible, other room or another category.
-    fn adjust(&self, id: &VolumeId, category: Category, space: Space) -> Result<(), Error>;
+    /// The same of a place that exists, hidden or visible.
+    fn adjust(&self, id: &VolumeId, may_run: bool, space: Space) -> Result<(), Error>;
 
     /// Makes the hidden place the visible one, in one step.
     fn publish(&self, id: &VolumeId) -> Result<(), Error>;
@@ -122,12 +123,12 @@ impl PlainDirectories {
 }
 
 impl Mounter for PlainDirectories {
-    fn create(&self, id: &VolumeId, _: Category, _: Space) -> Result<(), Error> {
+    fn create(&self, id: &VolumeId, _: bool, _: Space) -> Result<(), Error> {
         self.0.new.create_dir(id.as_str(), 0o755)?;
         Ok(())
     }
 
-    fn adjust(&self, _: &VolumeId, _: Category, _: Space) -> Result<(), Error> {
+    fn adjust(&self, _: &VolumeId, _: bool, _: Space) -> Result<(), Error> {
         Ok(())
     }
 

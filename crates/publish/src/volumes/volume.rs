@@ -11,7 +11,7 @@ use super::layout::{
     CURRENT, CURRENT_NEW, DATA, LINKS, RECORDS, STAGING, link_target, parse_revision, remove,
     retain, revision_name, tops,
 };
-use super::mounter::Mounter;
+use super::mounter::{Mounter, Space};
 use super::record::Record;
 use super::revision::{Sources, build, lacking, lengths, sealed};
 use super::staging::Contents;
@@ -134,6 +134,11 @@ impl Volume {
         }
         let opened = self.opened(tree, limits)?;
         self.make_room(clock(), options)?;
+        let runs = |tree: &Tree| category.may_run(tree.executable());
+        if runs(tree) && !self.current.tree().map_or(category.may_run(false), runs) {
+            let space = Space::of(limits, options.revisions_max.max(2));
+            mounter.adjust(&self.id, true, space)?;
+        }
 
         let record = Record { id: self.id.clone(), category, limits, sequence, tree: tree.clone() };
         match self.switch(&record, mounter) {

@@ -12,7 +12,7 @@ use rustix::mount::{
     mount_bind, mount_change, mount_remount, move_mount, unmount,
 };
 
-use ::volumes::name::{Category, VolumeId};
+use ::volumes::name::VolumeId;
 
 use super::{Mounter, Places, Space};
 use crate::dir::{Caller, Dir};
@@ -23,7 +23,7 @@ use crate::volumes::layout::{NEW, VOLUMES, remove};
 /// Most mounts on one place that are removed: ours is one, and a killed agent left at most another.
 const STACKED_MAX: u32 = 8;
 
-/// A tmpfs per volume: `nosuid`, `nodev`, `noexec` by category, never swapped where the kernel knows
+/// A tmpfs per volume: `nosuid`, `nodev`, `noexec` unless something may run, never swapped where the kernel knows
 /// how, and with a size. Needs `CAP_SYS_ADMIN`.
 pub struct Tmpfs {
     places: Places,
@@ -47,7 +47,7 @@ impl Tmpfs {
     }
 
     /// A tmpfs that is mounted nowhere yet.
-    fn detached(&self, category: Category, space: Space) -> Result<OwnedFd, Error> {
+    fn detached(&self, may_run: bool, space: Space) -> Result<OwnedFd, Error> {
         let fail = |call| self.caller.fail(call, "tmpfs");
         let open = || fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC);
         let context = self.caller.read("fsopen", open).map_err(fail("fsopen"))?;
@@ -70,7 +70,7 @@ impl Tmpfs {
         let create = || fsconfig_create(context.as_fd());
         self.caller.read("fsconfig", create).map_err(fail("fsconfig"))?;
         let mut attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
-        if category.noexec() {
+        if !may_run {
             attributes |= MountAttrFlags::MOUNT_ATTR_NOEXEC;
         }
         let mount = || fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes);
@@ -99,8 +99,8 @@ fn through(dir: &Dir) -> PathBuf {
 }
 
 impl Mounter for Tmpfs {
-    fn create(&self, id: &VolumeId, category: Category, space: Space) -> Result<(), Error> {
-        let mount = self.detached(category, space)?;
+    fn create(&self, id: &VolumeId, may_run: bool, space: Space) -> Result<(), Error> {
+        let mount = self.detached(may_run, space)?;
         let new = &self.places.new;
         new.create_dir(id.as_str(), 0o755)?;
         let attach = || {
@@ -111,7 +111,7 @@ impl Mounter for Tmpfs {
         Ok(self.caller.write("move_mount", attach).map_err(fail)?)
     }
 
-    fn adjust(&self, id: &VolumeId, category: Category, space: Space) -> Result<(), Error> {
+    fn adjust(&self, id: &VolumeId, may_run: bool, space: Space) -> Result<(), Error> {
         let Places { new, volumes, .. } = &self.places;
         let (above, place) = if self.is_published(id)? { (volumes, VOLUMES) } else { (new, NEW) };
         let unknown = || Error::Unknown { id: id.clone() };
@@ -120,7 +120,7 @@ impl Mounter for Tmpfs {
             return Err(unknown());
         }
         let mut flags = MountFlags::NOSUID | MountFlags::NODEV;
-        flags.set(MountFlags::NOEXEC, category.noexec());
+        flags.set(MountFlags::NOEXEC, !may_run);
         let options = format!("size={},nr_inodes={}", space.bytes, space.inodes);
         let remount = || mount_remount(through(&dir), flags, options.as_str());
         let fail = self.caller.fail("mount", self.places.path(place, id));

@@ -42,7 +42,7 @@ impl World {
         match Tmpfs::prepare(&world.root(), None) {
             Ok(_) => Some(world),
             Err(error) => {
-                eprintln!("skipped: mounts: {error}");
+                testkit::skip(format!("mounts: {error}"));
                 None
             }
         }
@@ -380,7 +380,7 @@ fn plain_directories_are_confined_also_without_root() {
         let mut agent = match command.spawn() {
             Ok(child) => Agent(Some(child)),
             Err(error) => {
-                eprintln!("skipped: {PROGRAM} as user {}: {error}", owner.0);
+                testkit::skip(format!("{PROGRAM} as user {}: {error}", owner.0));
                 continue;
             }
         };

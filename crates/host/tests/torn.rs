@@ -56,11 +56,9 @@ impl Node {
         volume.writer.write(&payload(FIRST)).unwrap();
         let kubelet = Kubelet::open(&dir.path().join("kubelet")).unwrap();
         let Source::Volume(found) = kubelet.classify(volume.writer.target()) else { panic!() };
-        let host = Agent::start(Options {
-            state_dir: dir.path().join("state"),
-            ..Options::default()
-        })
-        .unwrap();
+        let host =
+            Agent::start(Options { state_dir: dir.path().join("state"), ..Options::default() })
+                .unwrap();
         let id = found.id.clone();
         host.attach(&[found], &address).unwrap();
         host.sync(&id, PATIENCE).unwrap();
@@ -108,7 +106,7 @@ fn guest(dir: &Path, grace: Duration) -> Address {
     let mounter: Box<dyn Mounter> = match Tmpfs::prepare(&root, None) {
         Ok(mounter) => Box::new(mounter),
         Err(error) => {
-            skip(format!("mounts; directories instead: {error}"));
+            testkit::skip(format!("mounts; directories instead: {error}"));
             Box::new(PlainDirectories::prepare(&root, None).unwrap())
         }
     };

@@ -20,3 +20,29 @@ pub fn skip(why: impl Display) {
         file.and_then(|mut file| file.write_all(line.as_bytes())).expect("skips are collected");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    /// Not a test, unless the one below has started it.
+    #[test]
+    fn child() {
+        if std::env::var_os("SEALIFT_TEST_SKIPS").is_some() {
+            super::skip("why");
+        }
+    }
+
+    #[test]
+    fn it_is_heard_though_the_test_passes() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let collected = dir.path().join("skipped");
+        let mut harness = Command::new(std::env::current_exe().expect("this program"));
+        harness.args(["--exact", "skip::tests::child"]).env("SEALIFT_TEST_SKIPS", "1");
+        let output = harness.env(super::COLLECTED, &collected).output().expect("it starts");
+        assert!(output.status.success());
+        let line = "skipped: skip::tests::child: why\n";
+        assert_eq!(String::from_utf8_lossy(&output.stderr), line);
+        assert_eq!(std::fs::read_to_string(collected).expect("it was made"), line);
+    }
+}

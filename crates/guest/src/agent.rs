@@ -29,6 +29,8 @@ pub struct Agent {
     root: PathBuf,
     instance: [u8; 16],
     notes: BTreeMap<VolumeId, Note>,
+    /// The newest session that works with what is staged of a volume.
+    claims: BTreeMap<VolumeId, u64>,
     refusals: u64,
     /// When the first of the earlier revisions has to go.
     expires: Option<Instant>,
@@ -68,6 +70,7 @@ impl Agent {
             root: root.to_path_buf(),
             instance,
             notes: BTreeMap::new(),
+            claims: BTreeMap::new(),
             refusals: 0,
             expires: None,
             keeper: Arc::default(),
@@ -272,7 +275,16 @@ impl Volumes for Agent {
             .ok_or_else(|| Refusal::new(Reason::Internal, "the volume is gone after its commit"))
     }
 
-    fn discard(&mut self, volume: &VolumeId) {
+    fn claim(&mut self, volume: &VolumeId, session: u64) {
+        let newest = self.claims.entry(volume.clone()).or_default();
+        *newest = session.max(*newest);
+    }
+
+    fn discard(&mut self, volume: &VolumeId, session: u64) {
+        if self.claims.get(volume).is_some_and(|newest| *newest > session) {
+            return;
+        }
+        self.claims.remove(volume);
         self.forget_sealed(volume);
         match self.store.discard(volume) {
             Ok(()) | Err(Error::Unknown { .. }) => {}
@@ -284,6 +296,7 @@ impl Volumes for Agent {
 
     fn remove(&mut self, volume: &VolumeId) -> Result<(), Refusal> {
         self.notes.remove(volume);
+        self.claims.remove(volume);
         self.forget_sealed(volume);
         let held = self.stored(volume).is_some();
         self.store.remove(volume).map_err(|error| refusal(&error))?;

@@ -148,7 +148,11 @@ impl<V: Volumes + Send + 'static> Server<V> {
             let served =
                 incoming.authenticate(until).map_err(Broken::from).and_then(
                     |stream| match stranger.is_none() || lock(&open).know(number) {
-                        true => serve(stream, &volumes, frame, until, || lock(&open).touch(number)),
+                        true => {
+                            let session = Session::new(number);
+                            let touch = || lock(&open).touch(number);
+                            serve(stream, session, &volumes, frame, until, touch)
+                        }
                         false => Ok(()),
                     },
                 );
@@ -167,12 +171,12 @@ impl<V: Volumes + Send + 'static> Server<V> {
 /// One connection to its end.
 fn serve<V: Volumes>(
     mut stream: Stream,
+    mut session: Session,
     volumes: &Mutex<V>,
     frame: Duration,
     until: Instant,
     touch: impl Fn(),
 ) -> Result<(), Broken> {
-    let mut session = Session::new();
     let mut payload = Vec::new();
     let mut timed = Timed { stream: &mut stream, frame, until: Some(until), rest: None };
     let result = loop {

@@ -10,6 +10,8 @@
 //! | `Drop` | always; of an unknown volume it changes nothing |
 //!
 //! Parts of a revision live in the session and end with it: a connection that is cut leaves nothing.
+//! Its end may be heard of late, when another connection has taken its place. So sessions have
+//! numbers, and none takes away what a newer one works with.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -52,8 +54,11 @@ pub trait Volumes {
     /// Makes `tree` the visible revision, in one step.
     fn commit(&mut self, volume: &VolumeId, sequence: u64, tree: Tree) -> Result<Held, Refusal>;
 
-    /// Forgets what is staged.
-    fn discard(&mut self, volume: &VolumeId);
+    /// From now on a session works with what is staged. One whose number is higher keeps it.
+    fn claim(&mut self, volume: &VolumeId, session: u64);
+
+    /// Forgets what is staged, unless a newer session has claimed it.
+    fn discard(&mut self, volume: &VolumeId, session: u64);
 
     /// Removes a volume.
     fn remove(&mut self, volume: &VolumeId) -> Result<(), Refusal>;
@@ -77,8 +82,9 @@ pub struct Current<'a> {
 }
 
 /// One connection's state.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Session {
+    number: u64,
     greeted: bool,
     drafts: BTreeMap<VolumeId, Draft>,
     /// Volumes for which contents may be staged through this session.
@@ -119,9 +125,9 @@ impl Session {
     /// Bytes of all drafts of a session together: 30 000 entries with names as they are usual.
     const DRAFT_BYTES_MAX: usize = 4 << 20;
 
-    /// A connection that has said nothing yet.
-    pub fn new() -> Self {
-        Self::default()
+    /// A connection that has said nothing yet. A later one has a higher number.
+    pub fn new(number: u64) -> Self {
+        Self { number, greeted: false, drafts: BTreeMap::new(), staged: BTreeSet::new() }
     }
 
     /// Answers one request frame's payload with a response frame's.
@@ -145,7 +151,7 @@ impl Session {
 
     /// The connection is over: what was staged through it is forgotten.
     pub fn end(self, volumes: &mut dyn Volumes) {
-        self.staged.iter().for_each(|volume| volumes.discard(volume));
+        self.staged.iter().for_each(|volume| volumes.discard(volume, self.number));
     }
 
     fn dispatch(
@@ -240,13 +246,14 @@ impl Session {
             return Err(Refusal::new(Reason::Limit, "too many changes at once"));
         }
         self.staged.insert(volume.clone());
+        volumes.claim(volume, self.number);
         let mut named = Vec::new();
         for chunk in &request.chunks {
             named.extend(volumes.put(volume, chunk).inspect_err(|refusal| {
                 // What earlier attempts left is in the way: the next one begins with nothing.
                 if matches!(refusal.reason, Reason::Limit | Reason::NoSpace) {
                     self.drafts.remove(volume);
-                    volumes.discard(volume);
+                    volumes.discard(volume, self.number);
                 }
             })?);
         }

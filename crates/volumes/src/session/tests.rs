@@ -13,6 +13,7 @@ struct Kept {
     sequence: u64,
     revision: Option<(Tree, Digest)>,
     staged: BTreeSet<Digest>,
+    claimed: u64,
 }
 
 impl Memory {
@@ -59,6 +60,7 @@ impl Volumes for Memory {
             sequence: 0,
             revision: None,
             staged: BTreeSet::new(),
+            claimed: 0,
         });
         let held = Self::held_of(&request.volume, kept);
         Ok(OpenResponse { held, path: "/v".into(), limits: Limits::MAX })
@@ -94,8 +96,14 @@ impl Volumes for Memory {
         Ok(Self::held_of(volume, kept))
     }
 
-    fn discard(&mut self, volume: &VolumeId) {
-        if let Some(kept) = self.volumes.get_mut(volume) {
+    fn claim(&mut self, volume: &VolumeId, session: u64) {
+        let kept = self.volumes.get_mut(volume).expect("it is open");
+        kept.claimed = kept.claimed.max(session);
+    }
+
+    fn discard(&mut self, volume: &VolumeId, session: u64) {
+        if let Some(kept) = self.volumes.get_mut(volume).filter(|kept| kept.claimed <= session) {
+            kept.claimed = 0;
             kept.staged.clear();
         }
     }
@@ -139,7 +147,7 @@ struct Talk {
 impl Talk {
     /// Greeted, and the volume is open.
     fn begun() -> Self {
-        let mut talk = Self { session: Session::new(), memory: Memory::default() };
+        let mut talk = Self { session: Session::new(1), memory: Memory::default() };
         talk.hello().expect("hello");
         talk.open();
         talk
@@ -275,7 +283,7 @@ fn a_lost_deletion_is_another_digest() {
 
 #[test]
 fn nothing_is_answered_before_hello_and_no_other_service_or_version() {
-    let mut talk = Talk { session: Session::new(), memory: Memory::default() };
+    let mut talk = Talk { session: Session::new(1), memory: Memory::default() };
     for method in ["Open", "Put", "Commit", "Drop", "Status", "Other"] {
         assert_eq!(talk.say(method, &[]), Err(Reason::Unsupported), "{method}");
     }

@@ -183,6 +183,7 @@ fn policy_and_limits_refuse_one_volume_and_serve_the_others() {
         categories: [Category::Secret].into(),
         volumes: 2,
         limits: TreeLimits { entries: 4, bytes: 64 },
+        ..Policy::default()
     };
     let guest = Guest::start(policy, Limits::default());
     works(&guest, "pod.good");

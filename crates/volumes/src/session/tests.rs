@@ -7,7 +7,11 @@ struct Memory {
     volumes: BTreeMap<VolumeId, Kept>,
     refused: Vec<(Option<VolumeId>, Reason)>,
     no_space: bool,
+    drafted: usize,
 }
+
+/// What all drafts may take.
+const ROOM: usize = 16 << 20;
 
 struct Kept {
     sequence: u64,
@@ -94,6 +98,14 @@ impl Volumes for Memory {
         (kept.sequence, kept.revision) = (sequence, Some((tree, digest)));
         kept.staged.clear();
         Ok(Self::held_of(volume, kept))
+    }
+
+    fn room(&self) -> usize {
+        ROOM - self.drafted
+    }
+
+    fn drafted(&mut self, _: u64, bytes: usize) {
+        self.drafted = bytes;
     }
 
     fn claim(&mut self, volume: &VolumeId, session: u64) {
@@ -346,9 +358,36 @@ fn changes_have_a_limit_and_a_cut_connection_leaves_nothing() {
         }
     }
     assert_eq!(refused, Some((65, Reason::Limit)), "twice as many as the volume may hold");
+    assert_eq!(talk.memory.drafted, 0);
     talk.put(2, None, &tree(&[("a", "1")]), &["1"]).expect("put");
+    assert!(talk.memory.drafted > 0);
     talk.session.end(&mut talk.memory);
     assert!(talk.memory.volumes[&volume()].staged.is_empty());
+    assert_eq!(talk.memory.drafted, 0);
+}
+
+/// The same paths again take nothing more; others only as much as there is.
+#[test]
+fn all_drafts_share_one_room() {
+    let mut talk = Talk::begun();
+    let mut put = |sequence, volume: &VolumeId, turn: usize| {
+        let name = |n: usize| format!("{turn}-{n}-{}", "x".repeat(200));
+        let path = |n| TreePath::parse(&name(n)).expect("a path");
+        let entry = |n| Entry::At(path(n), Node::Directory(META));
+        let (upserts, volume) = ((0..500).map(entry).collect(), volume.clone());
+        let put = PutRequest { volume, sequence, upserts, removals: vec![path(1)], chunks: vec![] };
+        let answer = talk.say("Put", &put.encode()).map(drop);
+        (answer, talk.memory.drafted)
+    };
+    let (one, other) = (volume(), VolumeId::parse("other").expect("an id"));
+    let (answer, first) = put(1, &one, 0);
+    assert_eq!(answer, Ok(()));
+    assert!(first > 500 * 200, "{first}");
+    assert_eq!(put(1, &one, 0), (Ok(()), first));
+    assert_eq!(put(2, &one, 1), (Ok(()), first), "parts of another revision replace them");
+    assert_eq!(put(1, &other, 0), (Err(Reason::Unknown), first));
+    let refused = (0..).map(|turn| put(2, &one, turn)).find(|(answer, _)| answer.is_err());
+    assert_eq!(refused, Some((Err(Reason::Limit), 0)));
 }
 
 /// Each byte of a conversation replaced by each value: whatever comes of it, what is visible is

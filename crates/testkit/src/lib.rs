@@ -12,6 +12,7 @@ pub mod proto;
 pub mod s3;
 pub mod sealer;
 mod skip;
+pub mod steps;
 pub mod tls;
 pub mod torn;
 

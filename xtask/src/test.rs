@@ -1,6 +1,7 @@
 //! `cargo xtask test`: every test of the workspace, then the suites that compare us with
 //! implementations that we did not write.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::ops::AddAssign;
@@ -44,15 +45,20 @@ pub(crate) fn run() -> Result<()> {
     let python = setup::python()?;
     setup::runc()?;
     let mut report = Report::default();
+    let skipped = root().join("target/skipped-tests");
+    // What an earlier run left in it is not of this one.
+    fs::write(&skipped, "")?;
     let mut tests = cargo();
     tests
         .args(["test", "--workspace", "--locked", "--no-fail-fast"])
         .env("SEALIFT_S3S_FS", setup::s3s_fs()?)
         .env("SEALIFT_STRACE", setup::strace()?)
         .env("SEALIFT_PYTHON", &python)
+        .env("SEALIFT_TEST_SKIPPED", &skipped)
         // What a test needs is here now, so nothing may be skipped for want of it.
         .env("SEALIFT_TEST_STRICT", "1");
     report.suite("cargo test", &mut tests)?;
+    report.skipped(&fs::read_to_string(&skipped)?);
     let programs = build(&["sealift", "tinkfile", "josefile"], Profile::Dev)?;
     for path in interop_suites()? {
         let mut suite = script(&python, &path);
@@ -111,6 +117,14 @@ impl Report {
         }
         self.totals += summed;
         Ok(())
+    }
+
+    /// Adds what tests have said by themselves that they did not do: to the harness they passed.
+    /// Several may say the same of one thing.
+    fn skipped(&mut self, lines: &str) {
+        let lines: BTreeSet<&str> = lines.lines().collect();
+        self.totals.skipped += u32::try_from(lines.len()).unwrap_or(u32::MAX);
+        self.remarks.extend(lines.into_iter().map(str::to_owned));
     }
 
     /// The demo of volumes, as one test.
@@ -222,6 +236,14 @@ mod tests {
         let child = "test a ... ignored, a child process of the tests above";
         assert_eq!(remark(child), Some(Remark::Child));
         assert_eq!(remark("test a ... ok"), None);
+    }
+
+    #[test]
+    fn what_tests_skip_by_themselves_is_counted_once_and_named() {
+        let mut report = Report::default();
+        report.skipped("skipped: a: no root\nskipped: b: no strace\nskipped: a: no root\n");
+        assert_eq!(report.totals.skipped, 2);
+        assert_eq!(report.remarks, ["skipped: a: no root", "skipped: b: no strace"]);
     }
 
     #[test]

@@ -20,6 +20,9 @@ use crate::policy::Policy;
 use crate::server::lock;
 use crate::unseal::{Unsealer, hopeless};
 
+/// Memory that a content takes which is staged: how far it has come, and what opening it needs.
+const CONTENT_BYTES: usize = 512;
+
 /// The volumes of this guest.
 #[derive(Debug)]
 pub struct Agent {
@@ -29,6 +32,10 @@ pub struct Agent {
     root: PathBuf,
     instance: [u8; 16],
     notes: BTreeMap<VolumeId, Note>,
+    /// The newest session that works with what is staged of a volume.
+    claims: BTreeMap<VolumeId, u64>,
+    /// Memory that sessions' drafts take.
+    drafts: BTreeMap<u64, usize>,
     refusals: u64,
     /// When the first of the earlier revisions has to go.
     expires: Option<Instant>,
@@ -68,6 +75,8 @@ impl Agent {
             root: root.to_path_buf(),
             instance,
             notes: BTreeMap::new(),
+            claims: BTreeMap::new(),
+            drafts: BTreeMap::new(),
             refusals: 0,
             expires: None,
             keeper: Arc::default(),
@@ -167,6 +176,15 @@ impl Agent {
     }
 }
 
+/// Bytes that are known of a volume's entries and contents.
+fn memory(held: &publish::volumes::Held<'_>) -> usize {
+    let tree = match held.state {
+        HeldState::Revision { tree, .. } => tree.memory(),
+        HeldState::Nothing | HeldState::Damaged { .. } => 0,
+    };
+    tree + held.staged * CONTENT_BYTES
+}
+
 /// As the wire has it.
 fn held(held: &publish::volumes::Held<'_>) -> Held {
     let (sequence, digest) = match held.state {
@@ -246,8 +264,25 @@ impl Volumes for Agent {
         self.store.holds(volume, content)
     }
 
+    fn room(&self) -> usize {
+        let volumes = self.store.held().map(|held| memory(&held));
+        let taken: usize = volumes.chain(self.drafts.values().copied()).sum();
+        self.policy.memory.saturating_sub(taken)
+    }
+
+    fn drafted(&mut self, session: u64, bytes: usize) {
+        match bytes {
+            0 => self.drafts.remove(&session),
+            _ => self.drafts.insert(session, bytes),
+        };
+    }
+
     fn put(&mut self, volume: &VolumeId, chunk: &Chunk<'_>) -> Result<Option<Digest>, Refusal> {
         let Chunk { digest, total, offset, data } = *chunk;
+        if offset == 0 && self.room() < CONTENT_BYTES {
+            let what = "too many contents are on their way to all volumes together";
+            return Err(Refusal::new(Reason::Limit, what));
+        }
         let put = match digest == Digest::UNNAMED {
             true => self.store.put_unnamed(volume, total, offset, data),
             false => self.store.put(volume, digest, total, offset, data).map(|_| None),
@@ -256,6 +291,12 @@ impl Volumes for Agent {
     }
 
     fn commit(&mut self, volume: &VolumeId, sequence: u64, tree: Tree) -> Result<Held, Refusal> {
+        // What it takes the place of.
+        let replaced = self.stored(volume).map_or(0, |held| memory(&held));
+        if tree.memory() > self.room() + replaced {
+            let what = "the names in all volumes together are too long";
+            return Err(Refusal::new(Reason::Limit, what));
+        }
         self.unsealed(volume, &tree)?;
         let committed = self.store.commit(volume, sequence, &tree, Instant::now);
         self.expire();
@@ -272,7 +313,16 @@ impl Volumes for Agent {
             .ok_or_else(|| Refusal::new(Reason::Internal, "the volume is gone after its commit"))
     }
 
-    fn discard(&mut self, volume: &VolumeId) {
+    fn claim(&mut self, volume: &VolumeId, session: u64) {
+        let newest = self.claims.entry(volume.clone()).or_default();
+        *newest = session.max(*newest);
+    }
+
+    fn discard(&mut self, volume: &VolumeId, session: u64) {
+        if self.claims.get(volume).is_some_and(|newest| *newest > session) {
+            return;
+        }
+        self.claims.remove(volume);
         self.forget_sealed(volume);
         match self.store.discard(volume) {
             Ok(()) | Err(Error::Unknown { .. }) => {}
@@ -284,6 +334,7 @@ impl Volumes for Agent {
 
     fn remove(&mut self, volume: &VolumeId) -> Result<(), Refusal> {
         self.notes.remove(volume);
+        self.claims.remove(volume);
         self.forget_sealed(volume);
         let held = self.stored(volume).is_some();
         self.store.remove(volume).map_err(|error| refusal(&error))?;

@@ -67,6 +67,10 @@ pub(crate) struct Run {
     /// MiB in a volume
     #[arg(long, value_name = "MIB", default_value_t = 16, value_parser = clap::value_parser!(u64).range(1..=1_024), env = "SEALIFT_GUEST_MAX_MIB")]
     pub(crate) max_mib: u64,
+    /// MiB of the agent's own memory for names, owners and digests of the files of all volumes
+    /// together; what does not fit is refused
+    #[arg(long, value_name = "MIB", default_value_t = 6, value_parser = clap::value_parser!(u16).range(1..=1_024), env = "SEALIFT_GUEST_MAX_INDEX_MIB")]
+    pub(crate) max_index_mib: u16,
     /// Milliseconds for which an earlier revision stays, for who holds a directory of it open
     #[arg(long, value_name = "MS", default_value_t = 2_000, env = "SEALIFT_GUEST_GRACE_MS")]
     pub(crate) grace_ms: u32,

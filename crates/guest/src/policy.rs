@@ -14,6 +14,9 @@ pub struct Policy {
     pub volumes: usize,
     /// What each may hold.
     pub limits: Limits,
+    /// Bytes of memory for what is known of the entries of all volumes together, visible or on their
+    /// way: paths, owners, digests.
+    pub memory: usize,
 }
 
 impl Default for Policy {
@@ -24,6 +27,7 @@ impl Default for Policy {
             categories: Category::ALL.into(),
             volumes: 256,
             limits: Limits { entries: 2_048, bytes: 16 << 20 },
+            memory: 6 << 20,
         }
     }
 }

@@ -150,8 +150,9 @@ impl<V: Volumes + Send + 'static> Server<V> {
             let until = active + frame;
             match incoming.authenticate(until) {
                 Ok(stream) if stranger.is_none() || lock(&open).know(number) => {
+                    let session = Session::new(number);
                     let touch = || lock(&open).touch(number);
-                    if let Err(error) = serve(stream, &volumes, frame, until, touch) {
+                    if let Err(error) = serve(stream, session, &volumes, frame, until, touch) {
                         tracing::debug!(error = %chain(&error), "a connection ended");
                     }
                 }
@@ -177,12 +178,12 @@ impl<V: Volumes + Send + 'static> Server<V> {
 /// One connection to its end.
 fn serve<V: Volumes>(
     mut stream: Stream,
+    mut session: Session,
     volumes: &Mutex<V>,
     frame: Duration,
     until: Instant,
     touch: impl Fn(),
 ) -> Result<(), Broken> {
-    let mut session = Session::new();
     let mut payload = Vec::new();
     let mut timed = Timed { stream: &mut stream, frame, until: Some(until), rest: None };
     let result = loop {

@@ -210,7 +210,7 @@ fn said(output: &[u8], what: &str) -> String {
 fn files_of_others_are_out_of_the_receivers_reach() {
     let world = World::new();
     if world.landlock() == 0 {
-        eprintln!("skipped: this kernel has no Landlock");
+        testkit::skip("this kernel has no Landlock");
         return;
     }
     // A move into where one may do more is refused as one between file systems.
@@ -245,7 +245,7 @@ fn sockets_are_as_granted() {
     assert_eq!(world.attempt(GRANTED[0].0), Ok("done".into()));
     match world.landlock() {
         6.. => assert_eq!(world.attempt(GRANTED[1].0), Ok(format!("Some({})", libc::EPERM))),
-        version => eprintln!("skipped: abstract sockets: Landlock {version}, not 6"),
+        version => testkit::skip(format!("abstract sockets: Landlock {version}, not 6")),
     }
 }
 
@@ -281,7 +281,7 @@ fn a_renewed_certificate_is_read() {
 fn a_volume_that_is_mounted_later_is_within_reach() {
     let world = World::new();
     if let Err(error) = Tmpfs::prepare(&world.0.path().join("root"), None) {
-        eprintln!("skipped: mounts: {error}");
+        testkit::skip(format!("mounts: {error}"));
         return;
     }
     let done = meanwhile(&world, ALLOWED[3].0, |top| {

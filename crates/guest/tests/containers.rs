@@ -46,7 +46,7 @@ impl World {
     /// `None`, having said why: containers cannot be made here.
     fn new() -> Option<Self> {
         let skip = |why: &str| {
-            eprintln!("skipped: {why}");
+            testkit::skip(why);
             None
         };
         if !rustix::process::geteuid().is_root() {

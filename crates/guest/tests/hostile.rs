@@ -5,15 +5,19 @@ mod common;
 
 use std::io::Write;
 use std::net::Shutdown;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use common::{Guest, answer, closed, conversation, frames, say, tree, volume};
+use guest::agent::Agent;
 use guest::policy::Policy;
 use guest::server::Limits;
 use volumes::name::Category;
 use volumes::refusal::Reason;
+use volumes::session::Session;
 use volumes::tree::Limits as TreeLimits;
 use volumes::wire::frame::{Kind, PAYLOAD_BYTES_MAX, frame};
+use volumes::wire::message::{Message, Request, Response, SERVICE};
 
 const FILES: &[(&str, &[u8])] = &[("conf/app.yaml", b"key: value"), ("password", b"hunter2")];
 
@@ -179,6 +183,7 @@ fn policy_and_limits_refuse_one_volume_and_serve_the_others() {
         categories: [Category::Secret].into(),
         volumes: 2,
         limits: TreeLimits { entries: 4, bytes: 64 },
+        ..Policy::default()
     };
     let guest = Guest::start(policy, Limits::default());
     works(&guest, "pod.good");
@@ -203,4 +208,36 @@ fn policy_and_limits_refuse_one_volume_and_serve_the_others() {
     let third = refused("pod.third", Category::Secret, FILES);
     assert_eq!(third[1], Some(Reason::Limit));
     assert_eq!(guest.read(&volume("pod.second")).len(), 2);
+}
+
+/// The host comes back before the guest has heard that the connection before is gone.
+#[test]
+fn the_late_end_of_a_connection_takes_nothing_from_a_newer_one() {
+    let guest = start();
+    let agent = &mut *guest.agent.lock().unwrap();
+    let told = |session: &mut Session, agent: &mut Agent, sequence, files, calls: Range<usize>| {
+        for (method, payload) in
+            &conversation(&volume("pod.v"), Category::Secret, sequence, files)[calls]
+        {
+            let request = Request { service: SERVICE, method, payload, timeout_ns: 0 };
+            let answer = session.answer(&request.encode(), agent);
+            let refused = Response::decode(&answer).unwrap().0.err();
+            assert_eq!(refused, None, "{method} of {sequence}");
+        }
+    };
+    let other: &[(&str, &[u8])] = &[("password", b"another one")];
+    let (mut old, mut new, mut newest) = (Session::new(1), Session::new(2), Session::new(3));
+    told(&mut old, agent, 1, FILES, 0..3);
+    told(&mut new, agent, 1, FILES, 0..3);
+    old.end(agent);
+    told(&mut new, agent, 1, FILES, 3..4);
+    // The newest one's end leaves nothing, and an older one can begin again.
+    told(&mut newest, agent, 2, other, 0..3);
+    newest.end(agent);
+    let staging = guest.data(&volume("pod.v")).with_file_name("staging");
+    assert_eq!(std::fs::read_dir(&staging).unwrap().count(), 0);
+    told(&mut new, agent, 2, other, 2..3);
+    assert_eq!(std::fs::read_dir(&staging).unwrap().count(), 1);
+    new.end(agent);
+    assert_eq!(std::fs::read_dir(&staging).unwrap().count(), 0);
 }

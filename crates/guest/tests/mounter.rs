@@ -43,7 +43,7 @@ impl World {
         let tmpfs = match Tmpfs::prepare(&root, None) {
             Ok(tmpfs) => tmpfs,
             Err(error) => {
-                eprintln!("skipped: mounts: {error}");
+                testkit::skip(format!("mounts: {error}"));
                 return None;
             }
         };

@@ -146,7 +146,7 @@ fn modes_owners_and_the_group_are_set_before_the_switch() {
     assert_eq!(mode("token"), (0o600, uid.unwrap_or(own_uid), own_gid));
     assert_eq!(mode("conf/run.sh").0, 0o755);
     if !root {
-        eprintln!("skipped: owners and groups, which only root can set");
+        testkit::skip("owners and groups, which only root can set");
         return;
     }
 

@@ -35,7 +35,7 @@ fn special(at: &Path, kind: FileType, device: u64) -> bool {
     match mknodat(CWD, at, kind, Mode::RUSR, device) {
         Ok(()) => true,
         Err(Errno::PERM) => {
-            eprintln!("skipped: only root can make a {kind:?}");
+            testkit::skip(format!("only root can make a {kind:?}"));
             false
         }
         Err(errno) => panic!("{errno}"),
@@ -99,7 +99,7 @@ fn another_mount_in_a_volume_is_refused() {
         // Of the same file system, so that only the mount differs.
         let at = top.path().join("..data").join(at);
         if let Err(errno) = mount_bind(&from, &at) {
-            eprintln!("skipped: cannot mount here: {errno}");
+            testkit::skip(format!("cannot mount here: {errno}"));
             return;
         }
         let result = take(&top);
@@ -119,7 +119,7 @@ fn another_mount_in_a_volume_is_refused() {
 fn a_volume_that_is_itself_a_mount_is_read() {
     let top = tempfile::tempdir().unwrap();
     if let Err(errno) = mount("tmpfs", top.path(), "tmpfs", MountFlags::empty(), None) {
-        eprintln!("skipped: cannot mount here: {errno}");
+        testkit::skip(format!("cannot mount here: {errno}"));
         return;
     }
     AtomicWriter::new(top.path()).unwrap().write(&payload(1, &["a"])).unwrap();

@@ -26,7 +26,7 @@ struct World {
 /// `None`: kata-agent gives files to their owners, which only root may.
 fn world() -> Option<World> {
     if !rustix::process::geteuid().is_root() {
-        eprintln!("skipped: only root may give files away, as kata-agent does");
+        testkit::skip("only root may give files away, as kata-agent does");
         return None;
     }
     let dir = tempfile::tempdir().unwrap();

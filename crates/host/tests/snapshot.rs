@@ -34,7 +34,7 @@ fn a_snapshot_has_every_path_mode_owner_and_content() {
     if root {
         writer = writer.fs_group(2_000);
     } else {
-        eprintln!("skipped: owners and groups, which only root can set");
+        testkit::skip("owners and groups, which only root can set");
     }
     let file = |bytes: &[u8], mode| Projection { bytes: bytes.to_vec(), mode, uid: None };
     let payload = [
@@ -272,7 +272,7 @@ fn snapshots_are_one_revision_while_kubelet_writes_at_full_speed() {
 #[test]
 fn snapshots_are_one_revision_while_kubelet_also_sets_groups() {
     if !rustix::process::geteuid().is_root() {
-        eprintln!("skipped: only root can give files to a group");
+        testkit::skip("only root can give files to a group");
         return;
     }
     race(fast().path(), Some(2_000));

@@ -121,6 +121,8 @@ pub struct Held<'a> {
     pub state: HeldState<'a>,
     /// Earlier revisions that still exist.
     pub previous: usize,
+    /// Contents that are staged, in whole or in part.
+    pub staged: usize,
 }
 
 impl<'a> Held<'a> {
@@ -136,6 +138,7 @@ impl<'a> Held<'a> {
                 }
             },
             previous: volume.previous.len(),
+            staged: volume.contents.count(),
         }
     }
 }

@@ -172,7 +172,7 @@ fn every_failing_system_call_as_strace_sees_it() {
 fn has_strace() -> bool {
     let found = Command::new("strace").arg("--version").output().is_ok();
     if !found {
-        println!("skipped: strace is not installed");
+        testkit::skip("strace is not installed");
     }
     found
 }

@@ -32,7 +32,7 @@ impl Mount {
         match mount("none", &path, kind, MountFlags::NOSUID, Some(options.as_c_str())) {
             Ok(()) => Some(Self { path, _top: top }),
             Err(errno) => {
-                println!("skipped: may not mount: {errno}");
+                testkit::skip(format!("may not mount: {errno}"));
                 None
             }
         }

@@ -72,7 +72,7 @@ fn strace_works() -> bool {
     let works = tried.is_ok_and(|status| status.success());
     if !works {
         assert!(std::env::var_os("SEALIFT_TEST_STRICT").is_none(), "strace does not work here");
-        eprintln!("skipped: killing at every system call, since strace does not work here");
+        testkit::skip("killing at every system call, since strace does not work here");
     }
     works
 }

@@ -276,7 +276,7 @@ fn destinations_on_disk_too_small_or_in_use_are_refused() {
     let disk = tempfile::tempdir().unwrap();
     let bundle = text(&sealed.bundle);
     if rustix::fs::statfs(disk.path()).unwrap().f_type == 0x0102_1994 {
-        eprintln!("skipped: the destination on disk, since the temporary directory is in memory");
+        testkit::skip("the destination on disk, since the temporary directory is in memory");
     } else {
         let before = tree(disk.path());
         refused_untouched(sealed.open(bundle, disk.path()), Code::NotMemory, disk.path(), &before);
@@ -288,7 +288,7 @@ fn destinations_on_disk_too_small_or_in_use_are_refused() {
     refused_untouched(sealed.open(bundle, &used), Code::Publish, &used, &before);
 
     if !rustix::process::geteuid().is_root() {
-        eprintln!("skipped: the destination that is too small, since mounting needs root");
+        testkit::skip("the destination that is too small, since mounting needs root");
         return;
     }
     let small = sealed.dest("small");
@@ -297,7 +297,7 @@ fn destinations_on_disk_too_small_or_in_use_are_refused() {
         .status()
         .unwrap();
     if !mounted.success() {
-        eprintln!("skipped: the destination that is too small, since mount is not allowed here");
+        testkit::skip("the destination that is too small, since mount is not allowed here");
         return;
     }
     let result = sealed.open(bundle, &small);

@@ -168,7 +168,7 @@ mod tests {
         if secret.is_locked() {
             assert!(flags.split(' ').any(|flag| flag == "lo"), "not locked: {flags}");
         } else {
-            eprintln!("skipped: the lock flag, since RLIMIT_MEMLOCK allows no locked memory here");
+            testkit::skip("the lock flag, since RLIMIT_MEMLOCK allows no locked memory here");
         }
     }
 }

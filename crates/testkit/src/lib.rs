@@ -11,5 +11,9 @@ pub mod planted;
 pub mod proto;
 pub mod s3;
 pub mod sealer;
+mod skip;
+pub mod steps;
 pub mod tls;
 pub mod torn;
+
+pub use skip::{COLLECTED, skip};

@@ -42,7 +42,7 @@ impl S3Server {
             if std::env::var_os("SEALIFT_TEST_STRICT").is_some_and(|strict| strict == "1") {
                 bail!("s3s-fs is neither named by SEALIFT_S3S_FS nor in PATH");
             }
-            eprintln!("skipped: s3s-fs is neither named by SEALIFT_S3S_FS nor in PATH");
+            crate::skip("s3s-fs is neither named by SEALIFT_S3S_FS nor in PATH");
             return Ok(None);
         };
         let mut attempt = 1;

@@ -10,12 +10,14 @@
 //! | `Drop` | always; of an unknown volume it changes nothing |
 //!
 //! Parts of a revision live in the session and end with it: a connection that is cut leaves nothing.
+//! Its end may be heard of late, when another connection has taken its place. So sessions have
+//! numbers, and none takes away what a newer one works with.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::name::{TreePath, VolumeId};
 use crate::refusal::{Reason, Refusal};
-use crate::tree::{Delta, Digest, Limits, Meta, Node, Tree};
+use crate::tree::{Delta, Digest, Limits, Meta, Node, Tree, entry_memory};
 use crate::wire::message::{
     Chunk, CommitRequest, CommitResponse, DropRequest, Entry, Held, HelloRequest, HelloResponse,
     Message, OpenRequest, OpenResponse, PutRequest, PutResponse, Request, Response, SERVICE,
@@ -46,14 +48,23 @@ pub trait Volumes {
     /// Whether the visible revision or staging holds a content.
     fn holds(&self, volume: &VolumeId, content: &Digest) -> bool;
 
+    /// Bytes of memory that is left for entries, of what all volumes and drafts share.
+    fn room(&self) -> usize;
+
+    /// A session's drafts take so many bytes from now on.
+    fn drafted(&mut self, session: u64, bytes: usize);
+
     /// Stages a piece of a content. The last one of a content without a name gives it that.
     fn put(&mut self, volume: &VolumeId, chunk: &Chunk<'_>) -> Result<Option<Digest>, Refusal>;
 
     /// Makes `tree` the visible revision, in one step.
     fn commit(&mut self, volume: &VolumeId, sequence: u64, tree: Tree) -> Result<Held, Refusal>;
 
-    /// Forgets what is staged.
-    fn discard(&mut self, volume: &VolumeId);
+    /// From now on a session works with what is staged. One whose number is higher keeps it.
+    fn claim(&mut self, volume: &VolumeId, session: u64);
+
+    /// Forgets what is staged, unless a newer session has claimed it.
+    fn discard(&mut self, volume: &VolumeId, session: u64);
 
     /// Removes a volume.
     fn remove(&mut self, volume: &VolumeId) -> Result<(), Refusal>;
@@ -77,16 +88,14 @@ pub struct Current<'a> {
 }
 
 /// One connection's state.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Session {
+    number: u64,
     greeted: bool,
     drafts: BTreeMap<VolumeId, Draft>,
     /// Volumes for which contents may be staged through this session.
     staged: BTreeSet<VolumeId>,
 }
-
-/// What an entry takes beside its path.
-const ENTRY_BYTES: usize = 80;
 
 /// The parts of a revision that came so far.
 #[derive(Debug)]
@@ -95,39 +104,49 @@ struct Draft {
     root: Option<Meta>,
     upserts: BTreeMap<TreePath, Node>,
     removals: BTreeSet<TreePath>,
+    /// What they take.
+    memory: usize,
 }
 
 impl Draft {
     fn new(sequence: u64) -> Self {
-        Self { sequence, root: None, upserts: BTreeMap::new(), removals: BTreeSet::new() }
+        let (upserts, removals) = (BTreeMap::new(), BTreeSet::new());
+        Self { sequence, root: None, upserts, removals, memory: 0 }
+    }
+
+    fn upsert(&mut self, path: TreePath, node: Node) {
+        let memory = entry_memory(&path);
+        if self.upserts.insert(path, node).is_none() {
+            self.memory += memory;
+        }
+    }
+
+    fn remove(&mut self, path: TreePath) {
+        let memory = entry_memory(&path);
+        if self.removals.insert(path) {
+            self.memory += memory;
+        }
     }
 
     fn entries(&self) -> usize {
         self.upserts.len() + self.removals.len()
-    }
-
-    /// Bytes of its paths, which are what takes memory.
-    fn bytes(&self) -> usize {
-        let paths = self.upserts.keys().chain(&self.removals);
-        paths.map(|path| path.as_str().len() + ENTRY_BYTES).sum()
     }
 }
 
 impl Session {
     /// Volumes listed in one answer: with the longest names they fit a frame.
     const PAGE: usize = 256;
-    /// Bytes of all drafts of a session together: 30 000 entries with names as they are usual.
-    const DRAFT_BYTES_MAX: usize = 4 << 20;
 
-    /// A connection that has said nothing yet.
-    pub fn new() -> Self {
-        Self::default()
+    /// A connection that has said nothing yet. A later one has a higher number.
+    pub fn new(number: u64) -> Self {
+        Self { number, greeted: false, drafts: BTreeMap::new(), staged: BTreeSet::new() }
     }
 
     /// Answers one request frame's payload with a response frame's.
     pub fn answer(&mut self, payload: &[u8], volumes: &mut dyn Volumes) -> Vec<u8> {
         let mut about = None;
         let answered = self.dispatch(payload, volumes, &mut about);
+        volumes.drafted(self.number, self.memory());
         if let Err(refusal) = &answered {
             volumes.refused(about.as_ref(), refusal);
         }
@@ -145,7 +164,13 @@ impl Session {
 
     /// The connection is over: what was staged through it is forgotten.
     pub fn end(self, volumes: &mut dyn Volumes) {
-        self.staged.iter().for_each(|volume| volumes.discard(volume));
+        self.staged.iter().for_each(|volume| volumes.discard(volume, self.number));
+        volumes.drafted(self.number, 0);
+    }
+
+    /// What its drafts take.
+    fn memory(&self) -> usize {
+        self.drafts.values().map(|draft| draft.memory).sum()
     }
 
     fn dispatch(
@@ -226,27 +251,29 @@ impl Session {
             // Contents that this revision shares with the one before stay staged.
             self.drafts.insert(volume.clone(), Draft::new(request.sequence));
         }
-        let paths = request.upserts.iter().map(|entry| match entry {
-            Entry::Root(_) => 0,
-            Entry::At(path, _) => path.as_str().len() + ENTRY_BYTES,
-        });
-        let removals = request.removals.iter().map(|path| path.as_str().len() + ENTRY_BYTES);
-        let more: usize = paths.chain(removals).sum();
-        let bytes = self.drafts.values().map(Draft::bytes).sum::<usize>() + more;
-        let of_draft = self.drafts[volume].entries();
-        let entries = of_draft + request.upserts.len() + request.removals.len();
-        if bytes > Self::DRAFT_BYTES_MAX || entries > entries_max {
+        // What of another revision was forgotten just now is free.
+        volumes.drafted(self.number, self.memory());
+        let paths = request.upserts.iter().filter_map(Entry::path).chain(&request.removals);
+        let more: usize = paths.map(entry_memory).sum();
+        let entries =
+            self.drafts[volume].entries() + request.upserts.len() + request.removals.len();
+        if entries > entries_max || more > volumes.room() {
             self.drafts.remove(volume);
-            return Err(Refusal::new(Reason::Limit, "too many changes at once"));
+            let what = match entries > entries_max {
+                true => "too many changes at once",
+                false => "the names in all volumes together are too long",
+            };
+            return Err(Refusal::new(Reason::Limit, what));
         }
         self.staged.insert(volume.clone());
+        volumes.claim(volume, self.number);
         let mut named = Vec::new();
         for chunk in &request.chunks {
             named.extend(volumes.put(volume, chunk).inspect_err(|refusal| {
                 // What earlier attempts left is in the way: the next one begins with nothing.
                 if matches!(refusal.reason, Reason::Limit | Reason::NoSpace) {
                     self.drafts.remove(volume);
-                    volumes.discard(volume);
+                    volumes.discard(volume, self.number);
                 }
             })?);
         }
@@ -259,11 +286,11 @@ impl Session {
                     if let Node::File { digest, .. } = node {
                         needed.push(digest);
                     }
-                    draft.upserts.insert(path, node);
+                    draft.upsert(path, node);
                 }
             }
         }
-        draft.removals.extend(request.removals);
+        request.removals.into_iter().for_each(|path| draft.remove(path));
         needed.sort_unstable();
         needed.dedup();
         needed.retain(|digest| !volumes.holds(volume, digest));
@@ -313,6 +340,8 @@ impl Session {
             let what = format!("the content of {path} has not come");
             return Err(Refusal::new(Reason::Missing, what));
         }
+        // In the end the tree takes its place.
+        volumes.drafted(self.number, self.memory());
         match volumes.commit(volume, request.sequence, tree) {
             Ok(held) => Ok(CommitResponse { held }.encode()),
             Err(refusal) => {
@@ -333,7 +362,7 @@ fn revise(draft: &Draft, base: Option<Digest>, current: &Current<'_>) -> Result<
                 upserts: draft.upserts.iter().map(|(path, node)| (path.clone(), *node)).collect(),
                 removals: draft.removals.iter().cloned().collect(),
             };
-            Ok(tree.apply(&delta, current.limits)?)
+            Ok(tree.apply(delta, current.limits)?)
         }
         (Some(_), _) => Err(Refusal::new(Reason::Base, "the base is not what this guest holds")),
         (None, _) => {

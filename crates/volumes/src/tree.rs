@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use aws_lc_rs::digest::{Context, SHA256, digest};
 
@@ -120,12 +121,23 @@ impl Limits {
     pub const MAX: Self = Self { entries: 16_384, bytes: 1 << 30 };
 }
 
+/// Memory that an entry takes beside its path: in a map that is half full, and once more as a
+/// content that is known by its digest.
+pub const ENTRY_BYTES: usize = 320;
+
+/// Bytes of memory that an entry of this path takes, about.
+pub(crate) fn entry_memory(path: &TreePath) -> usize {
+    path.as_str().len() + ENTRY_BYTES
+}
+
 /// One revision: the volume's own directory and everything in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tree {
     root: Meta,
-    nodes: BTreeMap<TreePath, Node>,
+    /// Shared by all copies.
+    nodes: Arc<BTreeMap<TreePath, Node>>,
     bytes: u64,
+    memory: usize,
     /// Of all of the above, which never change.
     digest: Digest,
 }
@@ -136,8 +148,9 @@ impl Tree {
     pub fn new(root: Meta, nodes: BTreeMap<TreePath, Node>, limits: Limits) -> Result<Self, Error> {
         check_meta("the volume's root", &Node::Directory(root))?;
         within("entries", nodes.len() as u64, u64::from(limits.entries))?;
-        let mut bytes: u64 = 0;
+        let (mut bytes, mut memory) = (0_u64, 0);
         for (path, node) in &nodes {
+            memory += entry_memory(path);
             check_meta(path.as_str(), node)?;
             if let Some(parent) = path.parent()
                 && !matches!(nodes.get(parent), Some(Node::Directory(_)))
@@ -153,7 +166,7 @@ impl Tree {
         }
         within("bytes", bytes, limits.bytes)?;
         let digest = canonical_digest(root, &nodes);
-        Ok(Self { root, nodes, bytes, digest })
+        Ok(Self { root, nodes: Arc::new(nodes), bytes, memory, digest })
     }
 
     /// Owner and permissions of the volume's own directory.
@@ -177,6 +190,11 @@ impl Tree {
         let runs =
             |node: &Node| matches!(node, Node::File { meta, .. } if meta.mode & ANYBODY != 0);
         self.nodes.values().any(runs)
+    }
+
+    /// Bytes of memory that it takes, about: its paths, and [`ENTRY_BYTES`] for each.
+    pub fn memory(&self) -> usize {
+        self.memory
     }
 
     /// The revision's name: SHA-256 of the canonical form, which is
@@ -215,8 +233,8 @@ impl Tree {
 
     /// This with `delta`'s changes. Refuses to remove what is not there: then the two sides do not
     /// mean the same base.
-    pub fn apply(&self, delta: &Delta, limits: Limits) -> Result<Self, Error> {
-        let mut nodes = self.nodes.clone();
+    pub fn apply(&self, delta: Delta, limits: Limits) -> Result<Self, Error> {
+        let mut nodes = BTreeMap::clone(&self.nodes);
         for path in &delta.removals {
             if nodes.remove(path).is_none() {
                 return Err(Error::Tree {
@@ -225,7 +243,7 @@ impl Tree {
                 });
             }
         }
-        nodes.extend(delta.upserts.iter().cloned());
+        nodes.extend(delta.upserts);
         Self::new(delta.root.unwrap_or(self.root), nodes, limits)
     }
 }

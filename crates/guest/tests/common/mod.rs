@@ -1,6 +1,8 @@
 //! A guest agent over plain directories on a socket file, and a host that says whatever it is told.
 #![allow(dead_code, unreachable_pub, reason = "each test program uses a part")]
 
+pub mod program;
+
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;

@@ -21,7 +21,7 @@ impl Drop for Program {
 #[test]
 fn the_program_is_a_plugin_also_for_guests_with_katas_agent_alone() {
     if !rustix::process::geteuid().is_root() {
-        eprintln!("skipped: only root may give files away, as kata-agent does");
+        testkit::skip("only root may give files away, as kata-agent does");
         return;
     }
     // Its plugin looks for a runtime elsewhere.

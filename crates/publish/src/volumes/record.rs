@@ -24,6 +24,10 @@ use ::volumes::tree::{Digest, Limits, Meta, Node, Tree};
 const MAGIC: &[u8] = b"sealift.volumes.record.v1\n";
 const DIRECTORY: u8 = 1;
 const FILE: u8 = 2;
+/// At most what is beside the nodes.
+const HEAD: usize = 1_024;
+/// At most what is of a node beside its path.
+const NODE: usize = 4 + 1 + 12 + 8 + 32;
 
 /// What a revision is, and of which volume.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,13 +42,14 @@ pub(super) struct Record {
 impl Record {
     /// Longest record of a volume with these limits.
     pub(super) fn bytes_max(limits: Limits) -> u64 {
-        const HEAD: u64 = 1_024;
-        const NODE: u64 = 4 + TreePath::BYTES_MAX as u64 + 1 + 12 + 8 + 32;
-        HEAD + u64::from(limits.entries) * NODE
+        HEAD as u64 + u64::from(limits.entries) * (NODE + TreePath::BYTES_MAX) as u64
     }
 
     pub(super) fn to_bytes(&self) -> Vec<u8> {
-        let mut bytes = MAGIC.to_vec();
+        // At once: growing would take twice the memory for a moment.
+        let paths: usize = self.tree.nodes().keys().map(|path| path.as_str().len()).sum();
+        let mut bytes = Vec::with_capacity(HEAD + self.tree.nodes().len() * NODE + paths);
+        bytes.extend(MAGIC);
         for text in [self.id.as_str(), self.category.as_str()] {
             put_text(&mut bytes, text);
         }

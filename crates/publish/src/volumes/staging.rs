@@ -50,6 +50,11 @@ impl Blob {
 }
 
 impl Contents {
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        self.0.len()
+    }
+
     /// The length on the wire of contents that are complete.
     pub(super) fn complete(&self, digest: &Digest) -> Option<u64> {
         let blob = self.0.get(digest)?;

@@ -113,7 +113,7 @@ impl Kind {
         match may {
             Ok(_) => vec![Self::Plain, Self::Tmpfs],
             Err(error) => {
-                eprintln!("skipped: mounts: {error}");
+                testkit::skip(format!("mounts: {error}"));
                 vec![Self::Plain]
             }
         }

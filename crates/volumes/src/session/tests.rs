@@ -7,12 +7,17 @@ struct Memory {
     volumes: BTreeMap<VolumeId, Kept>,
     refused: Vec<(Option<VolumeId>, Reason)>,
     no_space: bool,
+    drafted: usize,
 }
+
+/// What all drafts may take.
+const ROOM: usize = 16 << 20;
 
 struct Kept {
     sequence: u64,
     revision: Option<(Tree, Digest)>,
     staged: BTreeSet<Digest>,
+    claimed: u64,
 }
 
 impl Memory {
@@ -59,6 +64,7 @@ impl Volumes for Memory {
             sequence: 0,
             revision: None,
             staged: BTreeSet::new(),
+            claimed: 0,
         });
         let held = Self::held_of(&request.volume, kept);
         Ok(OpenResponse { held, path: "/v".into(), limits: Limits::MAX })
@@ -94,8 +100,22 @@ impl Volumes for Memory {
         Ok(Self::held_of(volume, kept))
     }
 
-    fn discard(&mut self, volume: &VolumeId) {
-        if let Some(kept) = self.volumes.get_mut(volume) {
+    fn room(&self) -> usize {
+        ROOM - self.drafted
+    }
+
+    fn drafted(&mut self, _: u64, bytes: usize) {
+        self.drafted = bytes;
+    }
+
+    fn claim(&mut self, volume: &VolumeId, session: u64) {
+        let kept = self.volumes.get_mut(volume).expect("it is open");
+        kept.claimed = kept.claimed.max(session);
+    }
+
+    fn discard(&mut self, volume: &VolumeId, session: u64) {
+        if let Some(kept) = self.volumes.get_mut(volume).filter(|kept| kept.claimed <= session) {
+            kept.claimed = 0;
             kept.staged.clear();
         }
     }
@@ -139,7 +159,7 @@ struct Talk {
 impl Talk {
     /// Greeted, and the volume is open.
     fn begun() -> Self {
-        let mut talk = Self { session: Session::new(), memory: Memory::default() };
+        let mut talk = Self { session: Session::new(1), memory: Memory::default() };
         talk.hello().expect("hello");
         talk.open();
         talk
@@ -275,7 +295,7 @@ fn a_lost_deletion_is_another_digest() {
 
 #[test]
 fn nothing_is_answered_before_hello_and_no_other_service_or_version() {
-    let mut talk = Talk { session: Session::new(), memory: Memory::default() };
+    let mut talk = Talk { session: Session::new(1), memory: Memory::default() };
     for method in ["Open", "Put", "Commit", "Drop", "Status", "Other"] {
         assert_eq!(talk.say(method, &[]), Err(Reason::Unsupported), "{method}");
     }
@@ -338,9 +358,36 @@ fn changes_have_a_limit_and_a_cut_connection_leaves_nothing() {
         }
     }
     assert_eq!(refused, Some((65, Reason::Limit)), "twice as many as the volume may hold");
+    assert_eq!(talk.memory.drafted, 0);
     talk.put(2, None, &tree(&[("a", "1")]), &["1"]).expect("put");
+    assert!(talk.memory.drafted > 0);
     talk.session.end(&mut talk.memory);
     assert!(talk.memory.volumes[&volume()].staged.is_empty());
+    assert_eq!(talk.memory.drafted, 0);
+}
+
+/// The same paths again take nothing more; others only as much as there is.
+#[test]
+fn all_drafts_share_one_room() {
+    let mut talk = Talk::begun();
+    let mut put = |sequence, volume: &VolumeId, turn: usize| {
+        let name = |n: usize| format!("{turn}-{n}-{}", "x".repeat(200));
+        let path = |n| TreePath::parse(&name(n)).expect("a path");
+        let entry = |n| Entry::At(path(n), Node::Directory(META));
+        let (upserts, volume) = ((0..500).map(entry).collect(), volume.clone());
+        let put = PutRequest { volume, sequence, upserts, removals: vec![path(1)], chunks: vec![] };
+        let answer = talk.say("Put", &put.encode()).map(drop);
+        (answer, talk.memory.drafted)
+    };
+    let (one, other) = (volume(), VolumeId::parse("other").expect("an id"));
+    let (answer, first) = put(1, &one, 0);
+    assert_eq!(answer, Ok(()));
+    assert!(first > 500 * 200, "{first}");
+    assert_eq!(put(1, &one, 0), (Ok(()), first));
+    assert_eq!(put(2, &one, 1), (Ok(()), first), "parts of another revision replace them");
+    assert_eq!(put(1, &other, 0), (Err(Reason::Unknown), first));
+    let refused = (0..).map(|turn| put(2, &one, turn)).find(|(answer, _)| answer.is_err());
+    assert_eq!(refused, Some((Err(Reason::Limit), 0)));
 }
 
 /// Each byte of a conversation replaced by each value: whatever comes of it, what is visible is

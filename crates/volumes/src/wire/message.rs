@@ -293,6 +293,16 @@ pub enum Entry {
     At(TreePath, Node),
 }
 
+impl Entry {
+    /// Where it is; `None`: it is the volume's own directory.
+    pub fn path(&self) -> Option<&TreePath> {
+        match self {
+            Self::Root(_) => None,
+            Self::At(path, _) => Some(path),
+        }
+    }
+}
+
 impl Message<'_> for Entry {
     fn decode(bytes: &[u8]) -> Result<Self, Error> {
         let (mut path, mut kind, mut length, mut digest) = ("", 0, 0, None);

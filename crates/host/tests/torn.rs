@@ -16,7 +16,6 @@ use publish::volumes::{Mounter, PlainDirectories, Tmpfs};
 use rustix::mount::{UnmountFlags, unmount};
 use tempfile::TempDir;
 use testkit::kubelet::{AtomicWriter, Payload, Projection, make_volume, pod_uid};
-use testkit::skip;
 use testkit::torn::{Report, Setup, Writer, contents, watch};
 use volumes::name::VolumeId;
 
@@ -72,6 +71,10 @@ impl Node {
 
 impl Writer for Node {
     fn publish(&mut self, generation: u64) -> anyhow::Result<()> {
+        if generation.is_multiple_of(10_000) {
+            // A long run that is cut short was without findings up to here.
+            println!("generation {generation}");
+        }
         self.kubelet.write(&payload(generation))?;
         match self.pace {
             Pace::Paced => {

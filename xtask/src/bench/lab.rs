@@ -117,7 +117,7 @@ impl Lab {
         self.world.memory(name)
     }
 
-    pub(super) fn program(&self, name: &str) -> Command {
+    pub(super) fn program(&self, name: impl AsRef<Path>) -> Command {
         self.world.program(name)
     }
 

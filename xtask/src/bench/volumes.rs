@@ -5,6 +5,7 @@
 
 mod agents;
 
+use std::path::Path;
 use std::process::Command;
 use std::thread::sleep;
 use std::time::Duration;
@@ -16,6 +17,7 @@ use super::lab::{Lab, same_files, size};
 use super::sample::{Sample, median, ratio};
 use super::{Bar, Line};
 use crate::process;
+use crate::vm::guest_program;
 use crate::workspace::{Profile, build};
 
 /// How much there is of everything.
@@ -47,8 +49,8 @@ impl Scale {
                 attached: 1_000,
                 many: 5_000,
                 keys: 1_000,
-                pace_rounds: 50,
-                one_key_rounds: 20,
+                pace_rounds: 10 * lab.rounds(),
+                one_key_rounds: 4 * lab.rounds(),
                 idle: Duration::from_secs(5),
                 large_bytes,
             },
@@ -61,7 +63,9 @@ fn line(what: &str, measured: f64, unit: &'static str, bar: Bar) -> Line {
 }
 
 pub(super) fn volumes(lab: &mut Lab) -> Result<Vec<Line>> {
-    build(&["sealift-host", "sealift-guest", "kubelet"], Profile::Release)?;
+    build(&["sealift-host", "kubelet"], Profile::Release)?;
+    // Not as the workspace builds it, where other crates' choices add to its own.
+    let agent = guest_program()?;
     println!(
         "Kata's sequences are emulated: its runtimes' calls, order, triggers and timers, against a \
          kata-agent of ours that does with files what Kata's does. Neither Kata's own code nor a \
@@ -69,18 +73,18 @@ pub(super) fn volumes(lab: &mut Lab) -> Result<Vec<Line>> {
          (Go 3 and 568 ms, runtime-rs 604 and 1170 ms, for 2 and 1000 keys)."
     );
     let scale = Scale::of(lab);
-    let mut lines = many_volumes(lab, &scale)?;
+    let mut lines = many_volumes(lab, &scale, &agent)?;
     for files in [1, 512] {
-        lines.extend(large_volume(lab, &scale, files)?);
+        lines.extend(large_volume(lab, &scale, &agent, files)?);
     }
     Ok(lines)
 }
 
 /// Latency, what one changed key costs, and what the agents cost when nothing changes.
-fn many_volumes(lab: &mut Lab, scale: &Scale) -> Result<Vec<Line>> {
+fn many_volumes(lab: &mut Lab, scale: &Scale, agent: &Path) -> Result<Vec<Line>> {
     let Scale { attached, many, .. } = *scale;
     let host = Host::start(lab, "host")?;
-    let guest = Guest::start(lab, "guest", &["--max-volumes", &many.to_string()])?;
+    let guest = Guest::start(lab, agent, "guest", &["--max-volumes", &many.to_string()])?;
     let laid_out = process::capture(
         lab.program("kubelet").arg("lay-out").arg(&host.kubelet_root).arg(many.to_string()),
     )?;
@@ -100,7 +104,7 @@ fn many_volumes(lab: &mut Lab, scale: &Scale) -> Result<Vec<Line>> {
     let what = format!("guest agent idle, {attached} volumes, resident set");
     lines.push(line(&what, resident_mib(&guest.pids)?, "MiB", Bar::AtMost(8.0)));
 
-    let other = Guest::start(lab, "guest-keys", &[])?;
+    let other = Guest::start(lab, agent, "guest-keys", &[])?;
     let what = "guest agent idle, no volumes, resident set";
     lines.push(line(what, resident_mib(&other.pids)?, "MiB", Bar::AtMost(8.0)));
     lines.extend(one_key(lab, scale, &host, &other)?);
@@ -220,10 +224,10 @@ fn one_key(lab: &mut Lab, scale: &Scale, host: &Host, guest: &Guest) -> Result<V
 
 /// From `attach` to its return, when the guest has and shows the whole volume, against `cp` of the
 /// same files into a tmpfs of the same kind.
-fn large_volume(lab: &mut Lab, scale: &Scale, files: u64) -> Result<Vec<Line>> {
+fn large_volume(lab: &mut Lab, scale: &Scale, agent: &Path, files: u64) -> Result<Vec<Line>> {
     let bytes = scale.large_bytes;
     let host = Host::start(lab, &format!("host-{files}"))?;
-    let guest = Guest::start(lab, &format!("guest-{files}"), &["--max-mib", "1024"])?;
+    let guest = Guest::start(lab, agent, &format!("guest-{files}"), &["--max-mib", "1024"])?;
     let mut large = lab.program("kubelet");
     large.arg("large").arg(&host.kubelet_root);
     large.args([files, bytes / files].map(|count| count.to_string()));
@@ -247,7 +251,7 @@ fn large_volume(lab: &mut Lab, scale: &Scale, files: u64) -> Result<Vec<Line>> {
         Ok(Sample { cpu, ..sample })
     };
     let copied = |lab: &Lab| {
-        let cp = |to: &std::path::Path| {
+        let cp = |to: &Path| {
             let mut command = Command::new("cp");
             command.arg("--recursive").arg(source.join(".")).arg(to);
             command

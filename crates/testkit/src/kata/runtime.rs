@@ -179,7 +179,10 @@ impl Rs {
             }
             if changed.is_some_and(|changed| changed.elapsed() >= QUIET) {
                 changed = None;
-                self.copy()?;
+                // It meets kubelet in the middle of its work: not tried again before the next event.
+                if let Err(error) = self.copy() {
+                    eprintln!("Kata's runtime-rs sequence: {error:#}");
+                }
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
@@ -62,19 +62,17 @@ pub(super) struct Guest {
 
 impl Guest {
     /// Mounts in a namespace of its own, or plain directories where we may not.
-    pub(super) fn start(lab: &mut Lab, name: &str, options: &[&str]) -> Result<Self> {
+    pub(super) fn start(lab: &mut Lab, agent: &Path, name: &str, options: &[&str]) -> Result<Self> {
         const UNSHARE: [&str; 3] = ["--mount", "--propagation", "private"];
         let (root, socket) = (lab.memory(name), lab.path(&format!("{name}.sock")));
         fs::create_dir(&root)?;
-        let program = lab.program("sealift-guest");
         let mut attempt = Command::new("unshare");
         attempt.args(UNSHARE).arg("true");
         let mounts = setup::is_root()?
             && process::output(&mut attempt).is_ok_and(|output| output.status.success());
-        let mut run = if mounts { Command::new("unshare") } else { lab.program("sealift-guest") };
+        let mut run = lab.program(if mounts { Path::new("/usr/bin/env") } else { agent });
         if mounts {
-            run.args(UNSHARE).arg(program.get_program());
-            program.get_envs().for_each(|(variable, _)| _ = run.env_remove(variable));
+            run.arg("unshare").args(UNSHARE).arg(agent);
         }
         run.args(["run", "--log-level", "warn", "--listen"]);
         run.arg(format!("unix:{}", socket.display())).arg("--root").arg(&root).args(options);

@@ -6,6 +6,7 @@
 mod lab;
 mod lines;
 mod sample;
+mod volumes;
 
 use std::fmt::Write as _;
 use std::fs;
@@ -74,7 +75,7 @@ impl Line {
 /// One bench: its name, the memory that it needs at `Sizes`, and how to run it.
 type Bench = (&'static str, fn(&Sizes) -> u64, fn(&mut Lab) -> Result<Vec<Line>>);
 
-const BENCHES: [Bench; 9] = [
+const BENCHES: [Bench; 10] = [
     ("download", |sizes| 3 * sizes.model, lines::download),
     ("upstream", |sizes| 7 * sizes.gib, lines::upstream),
     ("local", |sizes| 3 * sizes.gib, lines::local),
@@ -84,6 +85,7 @@ const BENCHES: [Bench; 9] = [
     ("open", |sizes| 2 * sizes.gib, lines::open),
     ("memory", |sizes| 12 * sizes.gib, lines::memory),
     ("help", |_| 0, lines::help),
+    ("volumes", |sizes| 3 * sizes.gib, volumes::volumes),
 ];
 
 struct Options {
@@ -94,7 +96,8 @@ struct Options {
 
 pub(crate) fn run(options: &[&str]) -> Result<()> {
     let Options { sizes, rounds, names } = parse(options)?;
-    let mut lab = Lab::new(sizes, rounds)?;
+    let models = names.is_empty() || names.iter().any(|name| name != "volumes");
+    let mut lab = Lab::new(sizes, rounds, models)?;
     let (mut lines, mut skipped) = (Vec::new(), 0);
     for (name, needs, bench) in BENCHES {
         if !names.is_empty() && !names.iter().any(|wanted| wanted == name) {

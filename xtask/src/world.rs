@@ -96,8 +96,9 @@ impl World {
         Ok(self.mounted)
     }
 
-    /// One of our programs, free of settings that the user's environment may hold.
-    pub(crate) fn program(&self, name: &str) -> Command {
+    /// One of our programs, by its name or its path, free of settings that the user's environment
+    /// may hold.
+    pub(crate) fn program(&self, name: impl AsRef<Path>) -> Command {
         let mut command = Command::new(self.programs.join(name));
         for (variable, _) in std::env::vars_os() {
             let text = variable.to_string_lossy().to_ascii_uppercase();

@@ -11,6 +11,8 @@
 //!   request says; until then the answer is no error;
 //! - nothing is written outside of the shared directory.
 
+pub mod runtime;
+
 use std::collections::HashMap;
 use std::fs::{self, OpenOptions, Permissions};
 use std::io;

@@ -9,6 +9,7 @@ pub mod kubelet;
 pub mod oracle;
 pub mod planted;
 pub mod proto;
+pub mod relay;
 pub mod s3;
 pub mod sealer;
 mod skip;

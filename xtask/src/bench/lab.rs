@@ -57,16 +57,20 @@ pub(super) struct Lab {
 }
 
 impl Lab {
-    pub(super) fn new(sizes: Sizes, rounds: usize) -> Result<Self> {
+    /// With what benches of models need, if there are any: they take minutes to build.
+    pub(super) fn new(sizes: Sizes, rounds: usize, models: bool) -> Result<Self> {
         let python = setup::python()?;
-        let programs = build(&["sealift", "floor", "synth"], Profile::Release)?;
+        let names: &[&str] = if models { &["sealift", "floor", "synth"] } else { &["kubelet"] };
+        let programs = build(names, Profile::Release)?;
         let memory_bytes = 13 * sizes.gib + (1 << 30);
         let world = World::new("bench", memory_bytes, programs)?;
         fs::create_dir(world.memory("buckets"))?;
         let lab = Self { world, sizes, rounds, python, endpoint: None };
-        let mut keygen = lab.world.program("sealift");
-        keygen.args(["keygen", "--resource-id", RESOURCE, "--model", MODEL, "--key-file"]);
-        process::capture(keygen.arg(lab.key_file()))?;
+        if models {
+            let mut keygen = lab.world.program("sealift");
+            keygen.args(["keygen", "--resource-id", RESOURCE, "--model", MODEL, "--key-file"]);
+            process::capture(keygen.arg(lab.key_file()))?;
+        }
         Ok(lab)
     }
 
@@ -113,7 +117,7 @@ impl Lab {
         self.world.memory(name)
     }
 
-    pub(super) fn program(&self, name: &str) -> Command {
+    pub(super) fn program(&self, name: impl AsRef<Path>) -> Command {
         self.world.program(name)
     }
 
@@ -313,7 +317,7 @@ impl Lab {
 }
 
 /// Whether `found` has every file of `expected` with the same bytes.
-fn same_files(expected: &Path, found: &Path) -> Result<()> {
+pub(super) fn same_files(expected: &Path, found: &Path) -> Result<()> {
     let mut diff = Command::new("diff");
     diff.args(["--recursive", "--brief", "--exclude=.sealift*"]).arg(expected).arg(found);
     let output = process::output(&mut diff)?;

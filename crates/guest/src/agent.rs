@@ -235,6 +235,8 @@ impl Volumes for Agent {
         }
         let limits = self.policy.grant(request.limits);
         self.store.create(volume, category, limits).map_err(|error| refusal(&error))?;
+        // From now on its refusals are told, also before its first revision.
+        self.note(volume);
         let held = self.held_one(volume).ok_or_else(|| {
             Refusal::new(Reason::Internal, "the volume is gone as soon as it was made")
         })?;

@@ -9,11 +9,11 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::rand;
-use rustix::fs::{CWD, Mode, OFlags, open, statvfs};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, open, openat2, statvfs};
 use rustix::io::Errno;
 use rustix::mount::{
-    MountFlags, MountPropagationFlags, MoveMountFlags, UnmountFlags, mount_bind, mount_change,
-    mount_remount, move_mount, unmount,
+    MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount_bind,
+    mount_change, mount_remount, move_mount, open_tree, unmount,
 };
 use volumes::name::VolumeId;
 
@@ -67,12 +67,24 @@ pub(crate) fn bind_at(
     target: &Path,
 ) -> Result<(), Error> {
     let data = data_dir(root, volume);
-    if !data.is_dir() {
-        return Err(Error::Missing(volume.clone()));
-    }
+    // Past no link: who has taken the receiver over may write below the root, and this is root.
+    let below = data.strip_prefix(root).unwrap_or(&data);
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let above = open(root, flags, Mode::empty()).map_err(fail("open", root))?;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    let source = match openat2(&above, below, flags, Mode::empty(), resolve) {
+        Ok(source) => source,
+        Err(Errno::NOENT) => return Err(Error::Missing(volume.clone())),
+        Err(errno) => return Err(fail("openat2", &data)(errno)),
+    };
     let hidden = Hidden::make(root)?;
     let stage = hidden.stage()?;
-    mount_bind(&data, &stage).map_err(fail("mount", &data))?;
+    let copy = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH;
+    let mount = open_tree(source, "", copy).map_err(fail("open_tree", &data))?;
+    let from = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    move_mount(mount, "", CWD, &stage, from).map_err(fail("move_mount", &stage))?;
     // A remount sets all flags, so the filesystem's own have to be said again.
     let own = statvfs(&stage).map_err(fail("statvfs", &stage))?.f_flag;
     let mut flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::BIND;

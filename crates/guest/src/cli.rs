@@ -44,7 +44,7 @@ pub(crate) struct Run {
     #[command(flatten)]
     pub(crate) tls: Tls,
     /// Where volumes are kept
-    #[arg(long, value_name = "DIR", default_value = "/run/sealift", env = "SEALIFT_GUEST_ROOT")]
+    #[arg(long, value_name = "DIR", default_value = "/run/sealift", value_parser = absolute, env = "SEALIFT_GUEST_ROOT")]
     pub(crate) root: PathBuf,
     /// The key source that opens sealed values, which are refused without it, and that has the
     /// certificate of tls: addresses: unix:/PATH of upstream's data hub
@@ -105,18 +105,20 @@ pub(crate) struct Tls {
     #[arg(
         long = "tls-cert",
         value_name = "FILE",
+        value_parser = file_or_resource,
         requires = "key",
         requires = "client_ca",
         env = "SEALIFT_GUEST_TLS_CERT"
     )]
     pub(crate) cert: Option<PathBuf>,
     /// Its private key, which nobody but its owner may read; PEM
-    #[arg(long = "tls-key", value_name = "FILE", requires = "cert", env = "SEALIFT_GUEST_TLS_KEY")]
+    #[arg(long = "tls-key", value_name = "FILE", value_parser = file_or_resource, requires = "cert", env = "SEALIFT_GUEST_TLS_KEY")]
     pub(crate) key: Option<PathBuf>,
     /// The CA of the hosts that may connect; PEM
     #[arg(
         long = "tls-client-ca",
         value_name = "FILE",
+        value_parser = absolute,
         requires = "cert",
         env = "SEALIFT_GUEST_TLS_CLIENT_CA"
     )]
@@ -135,7 +137,7 @@ pub(crate) struct Tls {
 #[derive(Debug, Args)]
 pub(crate) struct Status {
     /// Where volumes are kept
-    #[arg(long, value_name = "DIR", default_value = "/run/sealift", env = "SEALIFT_GUEST_ROOT")]
+    #[arg(long, value_name = "DIR", default_value = "/run/sealift", value_parser = absolute, env = "SEALIFT_GUEST_ROOT")]
     pub(crate) root: PathBuf,
     /// Form of the result on stdout
     #[arg(short, long, default_value = "table", env = "SEALIFT_OUTPUT")]
@@ -153,7 +155,7 @@ pub(crate) enum Output {
 #[derive(Debug, Args)]
 pub(crate) struct Bind {
     /// Where volumes are kept
-    #[arg(long, value_name = "DIR", default_value = "/run/sealift", env = "SEALIFT_GUEST_ROOT")]
+    #[arg(long, value_name = "DIR", default_value = "/run/sealift", value_parser = absolute, env = "SEALIFT_GUEST_ROOT")]
     pub(crate) root: PathBuf,
     /// The volume, as the host names it
     pub(crate) volume: String,
@@ -164,11 +166,23 @@ pub(crate) struct Bind {
 #[derive(Debug, Args)]
 pub(crate) struct Hook {
     /// Where volumes are kept
-    #[arg(long, value_name = "DIR", default_value = "/run/sealift", env = "SEALIFT_GUEST_ROOT")]
+    #[arg(long, value_name = "DIR", default_value = "/run/sealift", value_parser = absolute, env = "SEALIFT_GUEST_ROOT")]
     pub(crate) root: PathBuf,
     /// Seconds to wait for volumes that have not come yet
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub(crate) wait: u16,
+}
+
+/// A path that stays the same wherever it is read.
+fn absolute(path: &str) -> std::io::Result<PathBuf> {
+    std::path::absolute(path)
+}
+
+fn file_or_resource(path: &str) -> std::io::Result<PathBuf> {
+    match guest::identity::is_resource(path) {
+        true => Ok(path.into()),
+        false => absolute(path),
+    }
 }
 
 fn category(name: &str) -> Result<Category, String> {

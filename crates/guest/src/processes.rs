@@ -121,9 +121,10 @@ fn hear(run: &Run, mounter: impl Fn() -> Result<Box<dyn Mounter>, String>) -> Re
         listeners.push((address, listener.map_err(|error| format!("{address}: {error}"))?));
     }
     let mut all_pages = Vec::new();
-    for address in run.metrics.iter().chain([&status_address(&run.root)]) {
+    let own = status_address(&run.root);
+    for address in run.metrics.iter().chain([&own]) {
         let pages = patiently(|| Pages::bind(address), in_use);
-        all_pages.push(pages.map_err(|error| format!("{address}: {error}"))?);
+        all_pages.push((*address == own, pages.map_err(|error| format!("{address}: {error}"))?));
     }
     // The cryptography looks at the machine once, where it may still look.
     let _ = volumes::tree::Digest::of(b"");
@@ -145,6 +146,10 @@ fn hear(run: &Run, mounter: impl Fn() -> Result<Box<dyn Mounter>, String>) -> Re
         ),
     }
 
+    if let Some(tls) = &tls {
+        // A file that may not be read any more would be missed only when somebody connects.
+        tls.check().map_err(|error| format!("confined, for a tls: address: {}", chain(&error)))?;
+    }
     let open = || {
         let mounter = mounter().map_err(Opening::Other)?;
         Agent::open(&run.root, policy(run), options(run), mounter).map_err(Opening::Store)
@@ -161,10 +166,11 @@ fn hear(run: &Run, mounter: impl Fn() -> Result<Box<dyn Mounter>, String>) -> Re
     if let Some(source) = key_source(run) {
         unseal_by(&agent, source);
     }
-    for pages in all_pages {
+    for (for_root, pages) in all_pages {
         let agent = Arc::clone(&agent);
         let thread = std::thread::Builder::new().name("metrics".into()).stack_size(128 << 10);
-        let page = move |path: &str| guest::report::page(path, &*guest::server::lock(&agent));
+        let page =
+            move |path: &str| guest::report::page(path, for_root, &*guest::server::lock(&agent));
         let spawned = thread.spawn(move || pages.serve(page));
         spawned.map_err(|error| format!("no thread: {error}"))?;
     }

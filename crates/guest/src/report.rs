@@ -8,14 +8,15 @@ use volumes::session::Volumes;
 /// Volumes asked for at a time.
 const PAGE: usize = 256;
 
-/// The page at `path`: `/metrics`, `/status`. Asks for the volumes anew.
-pub fn page(path: &str, volumes: &dyn Volumes) -> Option<Page> {
+/// The page at `path`: `/metrics`, and for root, `/status`, with digests and reasons. Asks for the
+/// volumes anew.
+pub fn page(path: &str, for_root: bool, volumes: &dyn Volumes) -> Option<Page> {
     match path {
         "/metrics" => {
             let text = metrics(&all(volumes), volumes.refusals());
             Some(Page { media_type: MEDIA_TYPE, text })
         }
-        "/status" => {
+        "/status" if for_root => {
             let text = serde_json::to_string_pretty(&all(volumes)).ok()?;
             Some(Page { media_type: "application/json", text })
         }

@@ -213,6 +213,28 @@ fn a_container_whose_volume_has_not_come_does_not_start() {
     assert!(left.is_empty(), "{left:?}");
 }
 
+/// As somebody might who has taken the receiver over, and waits for root to mount it.
+#[test]
+fn a_link_in_a_volumes_place_is_mounted_nowhere() {
+    let Some(world) = World::new() else { return };
+    let (target, secret) = (world.dir.path().join("target"), world.dir.path().join("secret"));
+    for directory in [&target, &secret, &world.root().join("volumes/evil")] {
+        fs::create_dir(directory).unwrap();
+    }
+    symlink(&secret, world.root().join("volumes/evil/data")).unwrap();
+    symlink("evil", world.root().join("volumes/other")).unwrap();
+    for name in ["evil", "other"] {
+        let mut bind = Command::new(GUEST);
+        let output =
+            bind.args(["bind", "--root"]).arg(world.root()).arg(name).arg(&target).output();
+        let output = output.unwrap();
+        let why = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(42) && why.contains("openat2"), "{why}");
+    }
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!mounts.contains(target.to_str().unwrap()), "{mounts}");
+}
+
 /// Below systemd every mount is shared, and nothing can be moved away from a shared one.
 #[test]
 fn a_volume_is_bound_where_mounts_are_shared() {

@@ -187,6 +187,21 @@ fn confinement_can_be_switched_off_and_says_so() {
 }
 
 /// In one process, as root and as somebody who has no capabilities at all.
+/// Digests tell who can guess what is in a small file; whoever reads metrics need not have them.
+#[test]
+fn only_root_learns_more_than_metrics() {
+    use link::pages::{Address, get};
+    let world = World::new();
+    let metrics = Address::Unix(world.0.path().join("metrics.sock"));
+    let mut agent = world.start(&["--plain-directories", "--metrics", &metrics.to_string()]);
+    world.bring(&mut agent, "pod.db", 1, FIRST);
+    let own = Address::Unix(world.root().join("status.sock"));
+    assert!(get(&own, "/status").unwrap().contains("digest"));
+    assert!(get(&own, "/metrics").unwrap().contains("pod.db"));
+    assert!(get(&metrics, "/metrics").unwrap().contains("pod.db"));
+    assert!(get(&metrics, "/status").is_err());
+}
+
 #[test]
 fn plain_directories_are_confined_also_without_root() {
     let nobody = (65_534, 65_534);

@@ -15,6 +15,8 @@ pub(crate) struct Counters {
     pub(crate) failures: AtomicU64,
     /// Connections made to guests.
     pub(crate) connections: AtomicU64,
+    /// Those that could not be made.
+    pub(crate) unreachable: AtomicU64,
 }
 
 /// The document: each volume, then the counters. Names end in their unit.
@@ -75,5 +77,10 @@ pub(crate) fn render(volumes: &[VolumeReport], counters: &Counters) -> String {
     };
     count("sealift_sync_failures_total", "Attempts that failed.", &counters.failures);
     count("sealift_guest_connections_total", "Connections made to guests.", &counters.connections);
+    count(
+        "sealift_guest_failures_total",
+        "Connections to guests that could not be made.",
+        &counters.unreachable,
+    );
     text.finish()
 }

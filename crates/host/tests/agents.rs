@@ -441,6 +441,41 @@ fn a_guest_that_breaks_off_is_asked_less_and_less_and_its_volumes_can_move() {
 }
 
 #[test]
+fn a_guest_that_was_given_up_keeps_no_detached_volume() {
+    let world = World::new();
+    let agent = world.agent();
+    let config = world.make("configmap", "app", &files(1, &["a"]));
+    world.attach(&agent, &config);
+    agent.sync(&config.id, PATIENCE).unwrap();
+    std::fs::remove_file(world.dir.path().join("guest.sock")).unwrap();
+    world.relay.close(true);
+    // Many attempts later: those that a detached volume waits for are over.
+    let failing = |agent: &Agent| {
+        let text = agent.metrics();
+        let line = text.lines().find(|line| line.starts_with("sealift_guest_failures_total"));
+        line.unwrap().rsplit(' ').next().unwrap().parse::<u64>().unwrap()
+    };
+    let until = Instant::now() + PATIENCE;
+    while failing(&agent) < 8 {
+        assert!(Instant::now() < until);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    agent.detach(std::slice::from_ref(&config.id)).unwrap();
+    let Source::Volume(found) =
+        Kubelet::open(&world.kubelet()).unwrap().classify(config.writer.target())
+    else {
+        panic!()
+    };
+    let elsewhere = Address::Unix(world.dir.path().join("inner.sock"));
+    let until = Instant::now() + PATIENCE;
+    while let Err(error) = agent.attach(std::slice::from_ref(&found), &elsewhere) {
+        assert!(Instant::now() < until, "{error}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    agent.sync(&config.id, PATIENCE).unwrap();
+}
+
+#[test]
 fn what_is_detached_while_it_is_sent_is_gone_in_the_end() {
     let world = World::new();
     let agent = world.agent();

@@ -109,8 +109,13 @@ impl Server {
         client_names: Vec<String>,
     ) -> Result<Self, Error> {
         let server = Self { identity, client_ca, client_names };
-        server.config()?;
+        server.check()?;
         Ok(server)
+    }
+
+    /// Whether everything can still be read that the next connection needs.
+    pub fn check(&self) -> Result<(), Error> {
+        self.config().map(drop)
     }
 
     fn config(&self) -> Result<ServerConfig, Error> {

@@ -49,11 +49,15 @@ pub(super) fn restrict(grants: &Grants) -> Result<Option<u8>, Error> {
             ruleset = allow(ruleset, &grants.root.join(place), store)?;
         }
         for path in &grants.readable {
-            let directory = match path.is_dir() {
-                true => path,
-                false => path.parent().unwrap_or(path),
-            };
-            ruleset = allow(ruleset, directory, AccessFs::ReadFile | AccessFs::ReadDir)?;
+            // What a link leads to is granted, too.
+            let real = path.canonicalize().ok();
+            for path in [Some(path), real.as_ref()].into_iter().flatten() {
+                let directory = match path.is_dir() {
+                    true => path,
+                    false => path.parent().unwrap_or(path),
+                };
+                ruleset = allow(ruleset, directory, AccessFs::ReadFile | AccessFs::ReadDir)?;
+            }
         }
         ruleset.restrict_self().map_err(Error::Landlock)?;
         return Ok(Some(version));

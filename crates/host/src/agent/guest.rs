@@ -351,6 +351,7 @@ fn learn(shared: &Shared, address: &Guest, held: Vec<Held>) {
 }
 
 fn unreachable_guest(shared: &Shared, address: &Guest, error: &client::Error, failures: u32) {
+    shared.counters.unreachable.fetch_add(1, Ordering::Relaxed);
     let text = format!("guest {address}: {}", chain(error));
     if failures == 1 {
         tracing::warn!(guest = %address, error = %chain(error), "the guest cannot be reached");
@@ -362,8 +363,9 @@ fn unreachable_guest(shared: &Shared, address: &Guest, error: &client::Error, fa
         state.unreachable = true;
         state.behind_since.get_or_insert_with(Instant::now);
     }
-    if failures == FAREWELLS {
-        let here = |attached: &Attached| attached.guest == *address && attached.leaving;
+    let here = |attached: &Attached| attached.guest == *address && attached.leaving;
+    // Also when it was given up long ago: what is detached later must not wait for it for ever.
+    if failures >= FAREWELLS && table.volumes.values().any(here) {
         table.volumes.retain(|_, attached| !here(attached));
         table.retire(address);
         drop(table);

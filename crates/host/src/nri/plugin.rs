@@ -82,6 +82,14 @@ pub enum Error {
         /// Where it may be.
         root: PathBuf,
     },
+    /// Kubelet is somewhere else.
+    #[error("{mount:?} is a volume of kubelet's, and not below {root:?}; see --kubelet-root")]
+    OtherRoot {
+        /// Where the volume is.
+        mount: String,
+        /// Where kubelet is said to be.
+        root: PathBuf,
+    },
     /// The guest has not got the volume.
     #[error(transparent)]
     Agent(#[from] agent::Error),
@@ -237,7 +245,13 @@ impl Inner {
                     return Ok(());
                 }
                 let guest = self.guest(pod, Instant::now() + SHIM_PATIENCE)?;
-                Ok(self.agent.attach(&volumes, &guest)?)
+                self.agent.attach(&volumes, &guest)?;
+                if !lock(&self.sandboxes).contains_key(&pod.id) {
+                    // It was stopped meanwhile, and who stopped it found nothing to detach.
+                    let guest = guest.to_string();
+                    self.release(&uid, |of| of == guest);
+                }
+                Ok(())
             };
             match attempt() {
                 Ok(()) => return,
@@ -287,6 +301,14 @@ impl Inner {
                 Source::Volume(volume) if volume.pod_uid == uid => wanted.push((mount, volume)),
                 Source::SubPath { pod_uid, volume, .. } if pod_uid == uid => {
                     self.part(&kubelet, request, mount, &uid, &volume)?;
+                }
+                // By its form it is this pod's, and where kubelet is said to be it is not: a wrong
+                // --kubelet-root must not have every container made with what Kata copies.
+                _ if is_kubelets(&mount.source, &uid) => {
+                    return Err(Error::OtherRoot {
+                        mount: mount.source.clone(),
+                        root: self.options.kubelet_root.clone(),
+                    });
                 }
                 // Another pod's, which only a hostPath can be.
                 _ => {}
@@ -410,6 +432,23 @@ impl Inner {
 fn is_below(path: &str, root: &Path) -> bool {
     let clean = |name: &str| !matches!(name, "" | "." | "..");
     Path::new(path).starts_with(root) && path.split('/').skip(1).all(clean)
+}
+
+/// Whether a mount's source has the form of a volume that kubelet keeps current for this pod, or of
+/// a part of one, wherever kubelet is.
+fn is_kubelets(source: &str, uid: &PodUid) -> bool {
+    const PLUGINS: [&str; 4] = [
+        "kubernetes.io~secret",
+        "kubernetes.io~configmap",
+        "kubernetes.io~projected",
+        "kubernetes.io~downward-api",
+    ];
+    let names: Vec<&str> = source.split('/').filter(|name| !name.is_empty()).collect();
+    names.windows(4).any(|names| match names {
+        ["pods", pod, "volumes", plugin] => *pod == uid.as_str() && PLUGINS.contains(plugin),
+        ["pods", pod, "volume-subpaths", _] => *pod == uid.as_str(),
+        _ => false,
+    })
 }
 
 /// The same machine, another port.

@@ -276,6 +276,37 @@ fn a_sub_path_stays_or_is_refused_as_one_wishes() {
     }
 }
 
+/// Otherwise a wrong --kubelet-root would have every container made with what Kata copies.
+#[test]
+fn a_volume_of_a_kubelet_elsewhere_is_refused() {
+    let world = World::new(|_| {});
+    let runtime = Runtime::start(&world.path("nri.sock"));
+    world.shim("s", &format!("unix://{}", world.guest("guest").display()));
+    let (uid, other) = (pod_uid(1), pod_uid(2));
+    let mut connection = runtime.greet(MINUTE_MS, &[]);
+    let pod = pod("s", &uid, KATA, None);
+    let mut made = |source: String| {
+        let source = std::path::PathBuf::from(source);
+        let request = create(&pod, &container("app", &[("/a", &source)]));
+        connection.call("CreateContainer", &request).map(|response| adjusted(&response).1.len())
+    };
+    for source in [
+        format!("/data/kubelet/pods/{uid}/volumes/kubernetes.io~secret/db"),
+        format!("/data/kubelet/pods/{uid}/volumes/kubernetes.io~projected/kube-api"),
+        format!("/pods/{uid}/volume-subpaths/db/app/0"),
+    ] {
+        let (code, what) = made(source).unwrap_err();
+        assert!(code == 9 && what.contains("see --kubelet-root"), "{code} {what}");
+    }
+    for source in [
+        format!("/data/kubelet/pods/{uid}/volumes/kubernetes.io~empty-dir/e"),
+        format!("/data/kubelet/pods/{other}/volumes/kubernetes.io~secret/db"),
+        "/etc/hosts".into(),
+    ] {
+        assert_eq!(made(source), Ok(0));
+    }
+}
+
 /// Where a guest says that it keeps a volume becomes a source that a shim sees on the host.
 #[test]
 fn a_guest_that_names_another_place_is_not_believed() {

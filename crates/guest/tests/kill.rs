@@ -19,8 +19,11 @@ use testkit::steps::{Step, attach, counting, spread, steps, strace, strace_works
 use volumes::name::Category;
 use volumes::wire::message::{DropRequest, Message};
 
-const OLD: &[(&str, &[u8])] = &[("user", b"app-1"), ("password", b"secret-1"), ("a/b", b"deep")];
-const NEW: &[(&str, &[u8])] = &[("user", b"app-2"), ("password", b"secret-1"), ("conf/new", b"k")];
+/// Path and content.
+type Files = &'static [(&'static str, &'static [u8])];
+
+const OLD: Files = &[("user", b"app-1"), ("password", b"secret-1"), ("a/b", b"deep")];
+const NEW: Files = &[("user", b"app-2"), ("password", b"secret-1"), ("conf/new", b"k")];
 
 /// Every call that makes, changes, moves, mounts or removes something, or asks the other process to.
 const CALLS: [&str; 23] = [
@@ -162,7 +165,8 @@ fn run(world: &World, victim: Victim, arguments: &[String]) -> bool {
     };
     let mut all = vec![own];
     all.extend(children(own));
-    all.extend(all[1..].to_vec().into_iter().flat_map(children));
+    let grandchildren: Vec<i32> = all[1..].iter().copied().flat_map(children).collect();
+    all.extend(grandchildren);
     if updated {
         // strace last, or those that it traces go on.
         all.iter().rev().for_each(|process| kill_if_there(*process));
@@ -190,7 +194,7 @@ fn set(names: &[&str]) -> BTreeSet<String> {
 }
 
 /// That a volume is one of these revisions, and nothing else.
-fn exactly(world: &World, name: &str, revisions: &[(u64, &[(&str, &[u8])])]) {
+fn exactly(world: &World, name: &str, revisions: &[(u64, Files)]) {
     let data = world.data(name);
     let link = fs::read_link(data.join("..data")).unwrap();
     let found = revisions.iter().find(|(sequence, _)| link == Path::new(&format!("..{sequence}")));
@@ -219,7 +223,8 @@ fn recovers(world: &World) {
     drop(world.connect(&mut agent));
     exactly(world, "v", &[(1, OLD), (2, NEW)]);
     let (mut mounts, mut places) = world.residue();
-    (mounts.sort(), places.sort());
+    mounts.sort();
+    places.sort();
     assert_eq!(mounts, places.iter().map(|name| format!("volumes/{name}")).collect::<Vec<_>>());
     for name in &places {
         match name.as_str() {
@@ -233,7 +238,8 @@ fn recovers(world: &World) {
     exactly(world, "v", &[(2, NEW)]);
     exactly(world, "w", &[(1, OLD)]);
     let (mut mounts, mut places) = world.residue();
-    (mounts.sort(), places.sort());
+    mounts.sort();
+    places.sort();
     assert_eq!(
         (mounts, places),
         (vec!["volumes/v".into(), "volumes/w".into()], vec!["v".into(), "w".into()])

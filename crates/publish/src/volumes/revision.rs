@@ -104,6 +104,10 @@ pub(super) fn build(top: &Dir, tree: &Tree, sources: &Sources<'_>) -> Result<(),
         if let (true, Some(from)) = (same, from) {
             // Never given another owner or mode afterwards: the inode is the old revision's, too.
             from.link(name, to, name)?;
+            // Who could write there may have put a link in its place, which has now a second name.
+            if !to.stat(name)?.is_some_and(|stat| is_as(&stat, node)) {
+                return Err(crate::Error::InTheWay { path: from.shown().join(name) }.into());
+            }
         } else if is_empty(digest) {
             finish(&to.create_file(name, 0o600)?, *meta)?;
         } else if let (Some(old), Some((current, _))) = (elsewhere.get(digest), sources.current) {
@@ -216,6 +220,7 @@ pub(super) fn check(top: &Dir, tree: &Tree) -> Result<Option<HashMap<Digest, u64
     Ok(whole.then_some(opened))
 }
 
+/// Whether something has the kind, owner and mode that it should have.
 fn is_as(stat: &rustix::fs::Stat, node: &Node) -> bool {
     let kind = rustix::fs::FileType::from_raw_mode(stat.st_mode);
     let meta = node.meta();

@@ -105,8 +105,11 @@ fn children(parent: u32) -> Result<Vec<u32>> {
 
 /// A number in `/proc/PROCESS/status`.
 fn status(process: &str, field: &str) -> Result<u64> {
-    let path = format!("/proc/{process}/status");
-    let text = fs::read_to_string(&path).with_context(|| path.clone())?;
+    number_in(&format!("/proc/{process}/status"), field)
+}
+
+fn number_in(path: &str, field: &str) -> Result<u64> {
+    let text = fs::read_to_string(path).with_context(|| path.to_owned())?;
     let line = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
     let number = line.and_then(|line| line.split_whitespace().next());
     Ok(number.with_context(|| format!("{path}: {field}"))?.parse()?)
@@ -120,6 +123,13 @@ fn sum_mib(pids: &[u32], field: &str) -> Result<f64> {
 /// Together; pages that they share count for each of them.
 pub(super) fn resident_mib(pids: &[u32]) -> Result<f64> {
     sum_mib(pids, "VmRSS")
+}
+
+/// Together; pages that they share count once, as the program's own do (Linux, `smaps_rollup`).
+pub(super) fn memory_mib(pids: &[u32]) -> Result<f64> {
+    let pss = |pid| number_in(&format!("/proc/{pid}/smaps_rollup"), "Pss");
+    let kib = pids.iter().map(pss).sum::<Result<u64>>()?;
+    Ok(kib as f64 / 1024.0)
 }
 
 /// The sum of each one's largest resident set since it started.

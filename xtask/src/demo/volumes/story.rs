@@ -143,9 +143,9 @@ impl Story {
             for flag in ["ro", "nosuid", "nodev"] {
                 ensure!(flags.contains(flag), "{place} is not {flag}: {flags:?}");
             }
-            // What other kinds hold may be meant to be executed.
-            let is_secret = volume.id() == self.pod.secret.id();
-            ensure!(flags.contains("noexec") == is_secret, "noexec of {place}: {flags:?}");
+            // A ConfigMap may hold scripts. The token's volume might, and does not.
+            let may_run = volume.id() == self.pod.config.id();
+            ensure!(flags.contains("noexec") != may_run, "noexec of {place}: {flags:?}");
             // Neither the container nor the guest's root through the container's mount.
             let touch = |root: &str| format!("touch {root}{place}/new");
             refused(container.try_run(&touch(""))?)?;

@@ -1,10 +1,12 @@
 //! [`Cdh`]: the guest's key source on a unix socket, upstream's Confidential Data Hub or
 //! `sealift unsealer`. One connection a call, one deadline for all of it, bounded answers.
 
+use std::fmt;
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
@@ -32,9 +34,20 @@ pub enum Error {
     },
 }
 
+/// How connections to the key source are made.
+pub trait Dial: fmt::Debug + Send + Sync {
+    /// One that waits when it is read and written. Gives up at `until` at the latest.
+    fn dial(&self, until: Instant) -> io::Result<UnixStream>;
+}
+
+/// By this process itself.
+#[derive(Debug)]
+struct Own(PathBuf);
+
 /// A data hub's socket.
 #[derive(Debug, Clone)]
 pub struct Cdh {
+    dial: Arc<dyn Dial>,
     path: PathBuf,
     timeout: Duration,
 }
@@ -45,7 +58,13 @@ const MESSAGE_CHARS_MAX: usize = 256;
 impl Cdh {
     /// Where it listens, and how long a call may take from connecting to the answer's last byte.
     pub fn new(path: impl Into<PathBuf>, timeout: Duration) -> Self {
-        Self { path: path.into(), timeout }
+        let path = path.into();
+        Self::through(Arc::new(Own(path.clone())), path, timeout)
+    }
+
+    /// The same with connections that somebody else makes; `path` is for errors.
+    pub fn through(dial: Arc<dyn Dial>, path: impl Into<PathBuf>, timeout: Duration) -> Self {
+        Self { dial, path: path.into(), timeout }
     }
 
     /// Opens a sealed secret, of at most [`volumes::wire::cdh::VALUE_BYTES_MAX`] bytes.
@@ -68,7 +87,8 @@ impl Cdh {
 
     fn exchange(&self, call: Call<'_>) -> Result<Result<Zeroizing<Vec<u8>>, Status>, Broken> {
         const STREAM: u32 = 1;
-        let mut stream = self.connect(Instant::now() + self.timeout)?;
+        let until = Instant::now() + self.timeout;
+        let mut stream = Until { stream: self.dial.dial(until)?, until };
         let timeout_ns = u64::try_from(self.timeout.as_nanos()).unwrap_or(u64::MAX);
         write_frame(&mut stream, Kind::Request, STREAM, &call.encode(timeout_ns))?;
         let mut payload = Zeroizing::new(Vec::new());
@@ -79,15 +99,17 @@ impl Cdh {
         }
         Ok(decode_answer(&payload)?.map(|value| Zeroizing::new(value.to_vec())))
     }
+}
 
+impl Dial for Own {
     /// A socket whose backlog is full is waited for, too, but not for ever.
-    fn connect(&self, until: Instant) -> io::Result<Until> {
+    fn dial(&self, until: Instant) -> io::Result<UnixStream> {
         let flags = SocketFlags::CLOEXEC;
         let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
         set_socket_timeout(&socket, Timeout::Send, Some(left(until)?))?;
-        let connected = connect(&socket, &SocketAddrUnix::new(&self.path)?);
+        let connected = connect(&socket, &SocketAddrUnix::new(&self.0)?);
         connected.map_err(|errno| late(errno.into()))?;
-        Ok(Until { stream: socket.into(), until })
+        Ok(socket.into())
     }
 }
 

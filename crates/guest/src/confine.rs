@@ -5,7 +5,7 @@
 //! | hears | the host, of which it believes nothing | the receiver, of which it believes little more |
 //! | capabilities | [`RECEIVER`] | [`MOUNTER`] |
 //! | files | Landlock: the volumes; see [`Grants`] | those that its few calls reach |
-//! | network | what it listened to before | none |
+//! | network | what it listened to before | with a key source: its socket file |
 //! | system calls | a list | a shorter list, with mounts |
 //!
 //! Both get `no_new_privs`. Who makes a call that is not on its list is killed: our own programs make
@@ -66,7 +66,8 @@ pub struct Grants {
     /// Files and directories that are read later, by their paths. Of a file it is its directory that
     /// may be read, with all that is in it: a certificate that is renewed is another file.
     pub readable: Vec<PathBuf>,
-    /// Whether it connects to sockets of the file system.
+    /// Whether it connects to sockets of the file system, to any of them. Only where it has no
+    /// mounter that does it instead.
     pub connects_unix: bool,
 }
 
@@ -150,13 +151,14 @@ pub fn receiver(grants: &Grants, require: Require) -> Result<Confined, Error> {
     Ok(Confined { seccomp: true, landlock, capabilities: Some(capabilities) })
 }
 
-/// Confines the calling thread, which is the process's only one, to what the mounter does.
-pub fn mounter(require: Require) -> Result<Confined, Error> {
+/// Confines the calling thread, which is the process's only one, to what the mounter does;
+/// `connects_unix`: with connections to a socket file.
+pub fn mounter(require: Require, connects_unix: bool) -> Result<Confined, Error> {
     if require == Require::Nothing {
         return Ok(Confined { seccomp: false, landlock: None, capabilities: None });
     }
     let capabilities = drop_privileges(MOUNTER)?;
-    calls::mounter().map_err(Error::Seccomp)?;
+    calls::mounter(connects_unix).map_err(Error::Seccomp)?;
     Ok(Confined { seccomp: true, landlock: None, capabilities: Some(capabilities) })
 }
 

@@ -6,9 +6,11 @@
 //! somebody whom the host has taken over.
 
 mod client;
+mod dial;
 mod server;
 mod wire;
 
 pub use self::client::Client;
+pub use self::dial::{Passed, Switchboard};
 pub use self::server::{Bounds, Ended, places, serve};
 pub use self::wire::{ANSWER_BYTES_MAX, REQUEST_BYTES, Request};

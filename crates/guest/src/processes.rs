@@ -1,12 +1,13 @@
 //! The agent's processes: `run` is the mounter. It starts the receiver, which is this program again,
-//! with one end of a socket pair as its standard input, and does what that asks for. When one ends,
+//! with one end of a socket pair as its standard input, and does what that asks for; with a key
+//! source, one end of another one, for connections to it, is its standard output. When one ends,
 //! the other does: the mounter hears of it over the socket, the receiver is killed by the kernel.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
-use std::process::ExitStatus;
+use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,7 @@ use guest::agent::{Agent, spawn_keeper, unseal_by};
 use guest::cdh::Cdh;
 use guest::confine::{self, Grants};
 use guest::identity::{Released, is_resource};
-use guest::mounter::{Bounds, Client, places, serve};
+use guest::mounter::{Bounds, Client, Passed, Switchboard, places, serve};
 use guest::policy::Policy;
 use guest::server::{Limits, Server};
 use link::listen::{Address, Listener};
@@ -37,9 +38,16 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) fn mount(run: &Run) -> Result<(), String> {
     let tmpfs = Tmpfs::prepare(&run.root, None).map_err(|error| chain(&error))?;
     let places = places(&run.root).map_err(|error| format!("{}: {error}", run.root.display()))?;
-    let (family, kind) = (AddressFamily::UNIX, SocketType::SEQPACKET);
-    let (ours, theirs) = socketpair(family, kind, SocketFlags::CLOEXEC, None)
-        .map_err(|error| format!("no socket: {error}"))?;
+    let (ours, theirs) = pair()?;
+    let (switchboard, dialled) = match &run.key_source {
+        Some(path) => {
+            let (ours, theirs) = pair()?;
+            // The receiver writes nothing there, and a descriptor that is a standard one needs no
+            // number on its command line and survives `exec` without more ado.
+            (Some(Switchboard::new(ours, path.clone())), Stdio::from(theirs))
+        }
+        None => (None, Stdio::inherit()),
+    };
     let mut receiver = std::process::Command::new("/proc/self/exe")
         .arg0("sealift-guest")
         .arg("receive")
@@ -48,15 +56,16 @@ pub(crate) fn mount(run: &Run) -> Result<(), String> {
         // freed to itself, which is a fifth of the memory at its worst.
         .env("MALLOC_ARENA_MAX", "1")
         .stdin(theirs)
+        .stdout(dialled)
         .spawn()
         .map_err(|error| format!("cannot start /proc/self/exe (is /proc mounted?): {error}"))?;
-    let ended = match confine::mounter(run.confine) {
+    let ended = match confine::mounter(run.confine, switchboard.is_some()) {
         Ok(confined) => {
             tracing::info!(%confined, receiver = receiver.id(), "mounter");
             let (policy, options) = (policy(run), options(run));
             let space = Space::of(policy.limits, options.revisions_max);
             let bounds = Bounds { volumes: policy.volumes, space };
-            chain(&serve(&ours, &tmpfs, bounds, places))
+            chain(&serve(&ours, &tmpfs, bounds, places, switchboard.as_ref()))
         }
         Err(error) => chain(&error),
     };
@@ -73,6 +82,13 @@ pub(crate) fn mount(run: &Run) -> Result<(), String> {
         Ok(status) => format!("{ended}: {}", how(status)),
         Err(error) => format!("{ended}: {error}"),
     })
+}
+
+/// A socket of whole messages for each process.
+fn pair() -> Result<(OwnedFd, OwnedFd), String> {
+    let (family, kind) = (AddressFamily::UNIX, SocketType::SEQPACKET);
+    socketpair(family, kind, SocketFlags::CLOEXEC, None)
+        .map_err(|error| format!("no socket: {error}"))
 }
 
 /// What a process's end says.
@@ -97,23 +113,34 @@ pub(crate) fn receive(run: &Run) -> Result<(), String> {
         Err(rustix::io::Errno::AGAIN) => {}
         _ => return Err("standard input is no mounter; start `sealift-guest run`".into()),
     }
-    hear(run, || {
-        let socket = stdin.as_fd().try_clone_to_owned();
-        let socket = socket.map_err(|error| format!("no descriptor: {error}"))?;
-        Ok(Box::new(Client::new(socket)))
-    })
+    let own = |fd: &dyn AsFd| {
+        fd.as_fd().try_clone_to_owned().map_err(|error| format!("no descriptor: {error}"))
+    };
+    let source = match &run.key_source {
+        Some(path) => {
+            let dial = Arc::new(Passed::new(own(&io::stdout())?));
+            Some(Cdh::through(dial, path, key_source_timeout(run)))
+        }
+        None => None,
+    };
+    hear(run, source, || Ok(Box::new(Client::new(own(&stdin)?))))
 }
 
 /// Both in one, where nobody may mount.
 pub(crate) fn plain(run: &Run) -> Result<(), String> {
     let mounter = || PlainDirectories::prepare(&run.root, None).map_err(|error| chain(&error));
     mounter()?;
-    hear(run, || Ok(Box::new(mounter()?)))
+    let source = run.key_source.as_ref().map(|path| Cdh::new(path, key_source_timeout(run)));
+    hear(run, source, || Ok(Box::new(mounter()?)))
 }
 
 /// Hears the host, confined, for ever.
-fn hear(run: &Run, mounter: impl Fn() -> Result<Box<dyn Mounter>, String>) -> Result<(), String> {
-    let tls = tls(run)?;
+fn hear(
+    run: &Run,
+    source: Option<Cdh>,
+    mounter: impl Fn() -> Result<Box<dyn Mounter>, String>,
+) -> Result<(), String> {
+    let tls = tls(run, source.as_ref())?;
     let in_use = |error: &io::Error| error.kind() == io::ErrorKind::AddrInUse;
     let mut listeners = Vec::new();
     for address in &run.listen {
@@ -135,7 +162,8 @@ fn hear(run: &Run, mounter: impl Fn() -> Result<Box<dyn Mounter>, String>) -> Re
     let grants = Grants {
         root: run.root.clone(),
         readable: files.cloned().collect(),
-        connects_unix: run.key_source.is_some(),
+        // Otherwise the mounter does it.
+        connects_unix: run.plain_directories && source.is_some(),
     };
     let confined = confine::receiver(&grants, run.confine).map_err(|error| chain(&error))?;
     match confined.landlock {
@@ -163,7 +191,7 @@ fn hear(run: &Run, mounter: impl Fn() -> Result<Box<dyn Mounter>, String>) -> Re
     })?;
     let agent = Arc::new(Mutex::new(agent));
     spawn_keeper(&agent).map_err(|error| format!("no thread: {error}"))?;
-    if let Some(source) = key_source(run) {
+    if let Some(source) = source {
         unseal_by(&agent, source);
     }
     for (for_root, pages) in all_pages {
@@ -232,7 +260,7 @@ fn options(run: &Run) -> Options {
 }
 
 /// What `tls:` addresses need, if it is there.
-fn tls(run: &Run) -> Result<Option<Arc<tls::Server>>, String> {
+fn tls(run: &Run, source: Option<&Cdh>) -> Result<Option<Arc<tls::Server>>, String> {
     let Tls { cert, key, client_ca, client_names } = &run.tls;
     let (Some(cert), Some(key), Some(ca)) = (cert, key, client_ca) else {
         let needs = |address: &&Address| matches!(address, Address::Tls(_));
@@ -247,9 +275,8 @@ fn tls(run: &Run) -> Result<Option<Arc<tls::Server>>, String> {
     let identity: Box<dyn tls::Identity> = match (resource(cert), resource(key)) {
         (None, None) => Box::new(tls::Files { chain: cert.clone(), key: key.clone() }),
         (Some(cert), Some(key)) => {
-            let source = key_source(run);
             let source = source.ok_or_else(|| format!("{cert} needs --key-source"))?;
-            Box::new(Released::new(source, cert.into(), key.into()))
+            Box::new(Released::new(source.clone(), cert.into(), key.into()))
         }
         _ => return Err("--tls-cert and --tls-key: two files or two resources".into()),
     };
@@ -262,7 +289,6 @@ fn resource(path: &Path) -> Option<&str> {
     path.to_str().filter(|path| is_resource(path))
 }
 
-fn key_source(run: &Run) -> Option<Cdh> {
-    let timeout = Duration::from_secs(run.key_source_timeout.into());
-    run.key_source.as_ref().map(|path| Cdh::new(path, timeout))
+fn key_source_timeout(run: &Run) -> Duration {
+    Duration::from_secs(run.key_source_timeout.into())
 }

@@ -41,6 +41,8 @@ pub(crate) struct Unsealer {
 /// One volume's.
 #[derive(Default)]
 struct Contents {
+    /// Those of the commit that was tried last: nobody hears of others' failures.
+    wanted: BTreeSet<Digest>,
     waiting: BTreeSet<Digest>,
     running: BTreeSet<Digest>,
     failed: BTreeMap<Digest, String>,
@@ -61,6 +63,7 @@ impl Unsealer {
     ) -> Refusal {
         let contents = self.volumes.entry(volume.clone()).or_default();
         // Those of an earlier revision are of no interest any more.
+        contents.wanted = sealed.keys().copied().collect();
         contents.waiting.retain(|digest| sealed.contains_key(digest));
         let failed = std::mem::take(&mut contents.failed);
         if let Some((digest, why)) = failed.iter().find(|(digest, _)| sealed.contains_key(*digest))
@@ -78,6 +81,7 @@ impl Unsealer {
     /// A volume's staged contents are gone. What is running ends in vain.
     pub(crate) fn forget(&mut self, volume: &VolumeId) {
         if let Some(contents) = self.volumes.get_mut(volume) {
+            contents.wanted.clear();
             contents.waiting.clear();
             contents.failed.clear();
             if contents.running.is_empty() {
@@ -117,7 +121,10 @@ impl Unsealer {
     fn ended(&mut self, volume: &VolumeId, digest: &Digest, result: Result<(), String>) {
         let Some(contents) = self.volumes.get_mut(volume) else { return };
         contents.running.remove(digest);
-        if let Err(why) = result {
+        // A host could else leave failures behind for any number of volumes that are not there.
+        if let Err(why) = result
+            && contents.wanted.contains(digest)
+        {
             contents.failed.insert(*digest, why);
         } else if contents.waiting.is_empty()
             && contents.running.is_empty()
@@ -191,4 +198,42 @@ fn open(cdh: &Cdh, file: File) -> Result<Zeroizing<Vec<u8>>, String> {
     let read = file.take(limit).read_to_end(&mut sealed);
     read.map_err(|error| format!("it cannot be read: {error}"))?;
     cdh.unseal(&sealed).map_err(|error| chain(&error))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use volumes::tree::{Limits, Meta};
+
+    use super::*;
+
+    #[test]
+    fn a_failure_after_the_volume_is_gone_leaves_nothing() {
+        let cdh = Cdh::new("nowhere", Duration::from_secs(1));
+        // It starts none of its own.
+        let (agent, threads) = (Weak::new(), THREADS_MAX);
+        let mut unsealer = Unsealer { agent, cdh, volumes: BTreeMap::new(), threads };
+        let meta = Meta { mode: 0o755, uid: 0, gid: 0 };
+        let tree = Tree::new(meta, [].into(), Limits { entries: 1, bytes: 1 }).unwrap();
+        let sealed = BTreeMap::from([(Digest::of(b"sealed.x"), 8)]);
+        let id = VolumeId::parse("v").unwrap();
+        let refuse = || Err("no".to_owned());
+
+        assert_eq!(unsealer.open(&id, &tree, &sealed).reason, Reason::Opening);
+        let (_, digest) = unsealer.next().unwrap();
+        unsealer.forget(&id);
+        unsealer.ended(&id, &digest, refuse());
+        assert!(unsealer.volumes.is_empty());
+
+        // One that is there again meanwhile hears of it, once.
+        unsealer.open(&id, &tree, &sealed);
+        unsealer.next().unwrap();
+        unsealer.forget(&id);
+        unsealer.open(&id, &tree, &sealed);
+        unsealer.ended(&id, &digest, refuse());
+        assert_eq!(unsealer.open(&id, &tree, &sealed).reason, Reason::Sealed);
+        unsealer.forget(&id);
+        assert!(unsealer.volumes.is_empty());
+    }
 }

@@ -124,6 +124,10 @@ const ALLOWED: &[(&str, Attempt)] = &[
     }),
 ];
 
+/// The same without the grant, as with a mounter that connects instead.
+const UNGRANTED: [(&str, Attempt); 2] =
+    [("a socket file, ungranted", GRANTED[0].1), ("an abstract socket, ungranted", GRANTED[1].1)];
+
 /// With sockets granted: those with a name in the file system, and with Landlock 6 no others.
 const GRANTED: [(&str, Attempt); 2] = [
     ("connect to a socket file", |top| UnixStream::connect(top.join("socket")).map(drop)),
@@ -141,7 +145,7 @@ fn abstract_name(top: &Path) -> SocketAddr {
 fn child() {
     let Ok(name) = std::env::var(ATTEMPT) else { return };
     let top = PathBuf::from(std::env::var(TOP).unwrap());
-    let all = [REFUSED, KILLED, ALLOWED, &GRANTED].concat();
+    let all = [REFUSED, KILLED, ALLOWED, &GRANTED, &UNGRANTED].concat();
     let (_, attempt) = all.into_iter().find(|(known, _)| *known == name).unwrap();
     let grants = Grants {
         root: top.join("root"),
@@ -242,6 +246,9 @@ fn sockets_are_as_granted() {
     let world = World::new();
     let _file = UnixListener::bind(world.0.path().join("socket")).unwrap();
     let _abstract = UnixListener::bind_addr(&abstract_name(world.0.path())).unwrap();
+    for (name, _) in UNGRANTED {
+        assert_eq!(world.attempt(name), Err(libc::SIGSYS), "{name}");
+    }
     assert_eq!(world.attempt(GRANTED[0].0), Ok("done".into()));
     match world.landlock() {
         6.. => assert_eq!(world.attempt(GRANTED[1].0), Ok(format!("Some({})", libc::EPERM))),

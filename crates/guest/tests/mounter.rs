@@ -4,12 +4,17 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::{ErrorKind, Read, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use guest::mounter::{ANSWER_BYTES_MAX, Bounds, Client, Ended, Request, places, serve};
+use guest::cdh::Dial;
+use guest::mounter::{
+    ANSWER_BYTES_MAX, Bounds, Client, Ended, Passed, Request, Switchboard, places, serve,
+};
 use publish::volumes::{Error, Mounter, Options, Space, Store, Tmpfs};
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send};
@@ -24,6 +29,7 @@ const VOLUMES: usize = 3;
 struct World {
     top: TempDir,
     socket: Option<OwnedFd>,
+    dial: OwnedFd,
     mounter: Option<JoinHandle<Ended>>,
 }
 
@@ -48,19 +54,18 @@ impl World {
             }
         };
         fs::write(top.path().join("outside"), "untouched").unwrap();
-        let (theirs, socket) = rustix::net::socketpair(
-            AddressFamily::UNIX,
-            SocketType::SEQPACKET,
-            SocketFlags::CLOEXEC,
-            None,
-        )
-        .unwrap();
+        let pair = || {
+            let (family, kind) = (AddressFamily::UNIX, SocketType::SEQPACKET);
+            rustix::net::socketpair(family, kind, SocketFlags::CLOEXEC, None).unwrap()
+        };
+        let ((theirs, socket), (switchboard, dial)) = (pair(), pair());
+        let switchboard = Switchboard::new(switchboard, top.path().join("source"));
         let bounds = Bounds { volumes: VOLUMES, space: space() };
         let mounter = std::thread::spawn(move || {
             let places: BTreeSet<_> = places(&root).unwrap();
-            serve(theirs, &tmpfs, bounds, places)
+            serve(theirs, &tmpfs, bounds, places, Some(&switchboard))
         });
-        Some(Self { top, socket: Some(socket), mounter: Some(mounter) })
+        Some(Self { top, socket: Some(socket), dial, mounter: Some(mounter) })
     }
 
     fn root(&self) -> PathBuf {
@@ -268,4 +273,68 @@ fn a_store_works_through_it() {
     drop(store);
     assert_eq!(world.mounts(), [""; 0]);
     assert!(matches!(world.end(), Ended::Gone));
+}
+
+#[test]
+fn connections_are_made_to_the_one_place_and_passed() {
+    let Some(mut world) = World::start() else { return };
+    let passed = Passed::new(world.dial.try_clone().unwrap());
+    let dial = || passed.dial(Instant::now());
+    assert_eq!(dial().unwrap_err().kind(), ErrorKind::NotFound);
+    let listener = UnixListener::bind(world.top.path().join("source")).unwrap();
+    std::thread::scope(|scope| {
+        // Concurrently, as threads do it, and mounts in between.
+        for _ in 0..8 {
+            scope.spawn(|| {
+                let mut connection = dial().unwrap();
+                connection.write_all(b"question").unwrap();
+                let mut answer = [0; 8];
+                // It waits: the other side answers when all have asked.
+                connection.read_exact(&mut answer).unwrap();
+                assert_eq!(answer, *b"question");
+            });
+        }
+        world.client().create(&id("v"), false, space()).unwrap();
+        let asked = (0..8).map(|_| {
+            let (mut connection, _) = listener.accept().unwrap();
+            let mut question = [0; 8];
+            connection.read_exact(&mut question).unwrap();
+            (connection, question)
+        });
+        for (mut connection, question) in asked.collect::<Vec<_>>() {
+            connection.write_all(&question).unwrap();
+        }
+    });
+    world.client().remove(&id("v")).unwrap();
+    assert!(matches!(world.end(), Ended::Gone));
+    assert_eq!(dial().unwrap_err().kind(), ErrorKind::BrokenPipe);
+}
+
+#[test]
+fn a_listener_that_takes_no_more_connections_holds_up_no_mount() {
+    let Some(world) = World::start() else { return };
+    let listener = UnixListener::bind(world.top.path().join("source")).unwrap();
+    rustix::net::listen(&listener, 0).unwrap();
+    let passed = Passed::new(world.dial.try_clone().unwrap());
+    let mut waiting = Vec::new();
+    let error = loop {
+        match passed.dial(Instant::now()) {
+            Ok(connection) => waiting.push(connection),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!((waiting.len(), error.kind()), (1, ErrorKind::WouldBlock));
+    world.client().create(&id("v"), false, space()).unwrap();
+    assert_eq!(world.mounts(), ["new/v"]);
+}
+
+#[test]
+fn what_is_no_wish_for_a_connection_ends_the_mounter() {
+    for message in [&b"x"[..], b"cc", b"/run/dbus/socket", &[0; 65_536]] {
+        let Some(mut world) = World::start() else { return };
+        let _listener = UnixListener::bind(world.top.path().join("source")).unwrap();
+        send(&world.dial, message, SendFlags::NOSIGNAL).unwrap();
+        let ended = world.mounter.take().unwrap().join().unwrap();
+        assert!(matches!(ended, Ended::Malformed { .. }), "{message:?}");
+    }
 }

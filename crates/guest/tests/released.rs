@@ -4,7 +4,7 @@
 
 mod common;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Write;
 use std::net::TcpListener;
@@ -14,8 +14,11 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use common::program::unmount_below;
 use common::{conversation, frames, volume};
 use link::tls;
+use publish::volumes::Tmpfs;
+use rustix::net::sockopt::socket_peercred;
 use tempfile::TempDir;
 use testkit::tls::Authority;
 use volumes::name::Category;
@@ -32,6 +35,8 @@ struct World {
     dir: TempDir,
     /// What the key source was asked for.
     asked: Arc<Mutex<Vec<String>>>,
+    /// The processes that connected to it.
+    peers: Arc<Mutex<BTreeSet<i32>>>,
     port: u16,
 }
 
@@ -50,11 +55,12 @@ impl World {
         for file in ["released.crt", "released.key"] {
             fs::remove_file(path(file)).unwrap();
         }
-        let asked = Arc::default();
-        serve(UnixListener::bind(path("cdh.sock")).unwrap(), resources, Arc::clone(&asked));
+        let (asked, peers) = (Arc::default(), Arc::default());
+        let listener = UnixListener::bind(path("cdh.sock")).unwrap();
+        serve(listener, resources, Arc::clone(&asked), Arc::clone(&peers));
         let free = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let port = free.local_addr().unwrap().port();
-        Self { dir, asked, port }
+        Self { dir, asked, peers, port }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -63,7 +69,7 @@ impl World {
 
     fn start(&self, cert: &str, key: &str, arguments: &[&str]) -> Agent {
         let mut command = Command::new(env!("CARGO_BIN_EXE_sealift-guest"));
-        command.args(["run", "--plain-directories", "--listen"]);
+        command.args(["run", "--listen"]);
         command.arg(format!("tls:127.0.0.1:{}", self.port));
         command.arg("--root").arg(self.path("root")).args(["--tls-cert", cert, "--tls-key", key]);
         command.arg("--tls-client-ca").arg(self.path("ca")).args(arguments);
@@ -92,15 +98,23 @@ impl World {
     }
 }
 
+impl Drop for World {
+    fn drop(&mut self) {
+        unmount_below(self.dir.path());
+    }
+}
+
 /// A data hub: resources by name, and `sealed.x` is `opened x`.
 fn serve(
     listener: UnixListener,
     resources: BTreeMap<String, Vec<u8>>,
     asked: Arc<Mutex<Vec<String>>>,
+    peers: Arc<Mutex<BTreeSet<i32>>>,
 ) {
     std::thread::spawn(move || {
         for stream in listener.incoming() {
             let (mut stream, mut payload) = (stream.unwrap(), Vec::new());
+            peers.lock().unwrap().insert(socket_peercred(&stream).unwrap().pid.as_raw_pid());
             let frame = read_frame_up_to(&mut stream, &mut payload, PAYLOAD_BYTES_MAX);
             let Ok(Some(header)) = frame else { continue };
             let value = match Call::decode(&payload).unwrap() {
@@ -148,8 +162,22 @@ fn one(stream: &mut link::Stream, message: &(&'static str, Vec<u8>)) -> Result<(
 
 #[test]
 fn a_released_identity_serves_tls_and_sealed_values_open() {
+    opens(&World::new(), &["--plain-directories"]);
+}
+
+#[test]
+fn in_two_processes_the_mounter_connects_to_the_key_source() {
     let world = World::new();
-    let _agent = world.start(CERT, KEY, &["--key-source", &world.key_source()]);
+    match Tmpfs::prepare(&world.path("root"), None) {
+        Ok(_) => opens(&world, &[]),
+        Err(error) => testkit::skip(format!("mounts: {error}")),
+    }
+}
+
+fn opens(world: &World, arguments: &[&str]) {
+    let source = world.key_source();
+    let arguments = [&["--key-source", &source, "--grace-ms", "0"], arguments].concat();
+    let agent = world.start(CERT, KEY, &arguments);
     for sequence in 1..=3 {
         let value = format!("sealed.{sequence}");
         let files = [("plain", &b"text"[..]), ("password", value.as_bytes())];
@@ -177,20 +205,32 @@ fn a_released_identity_serves_tls_and_sealed_values_open() {
     }
     // Once for all connections, so that strangers cause no attestations.
     assert_eq!(*world.asked.lock().unwrap(), [CERT, KEY]);
+    let first = i32::try_from(agent.0.id()).unwrap();
+    assert_eq!(*world.peers.lock().unwrap(), [first].into(), "the process that was started");
 }
 
 #[test]
 fn without_its_identity_the_agent_does_not_start() {
     let world = World::new();
-    let said =
-        world.start(CERT, "kbs:///pod/tls/none", &["--key-source", &world.key_source()]).fails();
+    let said = world
+        .start(
+            CERT,
+            "kbs:///pod/tls/none",
+            &["--plain-directories", "--key-source", &world.key_source()],
+        )
+        .fails();
     assert!(said.contains("the certificate's source failed"), "{said}");
     assert!(said.contains(&world.path("cdh.sock").display().to_string()), "{said}");
-    let said = world.start(CERT, KEY, &[]).fails();
+    let said = world.start(CERT, KEY, &["--plain-directories"]).fails();
     assert!(said.contains("needs --key-source"), "{said}");
     let file = world.path("host.key");
-    let said =
-        world.start(CERT, file.to_str().unwrap(), &["--key-source", &world.key_source()]).fails();
+    let said = world
+        .start(
+            CERT,
+            file.to_str().unwrap(),
+            &["--plain-directories", "--key-source", &world.key_source()],
+        )
+        .fails();
     assert!(said.contains("two files or two resources"), "{said}");
     assert!(!world.path("root/volumes/pod.db").exists());
 }

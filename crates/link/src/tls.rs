@@ -23,7 +23,7 @@ use rustls::version::TLS13;
 use rustls::{ClientConfig, ClientConnection, Connection, ServerConfig, ServerConnection};
 use rustls_pki_types::ServerName;
 
-pub use self::identity::{Files, Identity, Pem};
+pub use self::identity::{Files, Identity, Pem, check};
 use self::identity::{parse, roots};
 use self::verify::Named;
 use crate::stream::{Socket, Stream};

@@ -110,8 +110,8 @@ pub(super) fn receiver(connects_unix: bool) -> Result<(), Error> {
 }
 
 /// Filters the calling thread as a mounter.
-pub(super) fn mounter() -> Result<(), Error> {
-    apply_filter(&allow_only(mounter_rules()?)?)
+pub(super) fn mounter(connects_unix: bool) -> Result<(), Error> {
+    apply_filter(&allow_only(mounter_rules(connects_unix)?)?)
 }
 
 fn receiver_rules(connects_unix: bool) -> Result<Rules, BackendError> {
@@ -122,18 +122,29 @@ fn receiver_rules(connects_unix: bool) -> Result<Rules, BackendError> {
     rules.insert(libc::SYS_prctl, vec![equal(0, libc::PR_SET_NAME)?]);
     rules.insert(libc::SYS_ioctl, vec![equal(1, FIONBIO)?]);
     if connects_unix {
-        rules.insert(libc::SYS_socket, vec![equal(0, libc::AF_UNIX)?]);
-        rules.insert(libc::SYS_connect, vec![]);
+        rules.extend(connecting()?);
     }
     Ok(rules)
 }
 
-fn mounter_rules() -> Result<Rules, BackendError> {
+fn mounter_rules(connects_unix: bool) -> Result<Rules, BackendError> {
     let mut rules = both()?;
     rules.extend(MOUNTER.iter().map(|call| (*call, vec![])));
     rules.insert(libc::SYS_mount, vec![masked(3, MS_REMOUNT, MS_REMOUNT)?]);
     rules.insert(libc::SYS_kill, vec![equal(1, libc::SIGKILL)?]);
+    if connects_unix {
+        rules.extend(connecting()?);
+        // With the connection.
+        rules.insert(libc::SYS_sendmsg, vec![]);
+    }
     Ok(rules)
+}
+
+fn connecting() -> Result<Rules, BackendError> {
+    Ok(Rules::from([
+        (libc::SYS_socket, vec![equal(0, libc::AF_UNIX)?]),
+        (libc::SYS_connect, vec![]),
+    ]))
 }
 
 fn both() -> Result<Rules, BackendError> {

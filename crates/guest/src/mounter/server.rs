@@ -6,10 +6,12 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use publish::volumes::{Mounter, Space};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 use volumes::name::VolumeId;
 
+use super::dial::Switchboard;
 use super::wire::{Answer, REQUEST_BYTES, Request};
 
 /// What a receiver may have, whatever it says.
@@ -52,7 +54,8 @@ pub fn places(root: &Path) -> io::Result<BTreeSet<VolumeId>> {
 }
 
 /// Does for the receiver at the other end of `socket` what it asks `mounter` for within `bounds`,
-/// until it is gone. `places` are there already; see [`places`].
+/// until it is gone. `places` are there already; see [`places`]. With a `switchboard` it gets
+/// connections, too.
 ///
 /// It never waits but for the receiver: whole messages come or none, and who does not take an answer
 /// gets no other.
@@ -61,9 +64,24 @@ pub fn serve(
     mounter: &dyn Mounter,
     bounds: Bounds,
     mut places: BTreeSet<VolumeId>,
+    switchboard: Option<&Switchboard>,
 ) -> Ended {
     let mut refused = 0_u64;
     loop {
+        if let Some(switchboard) = switchboard {
+            let sockets = [socket.as_fd(), switchboard.socket().as_fd()];
+            let mut both = sockets.map(|socket| PollFd::from_borrowed_fd(socket, PollFlags::IN));
+            if let Err(errno) = retry_on_intr(|| poll(&mut both, None)) {
+                return Ended::Socket(errno.into());
+            }
+            let [mount, dial] = both.map(|socket| !socket.revents().is_empty());
+            if dial && let Err(ended) = switchboard.answer() {
+                return ended;
+            }
+            if !mount {
+                continue;
+            }
+        }
         // A byte more than a request has, to see that there was more.
         let mut message = [0; REQUEST_BYTES + 1];
         let receive = || recv(&socket, &mut message[..], RecvFlags::empty());

@@ -120,11 +120,16 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
-        let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
-        let points = table.lines().filter_map(|line| line.split(' ').nth(4));
-        for point in points.filter(|point| Path::new(point).starts_with(self.0.path())).rev() {
-            let _ = unmount(point, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW);
-        }
+        unmount_below(self.0.path());
+    }
+}
+
+/// So that a place can be removed.
+pub fn unmount_below(place: &Path) {
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let points = table.lines().filter_map(|line| line.split(' ').nth(4));
+    for point in points.filter(|point| Path::new(point).starts_with(place)).rev() {
+        let _ = unmount(point, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW);
     }
 }
 

@@ -7,6 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rustls::RootCertStore;
+use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use zeroize::Zeroizing;
@@ -80,8 +81,21 @@ fn read(path: &Path, private: bool) -> Result<Vec<u8>, Error> {
 pub(super) fn parse(
     identity: &dyn Identity,
 ) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), Error> {
-    let pem = identity.pem()?;
-    let what = || identity.to_string();
+    parts(&identity.pem()?, identity)
+}
+
+/// Whether `pem` can be used: chain and key are there, well-formed and belong together. `what` it
+/// is, for the error.
+pub fn check(pem: &Pem, what: &dyn fmt::Display) -> Result<(), Error> {
+    let (chain, key) = parts(pem, what)?;
+    CertifiedKey::from_der(chain, key, &super::provider()).map(drop).map_err(unusable(what))
+}
+
+fn parts(
+    pem: &Pem,
+    what: &(impl fmt::Display + ?Sized),
+) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), Error> {
+    let what = || what.to_string();
     let chain = certificates(&pem.chain)
         .ok_or_else(|| Error::Pem { what: what(), wanted: "certificate" })?;
     let key = PrivateKeyDer::from_pem_slice(&pem.key)

@@ -56,7 +56,7 @@ fn what_is_listed_passes_and_nothing_else() {
     let receiver = filter(receiver_rules(false));
     let with_zeroes = [libc::SYS_mmap, libc::SYS_mprotect];
     assert_eq!(allowed(&receiver, [0; 6]), sorted(&[BOTH, RECEIVER, &with_zeroes]));
-    let mounter = filter(mounter_rules());
+    let mounter = filter(mounter_rules(false));
     assert_eq!(allowed(&mounter, [0; 6]), sorted(&[BOTH, MOUNTER, &with_zeroes]));
     // Whatever the arguments are, what must never happen does not.
     for program in [receiver, mounter] {
@@ -88,7 +88,8 @@ fn what_is_listed_passes_and_nothing_else() {
 #[test]
 fn arguments_are_looked_at() {
     let (receiver, connecting) = (filter(receiver_rules(false)), filter(receiver_rules(true)));
-    let mounter = filter(mounter_rules());
+    let mounter = filter(mounter_rules(false));
+    let dialling = filter(mounter_rules(true));
     let own = u64::from(std::process::id());
     let at = |position: usize, value: u64| {
         let mut arguments = [0; 6];
@@ -123,6 +124,12 @@ fn arguments_are_looked_at() {
         (&mounter, libc::SYS_kill, at(1, 9), true),
         (&mounter, libc::SYS_kill, at(1, 15), false),
         (&mounter, libc::SYS_socket, at(0, unix), false),
+        (&mounter, libc::SYS_connect, at(0, 0), false),
+        (&mounter, libc::SYS_sendmsg, at(0, 0), false),
+        (&dialling, libc::SYS_socket, at(0, unix), true),
+        (&dialling, libc::SYS_socket, at(0, 2), false),
+        (&dialling, libc::SYS_connect, at(0, 0), true),
+        (&dialling, libc::SYS_sendmsg, at(0, 0), true),
     ];
     for (program, call, arguments, expected) in cases {
         assert_eq!(passes(program, call, arguments), expected, "{call} {arguments:x?}");

@@ -149,8 +149,10 @@ impl Drop for World {
     fn drop(&mut self) {
         let _ = self.agent.kill();
         let _ = self.agent.wait();
-        for entry in fs::read_dir(self.root().join("volumes")).into_iter().flatten().flatten() {
-            let _ = unmount(entry.path(), UnmountFlags::DETACH);
+        let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let points = table.lines().filter_map(|line| line.split(' ').nth(4)).map(Path::new);
+        for point in points.filter(|point| point.starts_with(self.dir.path())).rev() {
+            let _ = unmount(point, UnmountFlags::DETACH);
         }
     }
 }

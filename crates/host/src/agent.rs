@@ -312,12 +312,21 @@ impl Agent {
 
     /// Looks at a volume now, and waits until the guest has what the host has.
     pub fn sync(&self, volume: &VolumeId, patience: Duration) -> Result<(), Error> {
+        {
+            let mut table = lock(&self.shared.table);
+            let attached = table.volumes.get_mut(volume);
+            let attached = attached.ok_or_else(|| Error::Unknown(volume.clone()))?;
+            attached.state.changed();
+            table.push(volume);
+        }
+        self.settle(volume, patience)
+    }
+
+    /// Waits until the guest has what was noticed so far, by [`Agent::attach`] for one. A second look
+    /// would read a large volume twice.
+    pub fn settle(&self, volume: &VolumeId, patience: Duration) -> Result<(), Error> {
         let until = Instant::now() + patience;
         let mut table = lock(&self.shared.table);
-        let attached = table.volumes.get_mut(volume);
-        let attached = attached.ok_or_else(|| Error::Unknown(volume.clone()))?;
-        attached.state.changed();
-        table.push(volume);
         loop {
             let attached = table.volumes.get(volume).filter(|attached| !attached.leaving);
             let state = &attached.ok_or_else(|| Error::Unknown(volume.clone()))?.state;

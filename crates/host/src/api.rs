@@ -190,7 +190,8 @@ fn answer(request: Request, agent: &Agent, root: &Path) -> Answer {
             }),
         Request::Sync { volume, wait_seconds } => {
             chosen(agent, None, volume.as_deref()).and_then(|volumes| {
-                wait(agent, &volumes, wait_seconds)?;
+                let patience = patience(wait_seconds);
+                volumes.iter().try_for_each(|volume| agent.sync(volume, patience))?;
                 Ok(volumes)
             })
         }
@@ -253,7 +254,8 @@ fn attach(
     agent.attach(&volumes, &guest)?;
     let volumes: Vec<VolumeId> = volumes.into_iter().map(|volume| volume.id).collect();
     if wait_seconds > 0 {
-        wait(agent, &volumes, wait_seconds)?;
+        let patience = patience(wait_seconds);
+        volumes.iter().try_for_each(|volume| agent.settle(volume, patience))?;
     }
     Ok(volumes)
 }
@@ -301,7 +303,6 @@ fn chosen(
     }
 }
 
-fn wait(agent: &Agent, volumes: &[VolumeId], seconds: u64) -> Result<(), Failure> {
-    let patience = Duration::from_secs(seconds.min(WAIT_SECONDS_MAX));
-    Ok(volumes.iter().try_for_each(|volume| agent.sync(volume, patience))?)
+fn patience(seconds: u64) -> Duration {
+    Duration::from_secs(seconds.min(WAIT_SECONDS_MAX))
 }

@@ -5,6 +5,7 @@ use std::fmt;
 use std::fs::Permissions;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
@@ -12,6 +13,8 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
+
+use crate::stream::Socket;
 
 /// Longest request.
 const REQUEST_BYTES_MAX: usize = 8 << 10;
@@ -91,19 +94,11 @@ impl Pages {
         let (page, threads) = (Arc::new(page), Arc::new(AtomicUsize::new(0)));
         loop {
             let accepted = match &self {
-                Self::Tcp(listener) => listener.accept().and_then(|(stream, _)| {
-                    stream.set_read_timeout(Some(PATIENCE))?;
-                    stream.set_write_timeout(Some(PATIENCE))?;
-                    Ok(Box::new(stream) as Box<dyn Peer>)
-                }),
-                Self::Unix(listener) => listener.accept().and_then(|(stream, _)| {
-                    stream.set_read_timeout(Some(PATIENCE))?;
-                    stream.set_write_timeout(Some(PATIENCE))?;
-                    Ok(Box::new(stream) as Box<dyn Peer>)
-                }),
+                Self::Tcp(listener) => listener.accept().map(|(stream, _)| OwnedFd::from(stream)),
+                Self::Unix(listener) => listener.accept().map(|(stream, _)| OwnedFd::from(stream)),
             };
-            let mut peer = match accepted {
-                Ok(peer) if threads.load(Ordering::SeqCst) < CONNECTIONS_MAX => peer,
+            let fd = match accepted {
+                Ok(fd) if threads.load(Ordering::SeqCst) < CONNECTIONS_MAX => fd,
                 Ok(_) => continue,
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a reader of metrics");
@@ -111,11 +106,12 @@ impl Pages {
                     continue;
                 }
             };
+            let mut peer = Socket::new(fd, Some(Instant::now() + PATIENCE));
             let (page, own) = (Arc::clone(&page), Arc::clone(&threads));
             threads.fetch_add(1, Ordering::SeqCst);
             let thread = std::thread::Builder::new().name("pages".into()).stack_size(STACK_BYTES);
             let spawned = thread.spawn(move || {
-                if let Err(error) = answer(&mut *peer, &*page) {
+                if let Err(error) = answer(&mut peer, &*page) {
                     tracing::debug!(%error, "a reader of metrics");
                 }
                 own.fetch_sub(1, Ordering::SeqCst);
@@ -128,26 +124,13 @@ impl Pages {
     }
 }
 
-trait Peer: Read + Write + Send {}
-impl<T: Read + Write + Send> Peer for T {}
-
 /// The text of the page at `path` of who listens at `address`.
 pub fn get(address: &Address, path: &str) -> io::Result<String> {
-    match address {
-        Address::Tcp(address) => {
-            let peer = TcpStream::connect_timeout(address, PATIENCE)?;
-            peer.set_read_timeout(Some(PATIENCE))?;
-            ask(peer, path)
-        }
-        Address::Unix(file) => {
-            let peer = UnixStream::connect(file)?;
-            peer.set_read_timeout(Some(PATIENCE))?;
-            ask(peer, path)
-        }
-    }
-}
-
-fn ask(mut peer: impl Read + Write, path: &str) -> io::Result<String> {
+    let fd = match address {
+        Address::Tcp(address) => OwnedFd::from(TcpStream::connect_timeout(address, PATIENCE)?),
+        Address::Unix(file) => OwnedFd::from(UnixStream::connect(file)?),
+    };
+    let mut peer = Socket::new(fd, Some(Instant::now() + PATIENCE));
     write!(peer, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
     let mut answer = String::new();
     peer.take(PAGE_BYTES_MAX).read_to_string(&mut answer)?;
@@ -157,8 +140,7 @@ fn ask(mut peer: impl Read + Write, path: &str) -> io::Result<String> {
     }
 }
 
-fn answer(peer: &mut dyn Peer, page: &dyn Fn(&str) -> Option<Page>) -> io::Result<()> {
-    let until = Instant::now() + PATIENCE;
+fn answer(peer: &mut (impl Read + Write), page: &dyn Fn(&str) -> Option<Page>) -> io::Result<()> {
     let mut request = Vec::new();
     let mut piece = [0; 1024];
     let answer = loop {
@@ -167,9 +149,6 @@ fn answer(peer: &mut dyn Peer, page: &dyn Fn(&str) -> Option<Page>) -> io::Resul
         }
         if request.len() > REQUEST_BYTES_MAX {
             break plain("431 Request Header Fields Too Large");
-        }
-        if Instant::now() > until {
-            return Err(io::ErrorKind::TimedOut.into());
         }
         match peer.read(&mut piece)? {
             0 => return Err(io::ErrorKind::UnexpectedEof.into()),

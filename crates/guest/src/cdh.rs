@@ -2,15 +2,13 @@
 //! `sealift unsealer`. One connection a call, one deadline for all of it, bounded answers.
 
 use std::fmt;
-use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
-use std::os::unix::net::UnixStream;
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::net::sockopt::{Timeout, set_socket_timeout};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+use link::Stream;
+use link::dial::Address;
 use volumes::wire::cdh::{Call, ERROR_PREFIX, PAYLOAD_BYTES_MAX, Status, decode_answer};
 use volumes::wire::frame::Kind;
 use volumes::wire::stream::{Broken, read_frame_up_to, write_frame};
@@ -36,8 +34,8 @@ pub enum Error {
 
 /// How connections to the key source are made.
 pub trait Dial: fmt::Debug + Send + Sync {
-    /// One that waits when it is read and written. Gives up at `until` at the latest.
-    fn dial(&self, until: Instant) -> io::Result<UnixStream>;
+    /// One without a deadline. Gives up at `until` at the latest.
+    fn dial(&self, until: Instant) -> io::Result<Stream>;
 }
 
 /// By this process itself.
@@ -88,7 +86,8 @@ impl Cdh {
     fn exchange(&self, call: Call<'_>) -> Result<Result<Zeroizing<Vec<u8>>, Status>, Broken> {
         const STREAM: u32 = 1;
         let until = Instant::now() + self.timeout;
-        let mut stream = Until { stream: self.dial.dial(until)?, until };
+        let mut stream = self.dial.dial(until)?;
+        stream.set_deadline(Some(until));
         let timeout_ns = u64::try_from(self.timeout.as_nanos()).unwrap_or(u64::MAX);
         write_frame(&mut stream, Kind::Request, STREAM, &call.encode(timeout_ns))?;
         let mut payload = Zeroizing::new(Vec::new());
@@ -102,53 +101,8 @@ impl Cdh {
 }
 
 impl Dial for Own {
-    /// A socket whose backlog is full is waited for, too, but not for ever.
-    fn dial(&self, until: Instant) -> io::Result<UnixStream> {
-        let flags = SocketFlags::CLOEXEC;
-        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-        set_socket_timeout(&socket, Timeout::Send, Some(left(until)?))?;
-        let connected = connect(&socket, &SocketAddrUnix::new(&self.0)?);
-        connected.map_err(|errno| late(errno.into()))?;
-        Ok(socket.into())
-    }
-}
-
-/// A connection with a deadline for everything, however the other side drips.
-struct Until {
-    stream: UnixStream,
-    until: Instant,
-}
-
-impl Read for Until {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        set_socket_timeout(self.stream.as_fd(), Timeout::Recv, Some(left(self.until)?))?;
-        self.stream.read(buffer).map_err(late)
-    }
-}
-
-impl Write for Until {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        set_socket_timeout(self.stream.as_fd(), Timeout::Send, Some(left(self.until)?))?;
-        self.stream.write(bytes).map_err(late)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-fn left(until: Instant) -> io::Result<Duration> {
-    match until.checked_duration_since(Instant::now()) {
-        Some(left) if !left.is_zero() => Ok(left),
-        _ => Err(io::ErrorKind::TimedOut.into()),
-    }
-}
-
-/// What the kernel calls "try again" when a socket's time is over.
-fn late(error: io::Error) -> io::Error {
-    match error.kind() {
-        io::ErrorKind::WouldBlock => io::ErrorKind::TimedOut.into(),
-        _ => error,
+    fn dial(&self, until: Instant) -> io::Result<Stream> {
+        Address::Unix(self.0.clone()).connect(None, until)
     }
 }
 

@@ -8,12 +8,13 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Instant;
 
+use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use rustls_pki_types::ServerName;
 use vsock::{VsockAddr, VsockStream};
 
-use crate::stream::{Socket, Stream, left};
+use crate::stream::{Stream, left};
 use crate::tls;
 
 /// A guest agent's address, in the forms in which Kata's shim names its agent (`GET /agent-url`),
@@ -59,16 +60,15 @@ impl Address {
     /// Over TLS the guest has not looked at our certificate yet when this returns (RFC 8446, section
     /// 4.4): that it refuses it is seen by the first read.
     pub fn connect(&self, tls: Option<&tls::Client>, until: Instant) -> io::Result<Stream> {
-        let plain = |fd: OwnedFd| Stream::new(Socket::new(fd, None), None);
         match self {
-            Self::Unix(path) => connect_unix(path, until).map(plain),
+            Self::Unix(path) => connect_unix(path, until).map(Stream::plain),
             Self::Vsock { cid, port } => {
                 // The kernel gives up after two seconds.
                 let stream = VsockStream::connect(&VsockAddr::new(*cid, *port))?;
-                Ok(plain(stream.into()))
+                Ok(Stream::plain(stream))
             }
             Self::Hybrid { path, port } => {
-                let mut stream = plain(connect_unix(path, until)?);
+                let mut stream = Stream::plain(connect_unix(path, until)?);
                 stream.set_deadline(Some(until));
                 greet_hybrid(&mut stream, *port)?;
                 stream.set_deadline(None);
@@ -86,8 +86,12 @@ impl Address {
 fn connect_unix(path: &Path, until: Instant) -> io::Result<OwnedFd> {
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
     set_socket_timeout(&socket, Timeout::Send, Some(left(until)?))?;
-    connect(&socket, &SocketAddrUnix::new(path)?)?;
-    Ok(socket)
+    match connect(&socket, &SocketAddrUnix::new(path)?) {
+        Ok(()) => Ok(socket),
+        // What the kernel calls "try again" when a socket's time is over.
+        Err(Errno::AGAIN) => Err(io::ErrorKind::TimedOut.into()),
+        Err(errno) => Err(errno.into()),
+    }
 }
 
 /// The first of the host's addresses that accepts.

@@ -27,6 +27,11 @@ impl AsFd for Stream {
 }
 
 impl Stream {
+    /// Over a socket that is connected, whose peer is known. It has no deadline.
+    pub fn plain(fd: impl Into<OwnedFd>) -> Self {
+        Self::new(Socket::new(fd, None), None)
+    }
+
     pub(crate) fn new(socket: Socket, tls: Option<Connection>) -> Self {
         Self { socket, tls: tls.map(Box::new) }
     }

@@ -9,12 +9,11 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::Instant;
 
-use rustix::fs::{OFlags, fcntl_setfl};
+use link::Stream;
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
@@ -82,8 +81,6 @@ impl Switchboard {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
         connect(&socket, &SocketAddrUnix::new(&self.path)?)?;
-        // Its user's deadlines are those of a socket that waits.
-        fcntl_setfl(&socket, OFlags::empty())?;
         Ok(socket)
     }
 }
@@ -101,7 +98,7 @@ impl Passed {
 
 impl Dial for Passed {
     /// A listener whose backlog is full is an error, [`io::ErrorKind::WouldBlock`].
-    fn dial(&self, _: Instant) -> io::Result<UnixStream> {
+    fn dial(&self, _: Instant) -> io::Result<Stream> {
         // One at a time: else one thread could get another one's answer.
         let socket = lock(&self.0);
         retry_on_intr(|| send(&*socket, REQUEST, SendFlags::NOSIGNAL))?;
@@ -117,7 +114,7 @@ impl Dial for Passed {
             _ => None,
         });
         match (received.bytes, u16::from_be_bytes(errno), connection) {
-            (2, 0, Some(connection)) => Ok(connection.into()),
+            (2, 0, Some(connection)) => Ok(Stream::plain(connection)),
             // As when the descriptors are all in use.
             (2, 0, None) => Err(Errno::MFILE.into()),
             (2, errno, _) => Err(io::Error::from_raw_os_error(errno.into())),

@@ -15,6 +15,7 @@ use volumes::session::{Current, Volumes};
 use volumes::tree::{Digest, Tree};
 use volumes::wire::message::{Chunk, Held, OpenRequest, OpenResponse, VolumeStatus};
 
+use crate::bind::data_dir;
 use crate::cdh::Cdh;
 use crate::policy::Policy;
 use crate::server::lock;
@@ -240,8 +241,7 @@ impl Volumes for Agent {
         let held = self.held_one(volume).ok_or_else(|| {
             Refusal::new(Reason::Internal, "the volume is gone as soon as it was made")
         })?;
-        let path = self.root.join("volumes").join(volume.as_str()).join("data");
-        let path = path.to_string_lossy().into_owned();
+        let path = data_dir(&self.root, volume).to_string_lossy().into_owned();
         Ok(OpenResponse { held, path, limits })
     }
 

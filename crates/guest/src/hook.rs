@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, mkdirat, openat, openat2};
 use rustix::io::Errno;
 use serde::Deserialize;
-use volumes::name::VolumeId;
+use volumes::name::{Category, VolumeId};
 
 use crate::bind::{self, bind_at, fail};
 
@@ -152,10 +152,7 @@ fn wanted(config: &Config) -> Result<Vec<(VolumeId, PathBuf)>, Error> {
 fn of_kubelet(source: &Path) -> Option<String> {
     let names: Option<Vec<&str>> = source.iter().map(|name| name.to_str()).collect();
     let [.., "pods", uid, "volumes", plugin, name] = names.as_deref()? else { return None };
-    let kind = plugin.strip_prefix("kubernetes.io~")?;
-    ["secret", "configmap", "projected", "downward-api"]
-        .contains(&kind)
-        .then(|| format!("{uid}.{name}"))
+    Category::of_plugin(plugin).map(|_| format!("{uid}.{name}"))
 }
 
 /// An absolute path without `..`.

@@ -19,7 +19,6 @@
 mod copier;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{ErrorKind, Read};
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -266,19 +265,13 @@ impl Kata<'_> {
         to: impl Fn(u64) -> String,
         first: usize,
     ) -> Result<(), Error> {
-        let mut file = snapshot.open(path)?;
+        let file = snapshot.open(path)?;
         let mut offset = 0;
         loop {
             let longest = if offset == 0 { first } else { PIECE_BYTES };
             let left = usize::try_from(bytes - offset).unwrap_or(usize::MAX);
             let mut data = vec![0; left.min(longest)];
-            file.read_exact(&mut data).map_err(|source| {
-                let path = path.as_str().into();
-                match source.kind() {
-                    ErrorKind::UnexpectedEof => crate::Error::Changing { path },
-                    _ => crate::Error::Io { call: "read", path, source },
-                }
-            })?;
+            snapshot.read(path, &file, &mut data)?;
             copy(self.client, &to(offset), meta, &Content::File { bytes, offset, data: &data })?;
             offset += data.len() as u64;
             if offset == bytes {

@@ -167,7 +167,7 @@ impl Kubelet {
         let Some(components) = below.ok().and_then(components) else { return Source::Other };
         match components[..] {
             [PODS, uid, VOLUMES, plugin, name] => {
-                let volume = PodUid::parse(uid).zip(category(plugin));
+                let volume = PodUid::parse(uid).zip(Category::of_plugin(plugin));
                 let volume = volume.and_then(|(uid, category)| {
                     found(&self.root.join(PODS), &uid, category, OsStr::new(name))
                 });
@@ -198,7 +198,7 @@ fn find_in_pod(
 ) -> Result<(Vec<FoundVolume>, u64), Error> {
     let (mut volumes, mut ignored) = (Vec::<FoundVolume>::new(), 0);
     for category in Category::ALL {
-        let below = format!("{uid}/{VOLUMES}/{}", plugin(category));
+        let below = format!("{uid}/{VOLUMES}/{}", category.plugin());
         let at = path.join(&below);
         let directory = match pods.dir(OsStr::new(&below), Mounts::Entered) {
             Ok(directory) => directory,
@@ -235,7 +235,7 @@ fn found(pods: &Path, uid: &PodUid, category: Category, name: &OsStr) -> Option<
     let name = name.to_str().filter(|name| is_label(name))?;
     let id = VolumeId::parse(&format!("{uid}.{name}")).ok()?;
     let mut path = pods.to_path_buf();
-    path.extend([uid.as_str(), VOLUMES, plugin(category), name]);
+    path.extend([uid.as_str(), VOLUMES, category.plugin(), name]);
     Some(FoundVolume { id, pod_uid: uid.clone(), category, path })
 }
 
@@ -264,19 +264,6 @@ fn is_label(name: &str) -> bool {
 /// RFC 1123 subdomain: kubelet names a `subPath` of a claim after its persistent volume.
 fn is_subdomain(name: &str) -> bool {
     name.len() <= 253 && name.split('.').all(is_label)
-}
-
-fn plugin(category: Category) -> &'static str {
-    match category {
-        Category::Secret => "kubernetes.io~secret",
-        Category::ConfigMap => "kubernetes.io~configmap",
-        Category::Projected => "kubernetes.io~projected",
-        Category::DownwardApi => "kubernetes.io~downward-api",
-    }
-}
-
-fn category(name: &str) -> Option<Category> {
-    Category::ALL.into_iter().find(|category| plugin(*category) == name)
 }
 
 const PODS: &str = "pods";

@@ -22,6 +22,7 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs::File;
+use std::io::{ErrorKind, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -141,6 +142,23 @@ impl Snapshot {
         let file = File::from(fd);
         self.still(path, &file)?;
         Ok(file)
+    }
+
+    /// The next `buffer.len()` bytes of a file that was [opened](Self::open) here.
+    /// [`Error::Changing`] if it has become shorter.
+    pub(crate) fn read(
+        &self,
+        path: &TreePath,
+        mut file: &File,
+        buffer: &mut [u8],
+    ) -> Result<(), Error> {
+        file.read_exact(buffer).map_err(|source| {
+            let path = self.path.join(path.as_str());
+            match source.kind() {
+                ErrorKind::UnexpectedEof => Error::Changing { path },
+                _ => Error::Io { call: "read", path, source },
+            }
+        })
     }
 
     /// Whether `file`, opened from here, is still what it was when the snapshot was taken.

@@ -14,7 +14,6 @@
 //! one `Commit`.
 
 use std::collections::BTreeSet;
-use std::io::{ErrorKind, Read};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -391,7 +390,7 @@ impl<'a> Parts<'a> {
     /// A content, piece by piece from the held snapshot.
     fn content(&mut self, digest: Digest, path: &TreePath, total: u64) -> Result<(), Error> {
         const OTHERS: usize = 96;
-        let mut file = self.revision.snapshot.open(path)?;
+        let file = self.revision.snapshot.open(path)?;
         let mut offset = 0;
         loop {
             let left = usize::try_from(total - offset).unwrap_or(usize::MAX);
@@ -402,13 +401,7 @@ impl<'a> Parts<'a> {
             let length = left.min(MESSAGE_BYTES - self.bytes - OTHERS);
             let mut data = self.spare.take().unwrap_or_default();
             data.resize(length, 0);
-            file.read_exact(&mut data).map_err(|source| {
-                let path = path.as_str().into();
-                match source.kind() {
-                    ErrorKind::UnexpectedEof => crate::Error::Changing { path },
-                    _ => crate::Error::Io { call: "read", path, source },
-                }
-            })?;
+            self.revision.snapshot.read(path, &file, &mut data)?;
             self.make_room(length + OTHERS)?;
             self.chunks.push(Piece { digest, total, offset, data });
             offset += length as u64;

@@ -43,12 +43,14 @@ pub fn attach(process: i32, arguments: &[String]) -> Child {
     strace
 }
 
-/// Whether every thread of a process is traced, or it is gone.
+/// Whether every thread of a process is traced, or gone: one that was killed as soon as it was
+/// traced is a zombie until it is waited for.
 fn is_traced(process: i32) -> bool {
     let Ok(threads) = fs::read_dir(format!("/proc/{process}/task")) else { return true };
     threads.flatten().all(|thread| {
         let status = fs::read_to_string(thread.path().join("status")).unwrap_or_default();
-        !status.lines().any(|line| line == "TracerPid:\t0")
+        let is_gone = status.lines().any(|line| line.starts_with("State:\tZ"));
+        is_gone || !status.lines().any(|line| line == "TracerPid:\t0")
     })
 }
 

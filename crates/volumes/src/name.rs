@@ -147,6 +147,22 @@ impl Category {
         Self::ALL.into_iter().find(|category| category.as_str() == name)
     }
 
+    /// Kubelet's plugin that keeps such volumes, as its directories are named:
+    /// `pods/<uid>/volumes/<plugin>/<volume>`.
+    pub fn plugin(self) -> &'static str {
+        match self {
+            Self::Secret => "kubernetes.io~secret",
+            Self::ConfigMap => "kubernetes.io~configmap",
+            Self::Projected => "kubernetes.io~projected",
+            Self::DownwardApi => "kubernetes.io~downward-api",
+        }
+    }
+
+    /// The reverse of [`Category::plugin`].
+    pub fn of_plugin(plugin: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|category| category.plugin() == plugin)
+    }
+
     /// Whether files of a volume may be run; `executable`: whether one of them has such a mode. A
     /// projected volume may hold a ConfigMap with scripts, but most hold a token and nothing to run;
     /// modes are part of a pod's specification, which does not change.

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use volumes::chain;
-use volumes::name::VolumeId;
+use volumes::name::{Category, VolumeId};
 
 use super::message::{CreateContainer, Mount, PODS_MAX, Pod};
 use super::shim;
@@ -437,15 +437,11 @@ fn is_below(path: &str, root: &Path) -> bool {
 /// Whether a mount's source has the form of a volume that kubelet keeps current for this pod, or of
 /// a part of one, wherever kubelet is.
 fn is_kubelets(source: &str, uid: &PodUid) -> bool {
-    const PLUGINS: [&str; 4] = [
-        "kubernetes.io~secret",
-        "kubernetes.io~configmap",
-        "kubernetes.io~projected",
-        "kubernetes.io~downward-api",
-    ];
     let names: Vec<&str> = source.split('/').filter(|name| !name.is_empty()).collect();
     names.windows(4).any(|names| match names {
-        ["pods", pod, "volumes", plugin] => *pod == uid.as_str() && PLUGINS.contains(plugin),
+        ["pods", pod, "volumes", plugin] => {
+            *pod == uid.as_str() && Category::of_plugin(plugin).is_some()
+        }
         ["pods", pod, "volume-subpaths", _] => *pod == uid.as_str(),
         _ => false,
     })

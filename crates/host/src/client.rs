@@ -1,6 +1,7 @@
 //! Calls to one guest: frames out, answers in, several on their way.
 
 use std::collections::VecDeque;
+use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
@@ -175,12 +176,19 @@ impl Client {
         Ok(())
     }
 
-    /// Sends a `Put`, whose contents may be long.
-    pub fn send_put(&mut self, request: &PutRequest<'_>) -> Result<(), Error> {
+    /// Sends a `Put`. With `rest`, the last content goes on with that many bytes of that file.
+    pub fn send_put(
+        &mut self,
+        request: &PutRequest<'_>,
+        rest: Option<(&File, usize)>,
+    ) -> Result<(), Error> {
         let stream = self.next_stream();
-        request.frame_into(stream, &mut self.frame);
+        request.frame_into(stream, rest.map_or(0, |(_, bytes)| bytes), &mut self.frame);
         self.stream.set_deadline(Some(Instant::now() + self.timeout));
         self.stream.write_all(&self.frame)?;
+        if let Some((file, bytes)) = rest {
+            self.stream.write_file(file, bytes as u64)?;
+        }
         self.waiting.push_back(stream);
         Ok(())
     }

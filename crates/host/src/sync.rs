@@ -14,6 +14,7 @@
 //! one `Commit`.
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -331,8 +332,6 @@ struct Parts<'a> {
     upserts: Vec<Entry>,
     removals: Vec<TreePath>,
     chunks: Vec<Piece>,
-    /// A piece's memory, to be filled again: fresh memory costs more than the copy.
-    spare: Option<Vec<u8>>,
     bytes: usize,
     answers: Answers,
 }
@@ -352,7 +351,6 @@ impl<'a> Parts<'a> {
             upserts: Vec::new(),
             removals: Vec::new(),
             chunks: Vec::new(),
-            spare: None,
             bytes: 0,
             answers: Answers::default(),
         }
@@ -390,20 +388,27 @@ impl<'a> Parts<'a> {
     /// A content, piece by piece from the held snapshot.
     fn content(&mut self, digest: Digest, path: &TreePath, total: u64) -> Result<(), Error> {
         const OTHERS: usize = 96;
+        /// Of longer pieces the copy costs more than a call of its own.
+        const COPIED_MAX: usize = 64 << 10;
         let file = self.revision.snapshot.open(path)?;
         let mut offset = 0;
         loop {
             let left = usize::try_from(total - offset).unwrap_or(usize::MAX);
             // A large file's pieces fill their messages.
             if self.bytes + OTHERS >= MESSAGE_BYTES {
-                self.flush()?;
+                self.flush(None)?;
             }
             let length = left.min(MESSAGE_BYTES - self.bytes - OTHERS);
-            let mut data = self.spare.take().unwrap_or_default();
-            data.resize(length, 0);
-            self.revision.snapshot.read(path, &file, &mut data)?;
             self.make_room(length + OTHERS)?;
-            self.chunks.push(Piece { digest, total, offset, data });
+            let mut piece = Piece { digest, total, offset, data: Vec::new() };
+            if length <= COPIED_MAX {
+                piece.data.resize(length, 0);
+                self.revision.snapshot.read(path, &file, &mut piece.data)?;
+                self.chunks.push(piece);
+            } else {
+                self.chunks.push(piece);
+                self.flush(Some((&file, length)))?;
+            }
             offset += length as u64;
             if offset == total {
                 // The guest would find out, if it had been told a digest.
@@ -418,13 +423,14 @@ impl<'a> Parts<'a> {
             .into_iter()
             .any(|count| count == ELEMENTS_MAX);
         if full || self.bytes + bytes > MESSAGE_BYTES {
-            self.flush()?;
+            self.flush(None)?;
         }
         self.bytes += bytes;
         Ok(())
     }
 
-    fn flush(&mut self) -> Result<(), Error> {
+    /// Sends what is packed. With `rest`, the last content goes on with that many bytes of that file.
+    fn flush(&mut self, rest: Option<(&File, usize)>) -> Result<(), Error> {
         if self.bytes == 0 {
             return Ok(());
         }
@@ -438,9 +444,8 @@ impl<'a> Parts<'a> {
             removals: std::mem::take(&mut self.removals),
             chunks: self.chunks.iter().map(Piece::chunk).collect(),
         };
-        self.client.send_put(&request)?;
+        self.client.send_put(&request, rest)?;
         drop(request);
-        self.spare = self.chunks.pop().map(|piece| piece.data);
         self.chunks.clear();
         self.bytes = 0;
         Ok(())
@@ -448,7 +453,7 @@ impl<'a> Parts<'a> {
 
     /// Sends the rest, and waits for all answers.
     fn finish(mut self) -> Result<Answers, Error> {
-        self.flush()?;
+        self.flush(None)?;
         while self.client.waiting() > 0 {
             self.receive()?;
         }

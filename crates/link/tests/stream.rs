@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, Write};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -51,6 +51,54 @@ fn what_is_written_arrives_whole_in_both_directions() {
         drop(host);
         echo.join().unwrap();
     }
+}
+
+/// In pieces that end anywhere in a page, between other bytes, to a peer who reads now and then.
+#[test]
+fn a_files_bytes_arrive_in_their_order() {
+    let bytes: Vec<u8> = (0..1_u32 << 18).flat_map(u32::to_be_bytes).collect();
+    let file = file_of(&bytes);
+    for (what, mut host, mut guest) in pairs() {
+        let expected = bytes.clone();
+        let reader = std::thread::spawn(move || {
+            for (number, piece) in expected.chunks(100_001).enumerate() {
+                let mut found = vec![0; piece.len() + 1];
+                guest.read_exact(&mut found).unwrap();
+                assert!(found[0] == b'>' && &found[1..] == piece, "{what}: {number}");
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            assert_eq!(guest.read(&mut [0]).unwrap(), 0);
+        });
+        let mut file = file.reopen().unwrap();
+        for piece in bytes.chunks(100_001) {
+            host.write_all(b">").unwrap();
+            host.write_file(&file, piece.len() as u64).unwrap();
+        }
+        assert_eq!(file.stream_position().unwrap(), bytes.len() as u64);
+        let error = host.write_file(&file, 1).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof, "{what}");
+        drop(host);
+        reader.join().unwrap();
+    }
+}
+
+#[test]
+fn a_file_that_nobody_reads_ends_with_its_deadline() {
+    let file = file_of(&vec![7; 32 << 20]);
+    for (what, mut host, guest) in pairs() {
+        let until = Instant::now() + Duration::from_millis(100);
+        host.set_deadline(Some(until));
+        let error = host.write_file(&file.reopen().unwrap(), 32 << 20).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut, "{what}");
+        assert!(Instant::now() >= until);
+        drop(guest);
+    }
+}
+
+fn file_of(bytes: &[u8]) -> tempfile::NamedTempFile {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), bytes).unwrap();
+    file
 }
 
 #[test]

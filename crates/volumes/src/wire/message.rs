@@ -418,16 +418,16 @@ impl<'a> Message<'a> for PutRequest<'a> {
     }
 
     fn encode(&self) -> Vec<u8> {
-        self.pieces().concat()
+        self.pieces(0).concat()
     }
 }
 
 impl PutRequest<'_> {
-    /// A whole frame with this request, into a buffer that is used again: each content is copied
-    /// once.
-    pub fn frame_into(&self, stream: u32, frame: &mut Vec<u8>) {
-        let pieces = self.pieces();
-        let length = pieces.iter().map(|piece| piece.len()).sum();
+    /// A frame with this request, into a buffer that is used again. It lacks the last `rest` bytes,
+    /// which belong to the last content's data and follow from elsewhere.
+    pub fn frame_into(&self, stream: u32, rest: usize, frame: &mut Vec<u8>) {
+        let pieces = self.pieces(rest);
+        let length = pieces.iter().map(|piece| piece.len()).sum::<usize>() + rest;
         let mut envelope = Encoder::default();
         let envelope = envelope.bytes(1, SERVICE).bytes(2, "Put").prefix(3, length).finish();
         let payload_bytes = envelope.len() + length;
@@ -438,8 +438,8 @@ impl PutRequest<'_> {
         pieces.iter().for_each(|piece| frame.extend_from_slice(piece));
     }
 
-    /// The message, with its contents where they are.
-    fn pieces(&self) -> Vec<Cow<'_, [u8]>> {
+    /// The message, with its contents where they are, and without the last `rest` bytes.
+    fn pieces(&self, rest: usize) -> Vec<Cow<'_, [u8]>> {
         let mut encoder = Encoder::default();
         encoder.bytes(1, self.volume.as_str()).number(2, self.sequence);
         for entry in &self.upserts {
@@ -449,13 +449,14 @@ impl PutRequest<'_> {
             encoder.element(4, path.as_str());
         }
         let mut pieces = vec![Cow::Owned(encoder.finish())];
-        for Chunk { digest, total, offset, data } in &self.chunks {
+        for (number, Chunk { digest, total, offset, data }) in (1..).zip(&self.chunks) {
+            let bytes = data.len() + if number == self.chunks.len() { rest } else { 0 };
             encoder.bytes(1, digest.as_bytes()).number(2, *total).number(3, *offset);
-            if !data.is_empty() {
-                encoder.prefix(4, data.len());
+            if bytes > 0 {
+                encoder.prefix(4, bytes);
             }
             let before = encoder.finish();
-            let prefix = encoder.prefix(5, before.len() + data.len()).finish();
+            let prefix = encoder.prefix(5, before.len() + bytes).finish();
             pieces.extend([prefix.into(), before.into(), Cow::Borrowed(*data)]);
         }
         pieces

@@ -136,7 +136,7 @@ fn every_prefix_and_every_changed_byte_is_decoded_or_refused() {
 #[test]
 fn a_put_is_framed_as_any_request_is() {
     let chunk = |data| Chunk { digest: Digest::of(data), total: 9, offset: 4, data };
-    let put = PutRequest {
+    let mut put = PutRequest {
         volume: held().volume,
         sequence: 3,
         upserts: vec![Entry::Root(meta())],
@@ -147,8 +147,13 @@ fn a_put_is_framed_as_any_request_is() {
     assert_eq!(PutRequest::decode(&payload).as_ref(), Ok(&put));
     let request = Request { service: SERVICE, method: "Put", payload: &payload, timeout_ns: 0 };
     let mut frame = b"what was there".to_vec();
-    put.frame_into(5, &mut frame);
-    assert_eq!(frame, crate::wire::frame::frame(Kind::Request, 5, &request.encode()));
+    put.frame_into(5, 0, &mut frame);
+    let whole = crate::wire::frame::frame(Kind::Request, 5, &request.encode());
+    assert_eq!(frame, whole);
+    // The last byte comes from elsewhere.
+    put.chunks.last_mut().expect("three").data = b"";
+    put.frame_into(5, 1, &mut frame);
+    assert_eq!(frame, whole[..whole.len() - 1]);
 }
 
 #[test]

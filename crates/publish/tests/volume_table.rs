@@ -340,6 +340,37 @@ fn foreign_names_go_and_a_damaged_record_is_replaced() {
     }
 }
 
+/// Somebody with a mount that may be written, which no container of ours has.
+#[test]
+fn a_revision_that_was_changed_from_outside_is_replaced_by_a_whole_one() {
+    type Damage = fn(&std::path::Path);
+    let damages: [(&str, Damage); 4] = [
+        ("a file is gone", |revision| fs::remove_file(revision.join("a")).unwrap()),
+        ("a link in its place", |revision| {
+            fs::remove_file(revision.join("a")).unwrap();
+            symlink("/etc/passwd", revision.join("a")).unwrap();
+        }),
+        ("a directory is gone", |revision| fs::remove_dir_all(revision.join("b")).unwrap()),
+        ("all is gone", |revision| fs::remove_dir_all(revision).unwrap()),
+    ];
+    for kind in Kind::available() {
+        for (what, damage) in damages {
+            let (place, now) = (Place::new(), Instant::now());
+            let mut store = kind.open(&place.root, None, now).unwrap();
+            publish(&mut store, &Model::new(&[("a", "1"), ("b/c", "2")]), 1, now).unwrap();
+            damage(&place.data().join("..1"));
+            // Only what is new is there, and what was thought to be there is not.
+            let new = Model::new(&[("a", "1"), ("b/c", "2"), ("d", "3")]);
+            store.put(&id(), Digest::of(b"3"), 1, 0, b"3").unwrap();
+            let refused = store.commit(&id(), 2, &new.tree(), || now);
+            assert!(matches!(refused, Err(Error::Lacking { count: 2, .. })), "{what}: {refused:?}");
+            publish(&mut store, &new, 2, now).unwrap();
+            assert_eq!(store.expire(now + GRACE).next, None);
+            exactly(&place, &new, 2).unwrap();
+        }
+    }
+}
+
 #[test]
 fn categories_do_not_change_and_volumes_are_counted() {
     let (place, now) = (Place::new(), Instant::now());

@@ -13,7 +13,7 @@ use super::layout::{
 };
 use super::mounter::{Mounter, Space};
 use super::record::Record;
-use super::revision::{Sources, build, lacking, lengths, sealed};
+use super::revision::{Sources, build, check, lacking, lengths, sealed};
 use super::staging::Contents;
 use super::{Committed, Options};
 use crate::dir::Dir;
@@ -147,6 +147,11 @@ impl Volume {
                 // The first error is the one to report. What cannot be removed now is removed by
                 // the next commit or start; it is in no revision.
                 let _ = self.undo(sequence);
+                if let Some(held) = self.damaged()? {
+                    // Nothing of it is taken over any more: what comes next has to be whole.
+                    self.current = Current::Damaged { sequence: held };
+                    return self.commit(sequence, tree, clock, options, mounter);
+                }
                 return Err(error);
             }
         }
@@ -170,6 +175,17 @@ impl Volume {
             Ok(()) => Ok(Committed::New),
             Err(error) => Err(Error::Untidy { sequence, source: Box::new(error) }),
         }
+    }
+
+    /// The current revision's number, if somebody has changed what is in it.
+    fn damaged(&self) -> Result<Option<u64>, Error> {
+        let Current::Revision { sequence, tree, .. } = &self.current else { return Ok(None) };
+        let whole = match self.dir.existing(DATA)?.dir(revision_name(*sequence)) {
+            Ok(Some(revision)) => check(&revision, tree)?.is_some(),
+            Ok(None) | Err(crate::Error::InTheWay { .. }) => false,
+            Err(error) => return Err(error.into()),
+        };
+        Ok((!whole).then_some(*sequence))
     }
 
     /// The lengths of what was sealed in contents of `tree`, which count instead of their own.

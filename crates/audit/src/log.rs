@@ -2,11 +2,11 @@
 
 mod file;
 
-use std::collections::HashMap;
 use std::io::Write;
 use std::path::Path;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::{fmt, iter, slice};
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::{fmt, mem, slice};
 
 use jiff::Timestamp;
 
@@ -19,12 +19,10 @@ use crate::record::Head;
 /// An audit log that can be appended to, from any thread.
 ///
 /// Threads that record at the same time share one write and one flush: whoever comes first writes
-/// for all who wait by then.
+/// for itself, and then one of those who have come meanwhile for all of them.
 pub struct Log {
     clock: fn() -> Timestamp,
     queue: Mutex<Queue>,
-    /// Some records of the queue have been tried.
-    tried: Condvar,
     sink: Mutex<Sink>,
     /// For messages.
     name: String,
@@ -33,11 +31,17 @@ pub struct Log {
 /// Those who wait for their record.
 #[derive(Default)]
 struct Queue {
-    last: u64,
-    waiting: Vec<(u64, Entry)>,
-    /// A thread writes, for itself and others.
+    waiting: Vec<(Sender<Word>, Entry)>,
+    /// A thread writes, or has been told to.
     writing: bool,
-    results: HashMap<u64, Result<(), Error>>,
+}
+
+/// What a waiting thread is told.
+enum Word {
+    /// What became of its record.
+    Tried(Result<(), Error>),
+    /// It is to write, for all who wait.
+    Write,
 }
 
 /// What happened, and when.
@@ -67,34 +71,39 @@ impl Log {
     }
 
     fn new(sink: Sink, name: String, clock: fn() -> Timestamp) -> Self {
-        let (queue, tried, sink) = (Mutex::default(), Condvar::new(), Mutex::new(sink));
-        Self { clock, queue, tried, sink, name }
+        Self { clock, queue: Mutex::default(), sink: Mutex::new(sink), name }
     }
 
     /// Records an event. On return it is in the file and flushed to the device, or accepted by the
     /// stream. An error means: it is not recorded, do not go on.
     pub fn record(&self, event: Event) -> Result<(), Error> {
+        let (tell, told) = channel();
         let mut queue = self.queue();
-        queue.last += 1;
-        let own = queue.last;
-        let time = (self.clock)();
-        queue.waiting.push((own, (time, event)));
+        let entry = ((self.clock)(), event);
+        queue.waiting.push((tell, entry));
+        let is_first = !mem::replace(&mut queue.writing, true);
+        drop(queue);
+        if is_first {
+            self.write_all();
+        }
         loop {
-            if let Some(result) = queue.results.remove(&own) {
-                return result;
+            match told.recv() {
+                Ok(Word::Tried(result)) => return result,
+                Ok(Word::Write) => self.write_all(),
+                // Whoever wrote it panicked.
+                Err(_) => return Err(self.failed_before()),
             }
-            if queue.writing {
-                queue = self.tried.wait(queue).unwrap_or_else(PoisonError::into_inner);
-                continue;
-            }
-            queue.writing = true;
-            let (numbers, entries): (_, Vec<_>) =
-                std::mem::take(&mut queue.waiting).into_iter().unzip();
-            drop(queue);
-            let mut turn = Turn { log: self, numbers, results: Vec::new() };
-            turn.results = self.write(&entries);
-            drop(turn);
-            queue = self.queue();
+        }
+    }
+
+    /// Writes for all who wait now, and has one of those who come meanwhile go on.
+    fn write_all(&self) {
+        let _turn = Turn(self);
+        let (tell, entries): (Vec<_>, Vec<_>) =
+            mem::take(&mut self.queue().waiting).into_iter().unzip();
+        for (tell, result) in tell.iter().zip(self.write(&entries)) {
+            // It waits.
+            let _ = tell.send(Word::Tried(result));
         }
     }
 
@@ -140,21 +149,14 @@ impl Log {
     }
 }
 
-/// A thread's turn to write. However it ends, those who wait learn of it.
-struct Turn<'a> {
-    log: &'a Log,
-    numbers: Vec<u64>,
-    results: Vec<Result<(), Error>>,
-}
+/// A thread's turn to write. However it ends, there is a next one if somebody waits.
+struct Turn<'a>(&'a Log);
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        let mut queue = self.log.queue();
-        let failed = iter::repeat_with(|| Err(self.log.failed_before()));
-        let results = self.results.drain(..).chain(failed);
-        queue.results.extend(self.numbers.iter().copied().zip(results));
-        queue.writing = false;
-        self.log.tried.notify_all();
+        let mut queue = self.0.queue();
+        queue.writing =
+            queue.waiting.first().is_some_and(|(tell, _)| tell.send(Word::Write).is_ok());
     }
 }
 

@@ -23,8 +23,9 @@ use tracing_subscriber::EnvFilter;
 #[global_allocator]
 static ALLOCATOR: WipeOnFree = WipeOnFree;
 
-/// Requests answered at a time: they compute and wait for disks.
-const WORKERS_MAX: usize = 16;
+/// Requests answered at a time: they wait for the audit log's device, which one flush serves for all
+/// who wait.
+const WORKERS_MAX: usize = 64;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();

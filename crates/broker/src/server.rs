@@ -1,7 +1,7 @@
 //! Sockets: TLS, limits on size, time and number, and an orderly end.
 //!
 //! What a client sends is read completely, within its limits, before anything is done about it; the
-//! answer is made on a thread that may block ([`Service::handle`] reads and syncs files).
+//! answer is made on a thread that may block, since most of them read and sync files.
 
 mod tls;
 
@@ -220,6 +220,9 @@ async fn answer(
         body,
         client,
     };
+    if !Service::may_block(&call) {
+        return Ok(service.handle(&call).map(Full::new));
+    }
     let worker = service.clone();
     let response = match tokio::task::spawn_blocking(move || worker.handle(&call)).await {
         Ok(response) => response.map(Full::new),

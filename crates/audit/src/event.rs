@@ -145,6 +145,17 @@ pub enum Event {
         /// Who.
         admin: String,
     },
+    /// An administrator is about to raise a key's minimum: older bundles are refused from then on.
+    PinRaised {
+        /// The key.
+        resource: String,
+        /// Name of the model.
+        model: String,
+        /// The lowest generation that the key will open.
+        min_generation: u64,
+        /// Who.
+        admin: String,
+    },
     /// An administrator is about to delete a resource.
     ResourceDeleted {
         /// The resource.

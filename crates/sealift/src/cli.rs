@@ -352,6 +352,8 @@ pub struct ModelPin {
 pub enum Key {
     /// Register a key in a key broker (Sealift's or Trustee)
     Put(KeyPut),
+    /// Have the key broker refuse older bundles of a model from now on; never lowers what is demanded
+    Bump(KeyBump),
     /// Ask for a key as a workload would, and say what came; never prints the key
     Check(KeyCheck),
 }
@@ -374,6 +376,34 @@ pub struct KeyPut {
     /// Replace a key of the same name
     #[arg(long)]
     pub overwrite: bool,
+    /// The broker
+    #[command(flatten)]
+    pub broker: BrokerArgs,
+}
+
+/// `sealift key bump`
+#[derive(Debug, Args)]
+pub struct KeyBump {
+    /// The key's name
+    #[arg(long, value_name = "URI", value_parser = resource, env = "SEALIFT_RESOURCE_ID")]
+    pub resource_id: ResourceUri,
+    /// The model
+    #[arg(long, value_name = "NAME", value_parser = model_name)]
+    pub model: ModelName,
+    /// The lowest generation of it that may still be opened
+    #[arg(long, value_name = "GENERATION")]
+    pub min_generation: u64,
+    /// The only manifests that may be opened; may be repeated. Needed if the key names some already
+    #[arg(long, value_name = "sha256:HEX", value_parser = digest)]
+    pub digest: Vec<Digest>,
+    /// The broker
+    #[command(flatten)]
+    pub broker: BrokerArgs,
+}
+
+/// A key broker, and who administers it
+#[derive(Debug, Args)]
+pub struct BrokerArgs {
     /// The key broker's address
     #[arg(long, value_name = "URL", env = "SEALIFT_KBS_URL")]
     pub kbs_url: String,

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use audit::Target;
 use broker::{Config, TlsFiles};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -63,8 +64,9 @@ pub(crate) struct Serve {
         env = "SEALIFT_BROKER_ADMIN_ISSUER"
     )]
     admin_issuers: Vec<String>,
-    /// Audit log, "-" for standard output [default: DATA_DIR/audit.log]
-    #[arg(long, value_name = "FILE", env = "SEALIFT_BROKER_AUDIT_FILE")]
+    /// Audit log: a file, `-` (standard output), journald:, syslog: or https://… [default:
+    /// DATA_DIR/audit.log]
+    #[arg(long, value_name = "TARGET", env = "SEALIFT_BROKER_AUDIT_FILE")]
     audit_file: Option<PathBuf>,
     /// Development only: accept evidence that anyone can write, and plain HTTP anywhere
     #[arg(long, env = "SEALIFT_BROKER_INSECURE_DEV")]
@@ -98,13 +100,6 @@ pub(crate) enum LogFormat {
     Json,
 }
 
-/// Where audit records go.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum AuditTo {
-    StandardOutput,
-    File(PathBuf),
-}
-
 impl Serve {
     pub(crate) fn config(&self) -> Config {
         let tls = self.tls_cert.clone().zip(self.tls_key.clone());
@@ -120,11 +115,10 @@ impl Serve {
         }
     }
 
-    pub(crate) fn audit_to(&self) -> AuditTo {
+    pub(crate) fn audit_to(&self) -> Target {
         match &self.audit_file {
-            Some(path) if path.as_os_str() == "-" => AuditTo::StandardOutput,
-            Some(path) => AuditTo::File(path.clone()),
-            None => AuditTo::File(self.data_dir.join("audit.log")),
+            Some(target) => Target::parse(target),
+            None => Target::File(self.data_dir.join("audit.log")),
         }
     }
 }

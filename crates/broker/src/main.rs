@@ -8,12 +8,12 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use audit::Log;
+use audit::{Log, Target};
 use broker::server::{Limits, Server};
 use broker::service::Service;
 use broker::{Error, system_clock};
 use clap::Parser;
-use cli::{AuditTo, Cli, Command, Init, LogFormat, Serve};
+use cli::{Cli, Command, Init, LogFormat, Serve};
 use secret::{WipeOnFree, harden_process};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
@@ -59,10 +59,7 @@ fn main() -> ExitCode {
 fn serve(options: &Serve) -> Result<(), Error> {
     let config = options.config();
     config.check()?;
-    let log = match options.audit_to() {
-        AuditTo::StandardOutput => Log::stream(Box::new(io::stdout())),
-        AuditTo::File(path) => open_audit(&path)?,
-    };
+    let log = open_audit(&options.audit_to())?;
     let service = Arc::new(Service::open(&config, log, system_clock())?);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .max_blocking_threads(WORKERS_MAX)
@@ -93,12 +90,14 @@ fn serve(options: &Serve) -> Result<(), Error> {
     })
 }
 
-fn open_audit(path: &Path) -> Result<Log, Error> {
-    if let Some(dir) = path.parent() {
+fn open_audit(target: &Target) -> Result<Log, Error> {
+    if let Target::File(path) = target
+        && let Some(dir) = path.parent()
+    {
         std::fs::create_dir_all(dir)
             .map_err(|source| Error::File { path: dir.to_owned(), source })?;
     }
-    Log::file(path).map_err(Error::Audit)
+    target.open().map_err(Error::Audit)
 }
 
 /// A script that waits for the file must never read half an address.

@@ -217,8 +217,8 @@ pub struct Opening {
     /// How patient to be
     #[command(flatten)]
     pub patience: Patience,
-    /// Where audit records go; `-` is stdout
-    #[arg(long, value_name = "FILE", default_value = "-", env = "SEALIFT_AUDIT_FILE")]
+    /// Where audit records go: a file, `-` (stdout), journald:, syslog: or https://…
+    #[arg(long, value_name = "TARGET", default_value = "-", env = "SEALIFT_AUDIT_FILE")]
     pub audit_file: PathBuf,
 }
 
@@ -424,8 +424,8 @@ pub struct KeyCheck {
     /// How to reach the key
     #[command(flatten)]
     pub key: KeyArgs,
-    /// Where audit records go; `-` is stdout
-    #[arg(long, value_name = "FILE", default_value = "-", env = "SEALIFT_AUDIT_FILE")]
+    /// Where audit records go: a file, `-` (stdout), journald:, syslog: or https://…
+    #[arg(long, value_name = "TARGET", default_value = "-", env = "SEALIFT_AUDIT_FILE")]
     pub audit_file: PathBuf,
 }
 
@@ -457,8 +457,8 @@ pub struct UnsealerRun {
     /// How to reach keys and secrets
     #[command(flatten)]
     pub key: KeyArgs,
-    /// Where audit records go; `-` is stdout
-    #[arg(long, value_name = "FILE", default_value = "-", env = "SEALIFT_AUDIT_FILE")]
+    /// Where audit records go: a file, `-` (stdout), journald:, syslog: or https://…
+    #[arg(long, value_name = "TARGET", default_value = "-", env = "SEALIFT_AUDIT_FILE")]
     pub audit_file: PathBuf,
 }
 

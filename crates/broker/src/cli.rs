@@ -1,7 +1,7 @@
 //! The command line of `sealift-broker`.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use audit::Target;
 use broker::{Config, TlsFiles};
@@ -21,6 +21,51 @@ pub(crate) enum Command {
     Serve(Box<Serve>),
     /// Make a data directory, its master key and an administrator's key
     Init(Init),
+    /// Write all resources, in the clear, and the policy into a new directory: to move to Trustee
+    Export(Export),
+    /// Store what a directory holds in `export`'s form
+    Import(Import),
+}
+
+/// A broker that does not run, or does not mind.
+#[derive(Debug, Args)]
+pub(crate) struct Kept {
+    /// Where resources are kept, encrypted
+    #[arg(long, value_name = "DIR", env = "SEALIFT_BROKER_DATA_DIR")]
+    pub(crate) data_dir: PathBuf,
+    /// The 32 bytes that everything is encrypted under
+    #[arg(long, value_name = "FILE", env = "SEALIFT_BROKER_MASTER_KEY_FILE")]
+    pub(crate) master_key_file: PathBuf,
+    /// Audit log, as of `serve` [default: DATA_DIR/audit.log]
+    #[arg(long, value_name = "TARGET", env = "SEALIFT_BROKER_AUDIT_FILE")]
+    audit_file: Option<PathBuf>,
+}
+
+impl Kept {
+    pub(crate) fn audit_to(&self) -> Target {
+        audit_to(self.audit_file.as_deref(), &self.data_dir)
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Export {
+    /// The directory to make; a tmpfs is the place for it
+    #[arg(value_name = "OUT")]
+    pub(crate) out: PathBuf,
+    #[command(flatten)]
+    pub(crate) kept: Kept,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Import {
+    /// The directory: resources/REPOSITORY/TYPE/TAG, and policy.rego
+    #[arg(value_name = "FROM")]
+    pub(crate) from: PathBuf,
+    /// Replace resources that exist
+    #[arg(long)]
+    pub(crate) overwrite: bool,
+    #[command(flatten)]
+    pub(crate) kept: Kept,
 }
 
 #[derive(Debug, Args)]
@@ -116,11 +161,12 @@ impl Serve {
     }
 
     pub(crate) fn audit_to(&self) -> Target {
-        match &self.audit_file {
-            Some(target) => Target::parse(target),
-            None => Target::File(self.data_dir.join("audit.log")),
-        }
+        audit_to(self.audit_file.as_deref(), &self.data_dir)
     }
+}
+
+fn audit_to(named: Option<&Path>, data_dir: &Path) -> Target {
+    named.map_or_else(|| Target::File(data_dir.join("audit.log")), Target::parse)
 }
 
 impl Init {

@@ -28,6 +28,9 @@ pub enum Error {
     /// A resource that was to be created exists.
     #[error("resource {0} exists")]
     Exists(String),
+    /// A file that is to be imported is not where a resource is.
+    #[error("{} is no resource: resources/REPOSITORY/TYPE/TAG are", .0.display())]
+    NotAResource(PathBuf),
     /// A resource is empty or too large.
     #[error("a resource has 1 to {limit} bytes, this one has {found}")]
     ResourceSize {

@@ -11,9 +11,9 @@ use std::sync::Arc;
 use audit::{Log, Target};
 use broker::server::{Limits, Server};
 use broker::service::Service;
-use broker::{Error, system_clock};
+use broker::{Error, MasterKey, system_clock};
 use clap::Parser;
-use cli::{Cli, Command, Init, LogFormat, Serve};
+use cli::{Cli, Command, Export, Import, Init, Kept, LogFormat, Serve};
 use secret::{WipeOnFree, harden_process};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
@@ -32,6 +32,8 @@ fn main() -> ExitCode {
     let hardening = harden_process();
     let done = match &cli.command {
         Command::Init(options) => init(options),
+        Command::Export(options) => export(options),
+        Command::Import(options) => import(options),
         Command::Serve(options) => start_log(options).and_then(|()| {
             if !(hardening.undumpable && hardening.no_core) {
                 warn!(?hardening, "core dumps or tracing could not be forbidden");
@@ -134,6 +136,23 @@ fn init(options: &Init) -> Result<(), Error> {
     Ok(())
 }
 
+fn export(options: &Export) -> Result<(), Error> {
+    let Kept { data_dir, master_key_file, .. } = &options.kept;
+    let (master, log) = (MasterKey::load(master_key_file)?, open_audit(&options.kept.audit_to())?);
+    let count = broker::export(data_dir, &master, &options.out, &log)?;
+    let out = options.out.display();
+    say(&format!("{count} resources are in {out}, in the clear: remove it when it is imported"));
+    Ok(())
+}
+
+fn import(options: &Import) -> Result<(), Error> {
+    let Kept { data_dir, master_key_file, .. } = &options.kept;
+    let (master, log) = (MasterKey::load(master_key_file)?, open_audit(&options.kept.audit_to())?);
+    let count = broker::import(data_dir, &master, &options.from, options.overwrite, &log)?;
+    say(&format!("{count} resources are stored in {}", data_dir.display()));
+    Ok(())
+}
+
 fn start_log(options: &Serve) -> Result<(), Error> {
     let filter = EnvFilter::try_new(&options.log_level)
         .map_err(|_| Error::Settings("--log-level is neither a level nor a list of directives"))?;
@@ -154,9 +173,13 @@ fn say(line: &str) {
 /// The exit code, and its name: those of `sealift explain`.
 fn code(error: &Error) -> (u8, &'static str) {
     match error {
-        Error::File { .. } | Error::Settings(_) | Error::Policy(_) | Error::AdminKey { .. } => {
-            (2, "usage")
-        }
+        Error::Exists(_)
+        | Error::NotAResource(_)
+        | Error::ResourceSize { .. }
+        | Error::File { .. }
+        | Error::Settings(_)
+        | Error::Policy(_)
+        | Error::AdminKey { .. } => (2, "usage"),
         Error::Listen { .. } => (12, "network"),
         Error::Tls(_) => (13, "tls"),
         Error::MasterKey(_) => (24, "key-unusable"),

@@ -108,6 +108,12 @@ impl Policy {
         Ok(policy)
     }
 
+    /// What an administrator has posted, if anything.
+    pub(crate) fn posted(&self) -> Result<Option<Arc<Compiled>>, Error> {
+        let current = self.current()?;
+        Ok((!Arc::ptr_eq(&current, &self.default)).then_some(current))
+    }
+
     /// Whether [`Policy::store`] can work at all.
     pub(crate) fn is_writable(&self) -> Result<(), Error> {
         match &self.source {

@@ -327,7 +327,8 @@ fn parse_wrapped_key(text: &str) -> Result<Vec<u8>, Error> {
     }
 }
 
-/// What a recipient's JWE authenticates beside the data key: that it belongs to this bundle.
-fn recipient_aad(id: &BundleId) -> Vec<u8> {
+/// What a recipient's JWE authenticates beside the data key, and the holder of a key that unwraps
+/// beside the wrapped key: that it belongs to this bundle.
+pub fn recipient_aad(id: &BundleId) -> Vec<u8> {
     format!("{FORMAT}\n{id}").into_bytes()
 }

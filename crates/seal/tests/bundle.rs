@@ -104,7 +104,13 @@ fn rewrap_changes_recipients_and_nothing_else() {
     let json = with_foreign_signature(&json);
     let before = Bundle::parse(&json).unwrap();
     let (b, c) = (Kek::random(uri("b")), gcm_kek());
-    let rewrapped = before.rewrap(&uri("a"), &kek, &[Recipient::released(&uri("b"), &b), Recipient::released(&uri("c"), &c)]).unwrap();
+    let rewrapped = before
+        .rewrap(
+            &uri("a"),
+            &kek,
+            &[Recipient::released(&uri("b"), &b), Recipient::released(&uri("c"), &c)],
+        )
+        .unwrap();
     let after = Bundle::parse(&rewrapped).unwrap();
     assert_eq!(after.recipients().collect::<Vec<_>>(), [&uri("b"), &uri("c")]);
     assert_eq!((after.digest(), after.claimed()), (before.digest(), before.claimed()));
@@ -117,7 +123,15 @@ fn rewrap_changes_recipients_and_nothing_else() {
     let refused = before.rewrap(&uri("a"), &b, &[Recipient::released(&uri("b"), &b)]);
     assert!(matches!(refused, Err(Error::Unwrap)));
     assert!(before.rewrap(&uri("a"), &kek, &[]).is_err());
-    assert!(before.rewrap(&uri("a"), &kek, &[Recipient::released(&uri("b"), &b), Recipient::released(&uri("b"), &c)]).is_err());
+    assert!(
+        before
+            .rewrap(
+                &uri("a"),
+                &kek,
+                &[Recipient::released(&uri("b"), &b), Recipient::released(&uri("b"), &c)]
+            )
+            .is_err()
+    );
 }
 
 #[test]
@@ -250,7 +264,8 @@ fn refuses_recipients_beyond_the_limits_doubled_or_of_another_bundle() {
     let bundle = Bundle::parse(&json).unwrap();
     let uris: Vec<_> = (0..=RECIPIENTS_MAX).map(|i| uri(&i.to_string())).collect();
     let rewrap = |count: usize| {
-        let recipients: Vec<_> = uris[..count].iter().map(|uri| Recipient::released(uri, &kek)).collect();
+        let recipients: Vec<_> =
+            uris[..count].iter().map(|uri| Recipient::released(uri, &kek)).collect();
         bundle.rewrap(&uri("a"), &kek, &recipients)
     };
     assert!(rewrap(RECIPIENTS_MAX).is_ok());
@@ -277,7 +292,9 @@ fn recipients_for_other_keys_are_held_to_the_format_too() {
     let sealing = sealing();
     let files = entries(&sealing, &["f"]);
     let (a, b) = (Kek::random(uri("a")), gcm_kek());
-    let (json, _) = sealing.finish(files, &[Recipient::released(&uri("a"), &a), Recipient::released(&uri("b"), &b)]).unwrap();
+    let (json, _) = sealing
+        .finish(files, &[Recipient::released(&uri("a"), &a), Recipient::released(&uri("b"), &b)])
+        .unwrap();
     let text = std::str::from_utf8(&json).unwrap();
     let (before, theirs) = text.split_at(text.find(r#"{"kid":"kbs:///default/key/b""#).unwrap());
     let member = |name: &str| {

@@ -151,9 +151,8 @@ fn a_wrapped_key_comes_back_and_what_it_unwraps_to_opens_without_pins() {
     assert_eq!(bundle.wrapped_key(&key(KBS)).unwrap(), None);
     let stranger = bundle.wrapped_key(&key("vault:///transit/keys/b"));
     assert!(matches!(stranger, Err(Error::NoRecipient { .. })));
-    let open = |uri, kek, demand: &Demand| {
-        Bundle::parse(&json).unwrap().open(&key(uri), kek, demand)
-    };
+    let open =
+        |uri, kek, demand: &Demand| Bundle::parse(&json).unwrap().open(&key(uri), kek, demand);
     assert!(open(TRANSIT, &kek, &unpinned()).is_ok() && open(KBS, &other, &unpinned()).is_ok());
     assert!(matches!(open(TRANSIT, &other, &unpinned()), Err(Error::Unwrap)));
     assert!(matches!(open(TRANSIT, &kek, &Demand::default()), Err(Error::Unpinned { .. })));

@@ -49,8 +49,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Kek, Error> {
     let Some(key) = decode_key(&URL_SAFE_NO_PAD, k.as_bytes()) else {
         return refuse("a JWK whose `k` is not 32 bytes in canonical base64url");
     };
-    let resource =
-        jwk.get("kid").and_then(Value::as_str).and_then(|kid| KeyUri::parse(kid).ok());
+    let resource = jwk.get("kid").and_then(Value::as_str).and_then(|kid| KeyUri::parse(kid).ok());
     let pins = match jwk.remove("sealift") {
         Some(Value::Object(models)) => Some(
             models

@@ -34,18 +34,27 @@ impl KeyUri {
         }
         if let Some(path) = uri.strip_prefix("vault:///") {
             return parse_vault(path).ok_or_else(|| {
-                refused(uri, "not `vault:///<mount>/keys/<key>` or `vault:///<mount>/data/<path>#<field>`")
+                refused(
+                    uri,
+                    "not `vault:///<mount>/keys/<key>` or `vault:///<mount>/data/<path>#<field>`",
+                )
             });
         }
         if let Some(key) = uri.strip_prefix("awskms:///") {
             let key = AwsKmsKey::parse(key).ok_or_else(|| {
-                refused(uri, "not `awskms:///<region>/<key id or alias/name>` or `awskms:///<key arn>`")
+                refused(
+                    uri,
+                    "not `awskms:///<region>/<key id or alias/name>` or `awskms:///<key arn>`",
+                )
             });
             return key.map(Self::AwsKms);
         }
         if let Some(attributes) = uri.strip_prefix("pkcs11:") {
             let key = Pkcs11Key::parse(attributes).ok_or_else(|| {
-                refused(uri, "not `pkcs11:token=<label>;object=<label>` or `pkcs11:token=<label>;id=<%hex>`")
+                refused(
+                    uri,
+                    "not `pkcs11:token=<label>;object=<label>` or `pkcs11:token=<label>;id=<%hex>`",
+                )
             });
             return key.map(Self::Pkcs11);
         }
@@ -79,7 +88,9 @@ impl fmt::Display for KeyUri {
             Self::Pkcs11(Pkcs11Key { token, object }) => {
                 write!(f, "pkcs11:token={}", Escaped(token.as_bytes()))?;
                 match object {
-                    Pkcs11Object::Label(label) => write!(f, ";object={}", Escaped(label.as_bytes())),
+                    Pkcs11Object::Label(label) => {
+                        write!(f, ";object={}", Escaped(label.as_bytes()))
+                    }
                     Pkcs11Object::Id(id) => {
                         f.write_str(";id=")?;
                         id.iter().try_for_each(|byte| write!(f, "%{byte:02X}"))
@@ -149,7 +160,8 @@ fn parse_vault(path: &str) -> Option<KeyUri> {
         return None;
     }
     // A mount may have several segments. It ends before the first `keys` or `data` after its first.
-    let at = 1 + segments.get(1..)?.iter().position(|segment| ["keys", "data"].contains(segment))?;
+    let at =
+        1 + segments.get(1..)?.iter().position(|segment| ["keys", "data"].contains(segment))?;
     let (mount, rest) = (segments[..at].join("/"), segments[at + 1..].join("/"));
     match (segments[at], field, segments.len() - at - 1) {
         ("keys", None, 1) => Some(KeyUri::VaultTransit(VaultTransit { mount, key: rest })),
@@ -184,7 +196,8 @@ impl AwsKmsKey {
 
     fn parse(text: &str) -> Option<Self> {
         let (region, id) = if text.starts_with("arn:") {
-            let [_, partition, "kms", region, account, key] = text.split(':').collect::<Vec<_>>()[..]
+            let [_, partition, "kms", region, account, key] =
+                text.split(':').collect::<Vec<_>>()[..]
             else {
                 return None;
             };

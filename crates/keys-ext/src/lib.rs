@@ -1,0 +1,45 @@
+//! Keys that users have elsewhere: Vault and OpenBao.
+//!
+//! Two kinds. One releases a key, like the sources in [`keys`]: [`Vault::release`]. The others
+//! never do: a [`RemoteKey`] wraps a fresh key when a bundle is sealed, and unwraps it when the
+//! bundle is opened (`docs/format.md` §7). All speak of failures as [`keys::Error`], so that
+//! [`keys::with_retry`] and the codes of the command line serve them alike.
+//!
+//! Guests' agents do not link this crate.
+
+mod vault;
+
+use keys::Error;
+use seal::name::BundleId;
+use secret::Secret;
+
+pub use vault::{Login, Vault, VaultSettings};
+
+/// A key that stays with its holder, who wraps and unwraps with it.
+///
+/// This is the place for further services: one that can encrypt 32 bytes and decrypt them again
+/// needs a kind of [`seal::name::KeyUri`] and these two functions.
+pub trait RemoteKey: Send + Sync {
+    /// The kind of [`seal::name::KeyUri`] that names its keys.
+    type Name;
+
+    /// `vault`, `awskms` or `pkcs11`: for logs and audit records.
+    fn kind(&self) -> &'static str;
+
+    /// `kek` wrapped by `key`, bound to `bundle` where the service can bind.
+    fn wrap(
+        &self,
+        key: &Self::Name,
+        kek: &Secret,
+        bundle: &BundleId,
+    ) -> impl Future<Output = Result<Vec<u8>, Error>> + Send;
+
+    /// What [`RemoteKey::wrap`] was given. [`Error::Unwrap`] if it was another key, another bundle,
+    /// or other bytes.
+    fn unwrap(
+        &self,
+        key: &Self::Name,
+        wrapped: &[u8],
+        bundle: &BundleId,
+    ) -> impl Future<Output = Result<Secret, Error>> + Send;
+}

@@ -10,6 +10,7 @@
 mod vault;
 
 use keys::Error;
+use seal::key::Kek;
 use seal::name::BundleId;
 use secret::Secret;
 
@@ -30,7 +31,7 @@ pub trait RemoteKey: Send + Sync {
     fn wrap(
         &self,
         key: &Self::Name,
-        kek: &Secret,
+        kek: &Kek,
         bundle: &BundleId,
     ) -> impl Future<Output = Result<Vec<u8>, Error>> + Send;
 

@@ -24,6 +24,7 @@ use keys::{Error, HttpSettings, read_key};
 use reqwest::header::{CONNECTION, HeaderMap, HeaderValue};
 use reqwest::{RequestBuilder, StatusCode};
 use seal::bundle::recipient_aad;
+use seal::key::Kek;
 use seal::name::{BundleId, KeyUri, VaultKv, VaultTransit};
 use secret::Secret;
 use serde_json::json;
@@ -223,7 +224,7 @@ impl RemoteKey for Vault {
     async fn wrap(
         &self,
         key: &VaultTransit,
-        kek: &Secret,
+        kek: &Kek,
         bundle: &BundleId,
     ) -> Result<Vec<u8>, Error> {
         let name = KeyUri::VaultTransit(key.clone());

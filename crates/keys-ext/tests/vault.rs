@@ -12,6 +12,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use keys::{Error, HttpSettings, Retry, with_retry};
 use keys_ext::{Login, RemoteKey, Vault, VaultSettings};
+use seal::key::Kek;
 use seal::name::{BundleId, KeyUri, VaultKv, VaultTransit};
 use secret::Secret;
 use serde_json::{Value, json};
@@ -45,6 +46,10 @@ fn kv(uri: &str) -> VaultKv {
     }
 }
 
+fn fresh() -> Kek {
+    Kek::unwrapped(Secret::random_key()).unwrap()
+}
+
 fn bundle(digit: &str) -> BundleId {
     BundleId::parse(&digit.repeat(32)).unwrap()
 }
@@ -57,7 +62,7 @@ async fn transit_unwraps_what_it_wrapped_for_this_bundle_and_this_key_alone() {
     }
     bao.must("POST", "transit/keys/derived", json!({"derived": true})).unwrap();
     bao.must("POST", "transit/keys/chacha", json!({"type": "chacha20-poly1305"})).unwrap();
-    let (vault, kek) = (as_token(&bao, Bao::ROOT), Secret::random_key());
+    let (vault, kek) = (as_token(&bao, Bao::ROOT), fresh());
     for name in ["a", "derived", "chacha"] {
         let key = transit(&format!("vault:///transit/keys/{name}"));
         let wrapped = vault.wrap(&key, &kek, &bundle("1")).await.unwrap();
@@ -94,7 +99,7 @@ async fn transit_refusals_are_told_apart() {
     bao.must("POST", "transit/keys/a", json!({})).unwrap();
     bao.must("POST", "transit/keys/rsa", json!({"type": "rsa-2048"})).unwrap();
     let key = transit("vault:///transit/keys/a");
-    let (kek, id) = (Secret::random_key(), bundle("1"));
+    let (kek, id) = (fresh(), bundle("1"));
     let root = as_token(&bao, Bao::ROOT);
     let wrapped = root.wrap(&key, &kek, &id).await.unwrap();
 
@@ -216,7 +221,7 @@ fn write_jwt(key: &EcdsaKeyPair, subject: &str, file: &Path) {
 async fn a_jwt_logs_in_for_one_question_and_leaves_no_token_behind() {
     let Some(bao) = Bao::start().unwrap() else { return };
     bao.must("POST", "transit/keys/a", json!({})).unwrap();
-    let (key, kek, id) = (transit("vault:///transit/keys/a"), Secret::random_key(), bundle("1"));
+    let (key, kek, id) = (transit("vault:///transit/keys/a"), fresh(), bundle("1"));
     let wrapped = as_token(&bao, Bao::ROOT).wrap(&key, &kek, &id).await.unwrap();
     let signer = jwt_method(&bao);
     let dir = tempfile::tempdir().unwrap();
@@ -261,7 +266,7 @@ async fn a_namespace_is_a_world_of_its_own() {
         login: Login::Token(Arc::new(Secret::copy(Bao::ROOT.as_bytes()).unwrap())),
         http: HttpSettings::default(),
     };
-    let (key, kek, id) = (transit("vault:///transit/keys/a"), Secret::random_key(), bundle("1"));
+    let (key, kek, id) = (transit("vault:///transit/keys/a"), fresh(), bundle("1"));
     let team = Vault::new(&settings(Some("team"))).unwrap();
     let wrapped = team.wrap(&key, &kek, &id).await.unwrap();
     assert!(team.unwrap(&key, &wrapped, &id).await.is_ok());
@@ -317,7 +322,7 @@ async fn whatever_a_server_answers_there_is_an_error_and_no_key() {
         let vault = vault(&answering(answer), token);
         let errors = [
             vault.unwrap(&key, b"vault:v1:AAAA", &id).await.map(drop),
-            vault.wrap(&key, &Secret::random_key(), &id).await.map(drop),
+            vault.wrap(&key, &fresh(), &id).await.map(drop),
             vault.release(&value).await.map(drop),
         ];
         for error in errors {

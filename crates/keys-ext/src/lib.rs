@@ -1,4 +1,4 @@
-//! Keys that users have elsewhere: Vault and OpenBao.
+//! Keys that users have elsewhere: Vault and OpenBao, AWS KMS.
 //!
 //! Two kinds. One releases a key, like the sources in [`keys`]: [`Vault::release`]. The others
 //! never do: a [`RemoteKey`] wraps a fresh key when a bundle is sealed, and unwraps it when the
@@ -7,13 +7,18 @@
 //!
 //! Guests' agents do not link this crate.
 
+mod awskms;
 mod vault;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use keys::Error;
-use seal::key::Kek;
+use seal::key::{KEY_BYTES, Kek};
 use seal::name::BundleId;
 use secret::Secret;
+use zeroize::Zeroizing;
 
+pub use awskms::{AwsKms, AwsKmsSettings, CONTEXT};
 pub use vault::{Login, Vault, VaultSettings};
 
 /// A key that stays with its holder, who wraps and unwraps with it.
@@ -43,4 +48,18 @@ pub trait RemoteKey: Send + Sync {
         wrapped: &[u8],
         bundle: &BundleId,
     ) -> impl Future<Output = Result<Secret, Error>> + Send;
+}
+
+/// The key in what a service says it unwrapped, base64. Errors quote nothing of it.
+fn decoded_key(text: &str, endpoint: &str) -> Result<Secret, Error> {
+    // As long as the decoder's estimate for 44 characters.
+    let mut bytes = Zeroizing::new([0; 36]);
+    let decoded = match text.len() {
+        44 => STANDARD.decode_slice(text, &mut *bytes).ok(),
+        _ => None,
+    };
+    if decoded != Some(KEY_BYTES) {
+        return Err(Error::protocol(endpoint, "what it unwrapped is no key of 32 bytes"));
+    }
+    Secret::copy(&bytes[..KEY_BYTES]).map_err(|error| Error::protocol(endpoint, error.to_string()))
 }

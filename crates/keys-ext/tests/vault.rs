@@ -1,8 +1,8 @@
 //! [`Vault`] against a real OpenBao, and against a server that misbehaves on purpose.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
-use std::io::{Read as _, Write as _};
-use std::net::TcpListener;
+mod common;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,10 +10,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use common::{answering, bundle, fresh, http};
 use keys::{Error, HttpSettings, Retry, with_retry};
 use keys_ext::{Login, RemoteKey, Vault, VaultSettings};
-use seal::key::Kek;
-use seal::name::{BundleId, KeyUri, VaultKv, VaultTransit};
+use seal::name::{KeyUri, VaultKv, VaultTransit};
 use secret::Secret;
 use serde_json::{Value, json};
 use testkit::bao::Bao;
@@ -44,14 +44,6 @@ fn kv(uri: &str) -> VaultKv {
         KeyUri::VaultKv(key) => key,
         other => panic!("{other}"),
     }
-}
-
-fn fresh() -> Kek {
-    Kek::unwrapped(Secret::random_key()).unwrap()
-}
-
-fn bundle(digit: &str) -> BundleId {
-    BundleId::parse(&digit.repeat(32)).unwrap()
 }
 
 #[tokio::test]
@@ -275,25 +267,6 @@ async fn a_namespace_is_a_world_of_its_own() {
     assert!(matches!(Vault::new(&settings(Some("a\nb"))), Err(Error::Usage(_))));
 }
 
-/// A server that answers every request with these bytes, and closes.
-fn answering(bytes: Vec<u8>) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = format!("http://{}", listener.local_addr().unwrap());
-    std::thread::spawn(move || {
-        for stream in listener.incoming() {
-            let Ok(mut stream) = stream else { return };
-            let _ = stream.read(&mut [0; 64 * 1024]);
-            let _ = stream.write_all(&bytes);
-        }
-    });
-    address
-}
-
-fn http(status: &str, body: &[u8]) -> Vec<u8> {
-    let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n", body.len());
-    [head.as_bytes(), body].concat()
-}
-
 #[tokio::test]
 async fn whatever_a_server_answers_there_is_an_error_and_no_key() {
     let (key, id) = (transit("vault:///transit/keys/a"), bundle("1"));
@@ -319,7 +292,7 @@ async fn whatever_a_server_answers_there_is_an_error_and_no_key() {
     for answer in answers {
         let shown = String::from_utf8_lossy(&answer[..answer.len().min(80)]).into_owned();
         let token = Login::Token(Arc::new(Secret::copy(b"s.token-of-the-test").unwrap()));
-        let vault = vault(&answering(answer), token);
+        let vault = vault(&answering(answer).0, token);
         let errors = [
             vault.unwrap(&key, b"vault:v1:AAAA", &id).await.map(drop),
             vault.wrap(&key, &fresh(), &id).await.map(drop),
@@ -332,7 +305,7 @@ async fn whatever_a_server_answers_there_is_an_error_and_no_key() {
         assert!(!format!("{vault:?}").contains("token-of-the-test"));
     }
     let token = Login::Token(Arc::new(Secret::copy(b"s.t").unwrap()));
-    let vault = vault(&answering(whole), token);
+    let vault = vault(&answering(whole).0, token);
     assert_eq!(vault.unwrap(&key, b"vault:v1:AAAA", &id).await.unwrap().expose(), [7; 32]);
 }
 

@@ -7,6 +7,7 @@ pub mod kata;
 pub mod kbs;
 pub mod kills;
 pub mod kubelet;
+pub mod moto;
 pub mod oracle;
 pub mod planted;
 pub mod proto;

@@ -2,17 +2,16 @@
 //!
 //! Nothing here quotes a body of status 200 in an error: it holds a key or a token.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use keys::{Error, printable};
 use reqwest::StatusCode;
 use seal::bundle::WRAPPED_KEY_BYTES_MAX;
-use seal::key::KEY_BYTES;
 use seal::name::KeyUri;
 use secret::Secret;
 use serde::Deserialize;
 use serde_json::Value;
 use zeroize::{Zeroize as _, Zeroizing};
+
+use crate::decoded_key;
 
 /// Longest answer with a key: the longest key, as a JSON string in which half of the characters are
 /// escaped, and its metadata.
@@ -101,17 +100,7 @@ pub(super) fn plaintext(body: &[u8], endpoint: &str) -> Result<Secret, Error> {
         plaintext: String,
     }
     let answer: Answer<Decrypted> = read(body, endpoint, "plaintext")?;
-    let text = Zeroizing::new(answer.data.plaintext);
-    // As long as the decoder's estimate for 44 characters.
-    let mut bytes = Zeroizing::new([0; 36]);
-    let decoded = match text.len() {
-        44 => STANDARD.decode_slice(text.as_bytes(), &mut *bytes).ok(),
-        _ => None,
-    };
-    if decoded != Some(KEY_BYTES) {
-        return Err(Error::protocol(endpoint, "what it unwrapped is no key of 32 bytes"));
-    }
-    Secret::copy(&bytes[..KEY_BYTES]).map_err(|error| Error::protocol(endpoint, error.to_string()))
+    decoded_key(&Zeroizing::new(answer.data.plaintext), endpoint)
 }
 
 /// An answer other than 200.
@@ -191,6 +180,9 @@ impl Refusal {
 
 #[cfg(test)]
 mod tests {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+
     use super::*;
 
     const ENDPOINT: &str = "https://vault:8200";

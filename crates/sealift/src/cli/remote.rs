@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-/// How to reach `vault:///` keys. The variables of Vault's own client are honoured.
+/// How to reach `vault:///` and `awskms:///` keys. The variables of Vault's own client and of the
+/// AWS tools are honoured.
 #[derive(Debug, Clone, Args)]
 pub struct RemoteArgs {
     /// Vault's or OpenBao's address
@@ -37,6 +38,12 @@ pub struct RemoteArgs {
     /// The JWT to log in with [default for kubernetes: the service account's token]
     #[arg(long, value_name = "FILE", env = "SEALIFT_VAULT_JWT_FILE")]
     pub vault_jwt_file: Option<PathBuf>,
+    /// Address of AWS KMS [default: the region's own]
+    #[arg(long, value_name = "URL", env = "AWS_ENDPOINT_URL_KMS")]
+    pub aws_kms_endpoint: Option<String>,
+    /// Certificates to trust for AWS KMS, PEM
+    #[arg(long, value_name = "FILE", env = "SEALIFT_AWS_KMS_CA")]
+    pub aws_kms_ca: Option<PathBuf>,
 }
 
 /// How to log in to Vault.

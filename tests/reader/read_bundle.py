@@ -13,6 +13,7 @@ import json
 import pathlib
 import re
 import sys
+import urllib.parse
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hashes
@@ -36,12 +37,26 @@ RECIPIENTS_MAX = 16
 FURTHER_SIGNATURES_MAX = 16
 KEY_BYTES_MAX = 65_536
 KEY_VALUES_MAX = 16_384
+WRAPPED_KEY_BYTES_MAX = 6_144
+KEY_URI_BYTES_MAX = 1_024
 
 SEGMENT, HEADER, TAG = 1 << 20, 40, 16
 FIRST = SEGMENT - HEADER - TAG
 LATER = SEGMENT - TAG
 
-RESOURCE = re.compile(r"kbs://(/[A-Za-z0-9_-][A-Za-z0-9_.-]{0,254}){3}")
+NAME = "[A-Za-z0-9_-][A-Za-z0-9_.-]{0,254}"
+MOUNT = rf"vault:///{NAME}(/(?!(keys|data)/){NAME})*"
+REGION = "[a-z0-9-]{1,32}"
+KMS_KEY, KMS_ALIAS = "[A-Za-z0-9-]{1,128}", "alias/[A-Za-z0-9/_-]{1,250}"
+CHARACTER = "([A-Za-z0-9._~-]|%[0-9A-F]{2})"
+RELEASED = re.compile(rf"kbs://(/{NAME}){{3}}|{MOUNT}/data(/{NAME})+#{NAME}")
+UNWRAPPING = re.compile(
+    rf"{MOUNT}/keys/{NAME}"
+    rf"|awskms:///{REGION}/({KMS_KEY}|{KMS_ALIAS})"
+    rf"|awskms:///arn:{REGION}:kms:{REGION}:[0-9]{{12}}:(key/{KMS_KEY}|{KMS_ALIAS})"
+    rf"|pkcs11:token={CHARACTER}{{1,32}};(object={CHARACTER}{{1,255}}|id=(%[0-9A-F]{{2}}){{1,255}})"
+)
+KEY_URI = re.compile(f"{RELEASED.pattern}|{UNWRAPPING.pattern}")
 MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
 CREATED = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?Z")
 BUNDLE_ID = re.compile(r"[0-9a-f]{32}")
@@ -70,7 +85,11 @@ def open_bundle(read, key, resource, demand):
     bundle = Bundle(document)
     recipient = bundle.recipients.get(resource)
     require(recipient, f"not sealed for {resource}", "no-recipient")
-    kek, key_pins = read_key(key)
+    if matches(UNWRAPPING, resource):
+        require(len(key) == 32, "what was unwrapped is not 32 bytes", "key-unusable")
+        kek, key_pins = key, None
+    else:
+        kek, key_pins = read_key(key)
     dek = unwrap(recipient, kek)
     bundle.authenticate(dek)
     bundle.check_pins(demand, key_pins)
@@ -221,8 +240,14 @@ def read_recipients(recipients, aad):
     require(len(recipients) <= RECIPIENTS_MAX, f"{len(recipients)} recipients", "limit")
     found = {}
     for recipient in recipients:
-        members(recipient, "kid jwe")
-        kid, jwe = named(RESOURCE, recipient["kid"]), recipient["jwe"]
+        wrapped = isinstance(recipient, dict) and "wrapped_key" in recipient
+        members(recipient, "kid wrapped_key jwe" if wrapped else "kid jwe")
+        kid, jwe = key_uri(recipient["kid"]), recipient["jwe"]
+        require(wrapped == matches(UNWRAPPING, kid), "wrapped_key belongs to keys that unwrap")
+        if wrapped:
+            wrapped = len(base64_url(recipient["wrapped_key"]))
+            require(wrapped > 0, "an empty wrapped key")
+            require(wrapped <= WRAPPED_KEY_BYTES_MAX, "a wrapped key is too long", "limit")
         require(kid not in found, "two with the same kid")
         members(jwe, "protected encrypted_key aad iv ciphertext tag")
         decoded = {member: base64_url(jwe[member]) for member in jwe}
@@ -341,6 +366,28 @@ def named(pattern, value):
     return value
 
 
+def key_uri(value):
+    """§2, the name of a key."""
+    named(KEY_URI, value)
+    require(len(value) <= KEY_URI_BYTES_MAX, "a key's name is too long", "name")
+    if value.startswith("pkcs11:"):
+        for attribute in value.removeprefix("pkcs11:").split(";"):
+            name, escaped = attribute.split("=")
+            decoded = re.sub("%(..)", lambda m: chr(int(m[1], 16)), escaped).encode("latin-1")
+            if name != "id":
+                check_label(escaped, decoded)
+    return value
+
+
+def check_label(escaped, decoded):
+    try:
+        text = decoded.decode()
+    except ValueError:
+        raise Refused("name", "a label is not UTF-8") from None
+    require(not CONTROL.search(text), "a label holds a control character", "name")
+    require(urllib.parse.quote(decoded, safe="-._~") == escaped, "a needless escape", "name")
+
+
 def integer(value, most):
     require(type(value) is int and 0 <= value < 2**64, f"{value!r} is no count")
     require(value <= most, f"{value} is too large", "limit")
@@ -393,8 +440,8 @@ def decrypt(cipher, nonce, sealed, associated_data, reason):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("bundle", type=pathlib.Path, help="directory of the bundle")
-    parser.add_argument("--key", type=pathlib.Path, required=True, help="what the broker releases")
-    parser.add_argument("--resource", required=True, help="kbs:///… whose key that is")
+    parser.add_argument("--key", type=pathlib.Path, required=True, help="what is released or unwrapped")
+    parser.add_argument("--resource", required=True, help="the name of that key")
     parser.add_argument("-o", "--output", type=pathlib.Path, help="directory for the files")
     parser.add_argument("--name", default=argparse.SUPPRESS)
     parser.add_argument("--min-generation", type=int, default=argparse.SUPPRESS)

@@ -72,7 +72,7 @@ impl KeySource for Cdh {
             return Err(self.refused(status, detail, resource, asked));
         }
         if body.is_empty() {
-            return Err(Error::Empty { resource: resource.clone() });
+            return Err(Error::Empty { resource: resource.into() });
         }
         Secret::take(&mut body).map_err(|error| Error::protocol(&self.name, error.to_string()))
     }
@@ -153,7 +153,7 @@ impl Cdh {
         resource: &ResourceUri,
         asked: Instant,
     ) -> Error {
-        let resource = resource.clone();
+        let resource = resource.into();
         match status.as_u16() {
             500 => Error::Opaque { resource, elapsed: asked.elapsed() },
             401 | 403 => Error::Denied { resource, detail },

@@ -4,7 +4,7 @@ use std::error::Error as StdError;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use seal::name::ResourceUri;
+use seal::name::KeyUri;
 
 /// A cause of any type, for `#[source]`.
 pub type Cause = Box<dyn StdError + Send + Sync>;
@@ -22,6 +22,15 @@ pub enum Error {
         /// What the broker says, if anything.
         detail: String,
     },
+    /// The server does not accept who we say we are: a token that is wrong or has ended, a role that
+    /// is not for us, credentials that it does not know.
+    #[error("{endpoint} does not accept our login: {detail}")]
+    Login {
+        /// The server's address.
+        endpoint: String,
+        /// What it says, if anything.
+        detail: String,
+    },
     /// This machine cannot produce the evidence that was asked for.
     #[error("cannot produce {tee} evidence")]
     Evidence {
@@ -35,7 +44,7 @@ pub enum Error {
     #[error("{resource} is denied by policy: {detail}")]
     Denied {
         /// The key asked for.
-        resource: ResourceUri,
+        resource: KeyUri,
         /// What the source says, if anything.
         detail: String,
     },
@@ -43,8 +52,17 @@ pub enum Error {
     #[error("{resource} not found: {detail}")]
     NotFound {
         /// The key asked for.
-        resource: ResourceUri,
+        resource: KeyUri,
         /// What the source says, if anything.
+        detail: String,
+    },
+    /// The key's holder has the key, and does not unwrap this with it: another key or another bundle
+    /// it was wrapped for, or it was changed.
+    #[error("{resource} does not unwrap what the bundle holds for it: {detail}")]
+    Unwrap {
+        /// The key that should have unwrapped.
+        resource: KeyUri,
+        /// What its holder says, if anything.
         detail: String,
     },
     /// CDH answers every failure alike: a missing key, a denied one, and a KBS that it cannot
@@ -57,7 +75,7 @@ pub enum Error {
     )]
     Opaque {
         /// The key asked for.
-        resource: ResourceUri,
+        resource: KeyUri,
         /// How long CDH took: it gives up on an unreachable KBS only after 4 s.
         elapsed: Duration,
     },
@@ -76,7 +94,7 @@ pub enum Error {
     #[error("{resource} is empty")]
     Empty {
         /// The key asked for.
-        resource: ResourceUri,
+        resource: KeyUri,
     },
     /// The server's certificate does not verify, or the CA bundle is unusable.
     #[error("tls with {endpoint} failed")]
@@ -138,7 +156,8 @@ impl Error {
         matches!(self, Self::Unreachable { .. } | Self::Empty { .. } | Self::Opaque { .. })
     }
 
-    pub(crate) fn protocol(endpoint: &str, why: impl Into<String>) -> Self {
+    /// [`Error::Protocol`].
+    pub fn protocol(endpoint: &str, why: impl Into<String>) -> Self {
         Self::Protocol { endpoint: endpoint.to_owned(), why: why.into() }
     }
 }
@@ -147,7 +166,7 @@ impl Error {
 const DETAIL_CHARS_MAX: usize = 256;
 
 /// What a server said, fit for a log line: one line, printable, short.
-pub(crate) fn printable(text: &str) -> String {
+pub fn printable(text: &str) -> String {
     text.chars()
         .map(|c| if c.is_whitespace() { ' ' } else { c })
         .filter(|c| c.is_alphanumeric() || c.is_ascii_graphic() || *c == ' ')

@@ -53,7 +53,7 @@ fn release(root: &Path, resource: &ResourceUri) -> Result<Secret, Error> {
     let path = if root.is_dir() { root.join(resource.path()) } else { root.to_owned() };
     let failure = |source: io::Error| match source.kind() {
         io::ErrorKind::NotFound => {
-            Error::NotFound { resource: resource.clone(), detail: path.display().to_string() }
+            Error::NotFound { resource: resource.into(), detail: path.display().to_string() }
         }
         _ => Error::File { path: path.clone(), source },
     };
@@ -63,13 +63,13 @@ fn release(root: &Path, resource: &ResourceUri) -> Result<Secret, Error> {
         return Err(Error::TooLarge { what, limit: Secret::BYTES_MAX });
     }
     if bytes == 0 {
-        return Err(Error::Empty { resource: resource.clone() });
+        return Err(Error::Empty { resource: resource.into() });
     }
     read(file, bytes).map_err(failure)
 }
 
-/// A key in a file of its own.
-pub(crate) fn read_key(path: &Path) -> io::Result<Secret> {
+/// A key, or another secret, in a file of its own: at least one byte, at most [`Secret::BYTES_MAX`].
+pub fn read_key(path: &Path) -> io::Result<Secret> {
     match open(path)? {
         (_, 0) => Err(io::Error::other("empty")),
         (_, bytes) if bytes > Secret::BYTES_MAX as u64 => Err(io::Error::other("too long")),

@@ -35,19 +35,20 @@ impl Default for HttpSettings {
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Longest answer of a failing server that is read, for its explanation.
-pub(crate) const REFUSAL_BYTES_MAX: usize = 4096;
+pub const REFUSAL_BYTES_MAX: usize = 4096;
 
 /// A key broker's address, and a client that follows no redirect, sends plain text to no other
 /// machine unless told so, and reads bounded answers.
 #[derive(Debug)]
-pub(crate) struct Endpoint {
+pub struct Endpoint {
     base: Url,
     name: String,
     client: Client,
 }
 
 impl Endpoint {
-    pub(crate) fn new(base: &str, settings: &HttpSettings) -> Result<Self, Error> {
+    /// The broker at `base`: `https://`, or `http://` on this machine or where the settings allow it.
+    pub fn new(base: &str, settings: &HttpSettings) -> Result<Self, Error> {
         let base = parse_base(base)?;
         let name = base.origin().ascii_serialization();
         if base.scheme() == "http" && !is_loopback(&base) && !settings.insecure_dev {
@@ -78,21 +79,33 @@ impl Endpoint {
     }
 
     /// Scheme, host and port, for messages.
-    pub(crate) fn name(&self) -> &str {
+    pub fn name(&self) -> &str {
         &self.name
     }
 
-    pub(crate) fn get(&self, path: &str) -> RequestBuilder {
-        self.client.get(join(&self.base, path))
+    /// The address of `path`, which begins with a slash.
+    pub fn url(&self, path: &str) -> Url {
+        join(&self.base, path)
     }
 
-    pub(crate) fn post(&self, path: &str) -> RequestBuilder {
-        self.client.post(join(&self.base, path))
+    /// A request for `path`, to be completed and sent with [`Endpoint::send`].
+    pub fn get(&self, path: &str) -> RequestBuilder {
+        self.client.get(self.url(path))
+    }
+
+    /// The same with a body to come.
+    pub fn post(&self, path: &str) -> RequestBuilder {
+        self.client.post(self.url(path))
+    }
+
+    /// The head of the answer, whatever its status.
+    pub async fn send_unfiltered(&self, request: RequestBuilder) -> Result<Response, Error> {
+        request.send().await.map_err(|error| self.failure(error))
     }
 
     /// The head of the answer, whatever its status, unless it is a redirect.
-    pub(crate) async fn send(&self, request: RequestBuilder) -> Result<Response, Error> {
-        let response = request.send().await.map_err(|error| self.failure(error))?;
+    pub async fn send(&self, request: RequestBuilder) -> Result<Response, Error> {
+        let response = self.send_unfiltered(request).await?;
         if response.status().is_redirection() {
             return Err(Error::protocol(&self.name, "a redirect, which is never followed"));
         }
@@ -100,7 +113,7 @@ impl Endpoint {
     }
 
     /// The whole body, of at most `bytes_max`.
-    pub(crate) async fn body(
+    pub async fn body(
         &self,
         mut response: Response,
         bytes_max: usize,
@@ -113,7 +126,7 @@ impl Endpoint {
     }
 
     /// What a failing server says, as far as it can be read. Not trusted, not printable yet.
-    pub(crate) async fn refusal(&self, response: Response) -> Zeroizing<Vec<u8>> {
+    pub async fn refusal(&self, response: Response) -> Zeroizing<Vec<u8>> {
         self.body(response, REFUSAL_BYTES_MAX).await.unwrap_or_default()
     }
 

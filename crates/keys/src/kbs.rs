@@ -164,7 +164,7 @@ impl Kbs {
             return Ok(Err(self.refusal(response).await));
         }
         let sealed = self.endpoint.body(response, handshake::JWE_BYTES_MAX).await?;
-        let empty = || Error::Empty { resource: resource.clone() };
+        let empty = || Error::Empty { resource: resource.into() };
         if sealed.is_empty() {
             return Err(empty());
         }

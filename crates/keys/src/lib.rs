@@ -19,7 +19,7 @@ mod cdh;
 pub mod conformance;
 mod error;
 mod file;
-mod http;
+pub mod http;
 mod kbs;
 mod retry;
 pub mod sealed;
@@ -29,11 +29,11 @@ use secret::Secret;
 
 pub use attest::{Attester, SampleAttester};
 pub use cdh::Cdh;
-pub use error::{Cause, Error};
-pub use file::FileSource;
+pub use error::{Cause, Error, printable};
+pub use file::{FileSource, read_key};
 pub use http::HttpSettings;
 pub use kbs::Kbs;
-pub use retry::{Retry, release_with_retry};
+pub use retry::{Retry, release_with_retry, with_retry};
 
 /// Something that releases keys.
 pub trait KeySource: Send + Sync {

@@ -1,5 +1,6 @@
 //! [`release_with_retry`]: asking again, within one deadline.
 
+use std::fmt::Display;
 use std::time::Duration;
 
 use seal::name::ResourceUri;
@@ -43,16 +44,26 @@ pub async fn release_with_retry(
     resource: &ResourceUri,
     retry: &Retry,
 ) -> Result<Secret, Error> {
+    with_retry(&resource, source.kind(), retry, || source.release(resource)).await
+}
+
+/// The same for whatever else is asked of `source` about `resource`.
+pub async fn with_retry<T, Asked: Future<Output = Result<T, Error>>>(
+    resource: &impl Display,
+    source: &'static str,
+    retry: &Retry,
+    mut ask: impl FnMut() -> Asked,
+) -> Result<T, Error> {
     let started = Instant::now();
     let end = started + retry.deadline.min(DEADLINE_MAX);
     let mut last = None;
     let mut opaque_attempts = 0;
     for attempt in 1.. {
-        let Ok(outcome) = timeout_at(end, source.release(resource)).await else { break };
+        let Ok(outcome) = timeout_at(end, ask()).await else { break };
         let elapsed_ms = started.elapsed().as_millis();
         let error = match outcome {
             Ok(key) => {
-                tracing::info!(%resource, source = source.kind(), attempt, elapsed_ms, "key released");
+                tracing::info!(%resource, source, attempt, elapsed_ms, "key released");
                 return Ok(key);
             }
             Err(error) => error,
@@ -65,7 +76,7 @@ pub async fn release_with_retry(
         let again = error.is_transient()
             && opaque_attempts < retry.opaque_attempts_max
             && Instant::now() + pause < end;
-        tracing::warn!(%resource, source = source.kind(), attempt, elapsed_ms, again, %error, "key not released");
+        tracing::warn!(%resource, source, attempt, elapsed_ms, again, %error, "key not released");
         if !again {
             return Err(error);
         }
@@ -73,7 +84,7 @@ pub async fn release_with_retry(
         sleep(pause).await;
     }
     Err(last.unwrap_or_else(|| Error::Unreachable {
-        endpoint: source.kind().to_owned(),
+        endpoint: source.to_owned(),
         why: format!("no answer within {} s", retry.deadline.as_secs()),
         source: None,
     }))
@@ -163,15 +174,15 @@ mod tests {
     }
 
     fn empty() -> Result<Secret, Error> {
-        Err(Error::Empty { resource: resource() })
+        Err(Error::Empty { resource: resource().into() })
     }
 
     fn opaque() -> Result<Secret, Error> {
-        Err(Error::Opaque { resource: resource(), elapsed: Duration::ZERO })
+        Err(Error::Opaque { resource: resource().into(), elapsed: Duration::ZERO })
     }
 
     fn denied() -> Result<Secret, Error> {
-        Err(Error::Denied { resource: resource(), detail: String::new() })
+        Err(Error::Denied { resource: resource().into(), detail: String::new() })
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,5 +1,7 @@
 //! `sealift.json`: parse, open, seal, rewrap.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -12,7 +14,7 @@ use crate::key::{Dek, Kek};
 use crate::manifest::dsse::Envelope;
 use crate::manifest::statement::{self, FORMAT};
 use crate::manifest::{FileEntry, Manifest};
-use crate::name::{BundleId, BundlePath, Digest, ModelName, ResourceUri};
+use crate::name::{BundleId, BundlePath, Digest, KeyUri, ModelName};
 use crate::pin::Demand;
 use crate::segment::{FileKey, Header, associated_data};
 
@@ -22,20 +24,42 @@ pub const MANIFEST_OBJECT: &str = "sealift.json";
 pub const MANIFEST_BYTES_MAX: usize = 8 << 20;
 /// Most recipients.
 pub const RECIPIENTS_MAX: usize = 16;
+/// Longest key that a remote key wrapped, in bytes: AWS KMS returns at most 6144.
+pub const WRAPPED_KEY_BYTES_MAX: usize = 6144;
 
 /// A parsed `sealift.json`: well formed, limits kept, nothing verified.
 #[derive(Debug)]
 pub struct Bundle {
-    recipients: Vec<Recipient>,
+    recipients: Vec<Parsed>,
     envelope: Envelope,
     payload: Vec<u8>,
     claimed: Manifest,
 }
 
 #[derive(Debug)]
-struct Recipient {
-    resource: ResourceUri,
+struct Parsed {
+    key: KeyUri,
+    wrapped_key: Option<Vec<u8>>,
     jwe: Jwe,
+}
+
+/// Whom a data key is wrapped for.
+#[derive(Debug, Clone, Copy)]
+pub struct Recipient<'a> {
+    /// The key's name.
+    pub key: &'a KeyUri,
+    /// The key that wraps the data key: the named one, or a fresh one if the holder of that only
+    /// [`unwraps`](KeyUri::unwraps).
+    pub kek: &'a Kek,
+    /// There: `kek`, as the named key wrapped it.
+    pub wrapped_key: Option<&'a [u8]>,
+}
+
+impl<'a> Recipient<'a> {
+    /// A recipient whose key is released.
+    pub fn released(key: &'a KeyUri, kek: &'a Kek) -> Self {
+        Self { key, kek, wrapped_key: None }
+    }
 }
 
 /// As stored.
@@ -51,6 +75,9 @@ struct Document {
 #[serde(deny_unknown_fields)]
 struct StoredRecipient {
     kid: String,
+    /// A `null` would be read as absence; the canonical spelling refuses it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    wrapped_key: Option<String>,
     jwe: Flattened,
 }
 
@@ -77,14 +104,20 @@ impl Bundle {
     }
 
     /// The keys that it says it is sealed for.
-    pub fn recipients(&self) -> impl Iterator<Item = &ResourceUri> {
-        self.recipients.iter().map(|recipient| &recipient.resource)
+    pub fn recipients(&self) -> impl Iterator<Item = &KeyUri> {
+        self.recipients.iter().map(|recipient| &recipient.key)
     }
 
-    /// Unwraps the data key with `kek` (for the recipient whose kid is `resource`), verifies the
-    /// manifest with it, checks freshness.
-    pub fn open(self, resource: &ResourceUri, kek: &Kek, demand: &Demand) -> Result<Opened, Error> {
-        let dek = self.unwrap(resource, kek)?;
+    /// The key of the recipient `key`, as the key of that name wrapped it; `None` if that one is
+    /// released and wraps the data key itself.
+    pub fn wrapped_key(&self, key: &KeyUri) -> Result<Option<&[u8]>, Error> {
+        self.recipient(key).map(|recipient| recipient.wrapped_key.as_deref())
+    }
+
+    /// Unwraps the data key with `kek` (for the recipient whose kid is `key`), verifies the manifest
+    /// with it, checks freshness.
+    pub fn open(self, key: &KeyUri, kek: &Kek, demand: &Demand) -> Result<Opened, Error> {
+        let dek = self.unwrap(key, kek)?;
         let digest = self.digest();
         let manifest = self.claimed;
         demand.check(kek.pins(), &manifest.name, manifest.generation, &digest)?;
@@ -96,27 +129,30 @@ impl Bundle {
     /// rewrapped, and stays old.
     pub fn rewrap(
         &self,
-        resource: &ResourceUri,
+        key: &KeyUri,
         kek: &Kek,
-        recipients: &[(&ResourceUri, &Kek)],
+        recipients: &[Recipient<'_>],
     ) -> Result<Vec<u8>, Error> {
-        let dek = self.unwrap(resource, kek)?;
+        let dek = self.unwrap(key, kek)?;
         Document::seal(&dek, &self.claimed.id, recipients, self.envelope.clone())
     }
 
     /// The data key, proven to be the one that authenticated the manifest.
-    fn unwrap(&self, resource: &ResourceUri, kek: &Kek) -> Result<Dek, Error> {
-        let recipient = self
-            .recipients
-            .iter()
-            .find(|recipient| recipient.resource == *resource)
-            .ok_or_else(|| Error::NoRecipient { resource: resource.clone() })?;
+    fn unwrap(&self, key: &KeyUri, kek: &Kek) -> Result<Dek, Error> {
+        let recipient = self.recipient(key)?;
         let aad = recipient_aad(&self.claimed.id);
         let mut bytes = Zeroizing::new(recipient.jwe.decrypt(kek.expose(), Some(&aad))?);
         let secret = Secret::take(&mut bytes).map_err(|_| Error::Unwrap)?;
         let dek = Dek::from_secret(secret).map_err(|_| Error::Unwrap)?;
         self.envelope.verify(&self.payload, &dek, &self.claimed.id)?;
         Ok(dek)
+    }
+
+    fn recipient(&self, key: &KeyUri) -> Result<&Parsed, Error> {
+        self.recipients
+            .iter()
+            .find(|recipient| recipient.key == *key)
+            .ok_or_else(|| Error::NoRecipient { resource: key.clone() })
     }
 }
 
@@ -184,7 +220,7 @@ impl Sealing {
     pub fn finish(
         self,
         mut files: Vec<FileEntry>,
-        recipients: &[(&ResourceUri, &Kek)],
+        recipients: &[Recipient<'_>],
     ) -> Result<(Vec<u8>, Digest), Error> {
         files.sort_by(|a, b| a.path.cmp(&b.path));
         let manifest = Manifest { files, ..self.manifest };
@@ -224,7 +260,7 @@ impl Document {
     }
 
     /// The recipients, each bound to this bundle's id, with a key id of its own.
-    fn recipients(&self, id: &BundleId) -> Result<Vec<Recipient>, Error> {
+    fn recipients(&self, id: &BundleId) -> Result<Vec<Parsed>, Error> {
         let refuse = |why| Err(malformed("recipient", why));
         if self.recipients.is_empty() {
             refuse("there is none")?;
@@ -234,14 +270,18 @@ impl Document {
             return Err(Error::Limit { what: "number of recipients", found, limit });
         }
         let aad = recipient_aad(id);
-        let mut recipients: Vec<Recipient> = Vec::new();
-        for StoredRecipient { kid, jwe } in &self.recipients {
-            let (resource, jwe) = (ResourceUri::parse(kid)?, Jwe::from_flattened(jwe)?);
-            if recipients.iter().any(|other| other.resource == resource) {
+        let mut recipients: Vec<Parsed> = Vec::new();
+        for StoredRecipient { kid, wrapped_key, jwe } in &self.recipients {
+            let (key, jwe) = (KeyUri::parse(kid)?, Jwe::from_flattened(jwe)?);
+            if recipients.iter().any(|other| other.key == key) {
                 refuse("two with the same kid")?;
             }
+            let wrapped_key = wrapped_key.as_deref().map(parse_wrapped_key).transpose()?;
+            if wrapped_key.is_some() != key.unwraps() {
+                refuse("`wrapped_key` belongs to keys that are not released, and only to those")?;
+            }
             jwe.check_recipient(kid, &aad).or_else(refuse)?;
-            recipients.push(Recipient { resource, jwe });
+            recipients.push(Parsed { key, wrapped_key, jwe });
         }
         Ok(recipients)
     }
@@ -250,17 +290,18 @@ impl Document {
     fn seal(
         dek: &Dek,
         id: &BundleId,
-        recipients: &[(&ResourceUri, &Kek)],
+        recipients: &[Recipient<'_>],
         envelope: Envelope,
     ) -> Result<Vec<u8>, Error> {
         let aad = recipient_aad(id);
         let recipients = recipients
             .iter()
-            .map(|(resource, kek)| {
-                let kid = resource.to_string();
+            .map(|Recipient { key, kek, wrapped_key }| {
+                let kid = key.to_string();
                 let (key, wrap) = (kek.expose(), kek.wrap());
                 let jwe = jwe::encrypt_flattened(dek.expose(), key, wrap, &kid, Some(&aad))?;
-                Ok(StoredRecipient { kid, jwe })
+                let wrapped_key = wrapped_key.map(|bytes| URL_SAFE_NO_PAD.encode(bytes));
+                Ok(StoredRecipient { kid, wrapped_key, jwe })
             })
             .collect::<Result<_, Error>>()?;
         let document = Self { format: FORMAT.to_owned(), recipients, envelope };
@@ -271,7 +312,23 @@ impl Document {
     }
 }
 
-/// What a recipient's JWE authenticates beside the data key: that it belongs to this bundle.
-fn recipient_aad(id: &BundleId) -> Vec<u8> {
+fn parse_wrapped_key(text: &str) -> Result<Vec<u8>, Error> {
+    let bytes = URL_SAFE_NO_PAD
+        .decode(text)
+        .map_err(|_| malformed("recipient", "`wrapped_key` is not canonical base64url"))?;
+    match bytes.len() {
+        0 => Err(malformed("recipient", "`wrapped_key` is empty")),
+        1..=WRAPPED_KEY_BYTES_MAX => Ok(bytes),
+        found => Err(Error::Limit {
+            what: "length of a wrapped key",
+            found: found as u64,
+            limit: WRAPPED_KEY_BYTES_MAX as u64,
+        }),
+    }
+}
+
+/// What a recipient's JWE authenticates beside the data key, and the holder of a key that unwraps
+/// beside the wrapped key: that it belongs to this bundle.
+pub fn recipient_aad(id: &BundleId) -> Vec<u8> {
     format!("{FORMAT}\n{id}").into_bytes()
 }

@@ -1,4 +1,4 @@
-use crate::name::{BundlePath, ResourceUri};
+use crate::name::{BundlePath, KeyUri};
 
 /// Why a bundle, a key or a token was refused. Each variant is a decision of the caller's.
 #[derive(Debug, thiserror::Error)]
@@ -38,7 +38,7 @@ pub enum Error {
     #[error("not sealed for {resource}")]
     NoRecipient {
         /// The key that the deployer named.
-        resource: ResourceUri,
+        resource: KeyUri,
     },
     /// A recipient (or another JWE) is there, but the key does not open it: the wrong key, or
     /// changed bytes.

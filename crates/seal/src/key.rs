@@ -7,7 +7,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 use crate::Error;
 use crate::jwe::KeyWrap;
-use crate::name::{Digest, ModelName, ResourceUri};
+use crate::name::{Digest, KeyUri, ModelName};
 use crate::pin::{Pin, Pins};
 
 mod jwk;
@@ -69,14 +69,22 @@ pub struct Kek {
     key: Secret,
     /// The JWK's `alg`, one of [`jwk::ALGS`].
     alg: Option<&'static str>,
-    resource: Option<ResourceUri>,
+    resource: Option<KeyUri>,
     pins: Option<Pins>,
 }
 
 impl Kek {
     /// A fresh one for `resource`, without pins.
-    pub fn random(resource: &ResourceUri) -> Self {
-        Self { resource: Some(resource.clone()), ..Self::bare(Secret::random_key()) }
+    pub fn random(resource: impl Into<KeyUri>) -> Self {
+        Self { resource: Some(resource.into()), ..Self::bare(Secret::random_key()) }
+    }
+
+    /// The key of one recipient, as its remote key unwrapped it: 32 bytes, without pins.
+    pub fn unwrapped(key: Secret) -> Result<Self, Error> {
+        if key.len() != KEY_BYTES {
+            return Err(Error::KeyUnusable("what was unwrapped is not 32 bytes"));
+        }
+        Ok(Self::bare(key))
     }
 
     /// Reads what a key source released: a JWK, 32 raw bytes, or their base64/base64url text. Never
@@ -143,8 +151,8 @@ impl Kek {
         Ok(self.with_pins(pins))
     }
 
-    /// The JWK's `kid`, if it is a resource URI.
-    pub fn resource(&self) -> Option<&ResourceUri> {
+    /// The JWK's `kid`, if it is a key's name.
+    pub fn resource(&self) -> Option<&KeyUri> {
         self.resource.as_ref()
     }
 

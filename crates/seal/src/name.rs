@@ -8,6 +8,10 @@ use aws_lc_rs::{digest, rand};
 use crate::Error;
 use crate::json::excerpt;
 
+mod key_uri;
+
+pub use key_uri::{AwsKmsKey, KeyUri, Pkcs11Key, Pkcs11Object, VaultKv, VaultTransit};
+
 /// A file's path inside a bundle: relative, clean, and safe to create below any directory.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BundlePath(String);

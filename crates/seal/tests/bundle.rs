@@ -5,17 +5,17 @@ use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use proptest::prelude::*;
 use seal::Error;
-use seal::bundle::{Bundle, MANIFEST_BYTES_MAX, RECIPIENTS_MAX, Sealing};
+use seal::bundle::{Bundle, MANIFEST_BYTES_MAX, RECIPIENTS_MAX, Recipient, Sealing};
 use seal::key::Kek;
 use seal::manifest::{FileEntry, Manifest, Mode};
-use seal::name::{BundlePath, Digest, ModelName, ResourceUri};
+use seal::name::{BundlePath, Digest, KeyUri, ModelName};
 use seal::pin::{Demand, Pin, Pins};
 use seal::segment::{Header, Layout};
 use secret::Secret;
 use serde_json::Value;
 
-fn uri(tag: &str) -> ResourceUri {
-    ResourceUri::from_path(&format!("default/key/{tag}")).unwrap()
+fn uri(tag: &str) -> KeyUri {
+    KeyUri::parse(&format!("kbs:///default/key/{tag}")).unwrap()
 }
 
 fn path(path: &str) -> BundlePath {
@@ -48,8 +48,8 @@ fn entries(sealing: &Sealing, paths: &[&str]) -> Vec<FileEntry> {
 fn small() -> (Vec<u8>, Kek) {
     let sealing = sealing();
     let files = entries(&sealing, &["weights/w.bin", "config.json"]);
-    let kek = Kek::random(&uri("a"));
-    let (json, digest) = sealing.finish(files, &[(&uri("a"), &kek)]).unwrap();
+    let kek = Kek::random(uri("a"));
+    let (json, digest) = sealing.finish(files, &[Recipient::released(&uri("a"), &kek)]).unwrap();
     assert_eq!(Bundle::parse(&json).unwrap().digest(), digest);
     (json, kek)
 }
@@ -70,15 +70,16 @@ fn opens_what_it_sealed() {
 fn opens_for_each_recipient_whatever_its_algorithm_and_for_no_other() {
     let (sealing, gcm) = (sealing(), gcm_kek());
     let files = entries(&sealing, &["f"]);
-    let keks = [Kek::random(&uri("a")), gcm, Kek::random(&uri("c"))];
+    let keks = [Kek::random(uri("a")), gcm, Kek::random(uri("c"))];
     let uris = ["a", "b", "c"].map(uri);
-    let recipients: Vec<_> = uris.iter().zip(&keks).collect();
+    let recipients: Vec<_> =
+        uris.iter().zip(&keks).map(|(uri, kek)| Recipient::released(uri, kek)).collect();
     let (json, digest) = sealing.finish(files, &recipients).unwrap();
-    for (resource, kek) in &recipients {
+    for Recipient { key: resource, kek, .. } in &recipients {
         let opened = Bundle::parse(&json).unwrap().open(resource, kek, &unpinned()).unwrap();
         assert_eq!(opened.digest(), digest);
     }
-    let open = |resource: &ResourceUri, kek: &Kek| {
+    let open = |resource: &KeyUri, kek: &Kek| {
         Bundle::parse(&json).unwrap().open(resource, kek, &unpinned()).map(drop)
     };
     assert!(matches!(open(&uris[0], &keks[1]), Err(Error::Unwrap)));
@@ -102,8 +103,14 @@ fn rewrap_changes_recipients_and_nothing_else() {
     let (json, kek) = small();
     let json = with_foreign_signature(&json);
     let before = Bundle::parse(&json).unwrap();
-    let (b, c) = (Kek::random(&uri("b")), gcm_kek());
-    let rewrapped = before.rewrap(&uri("a"), &kek, &[(&uri("b"), &b), (&uri("c"), &c)]).unwrap();
+    let (b, c) = (Kek::random(uri("b")), gcm_kek());
+    let rewrapped = before
+        .rewrap(
+            &uri("a"),
+            &kek,
+            &[Recipient::released(&uri("b"), &b), Recipient::released(&uri("c"), &c)],
+        )
+        .unwrap();
     let after = Bundle::parse(&rewrapped).unwrap();
     assert_eq!(after.recipients().collect::<Vec<_>>(), [&uri("b"), &uri("c")]);
     assert_eq!((after.digest(), after.claimed()), (before.digest(), before.claimed()));
@@ -113,10 +120,18 @@ fn rewrap_changes_recipients_and_nothing_else() {
     let open = Bundle::parse(&rewrapped).unwrap().open(&uri("a"), &kek, &unpinned());
     assert!(matches!(open, Err(Error::NoRecipient { .. })));
 
-    let refused = before.rewrap(&uri("a"), &b, &[(&uri("b"), &b)]);
+    let refused = before.rewrap(&uri("a"), &b, &[Recipient::released(&uri("b"), &b)]);
     assert!(matches!(refused, Err(Error::Unwrap)));
     assert!(before.rewrap(&uri("a"), &kek, &[]).is_err());
-    assert!(before.rewrap(&uri("a"), &kek, &[(&uri("b"), &b), (&uri("b"), &c)]).is_err());
+    assert!(
+        before
+            .rewrap(
+                &uri("a"),
+                &kek,
+                &[Recipient::released(&uri("b"), &b), Recipient::released(&uri("b"), &c)]
+            )
+            .is_err()
+    );
 }
 
 #[test]
@@ -150,9 +165,10 @@ fn unauthenticated(text: &str) -> Vec<std::ops::Range<usize>> {
 fn every_flipped_bit_is_refused_or_lies_in_a_listed_field_and_changes_nothing() {
     let sealing = sealing();
     let files = entries(&sealing, &["a/\u{fc} \"q\"", "b"]);
-    let (a, b) = (Kek::random(&uri("a")), gcm_kek());
-    let recipients = [(&uri("a"), &a), (&uri("b"), &b)];
-    let (json, digest) = sealing.finish(files, &recipients).unwrap();
+    let (a, b) = (Kek::random(uri("a")), gcm_kek());
+    let (json, digest) = sealing
+        .finish(files, &[Recipient::released(&uri("a"), &a), Recipient::released(&uri("b"), &b)])
+        .unwrap();
     let json = with_foreign_signature(&json);
     let listed = unauthenticated(std::str::from_utf8(&json).unwrap());
     let manifest = Bundle::parse(&json).unwrap().claimed().clone();
@@ -248,7 +264,8 @@ fn refuses_recipients_beyond_the_limits_doubled_or_of_another_bundle() {
     let bundle = Bundle::parse(&json).unwrap();
     let uris: Vec<_> = (0..=RECIPIENTS_MAX).map(|i| uri(&i.to_string())).collect();
     let rewrap = |count: usize| {
-        let recipients: Vec<_> = uris[..count].iter().map(|uri| (uri, &kek)).collect();
+        let recipients: Vec<_> =
+            uris[..count].iter().map(|uri| Recipient::released(uri, &kek)).collect();
         bundle.rewrap(&uri("a"), &kek, &recipients)
     };
     assert!(rewrap(RECIPIENTS_MAX).is_ok());
@@ -274,8 +291,10 @@ fn refuses_recipients_beyond_the_limits_doubled_or_of_another_bundle() {
 fn recipients_for_other_keys_are_held_to_the_format_too() {
     let sealing = sealing();
     let files = entries(&sealing, &["f"]);
-    let (a, b) = (Kek::random(&uri("a")), gcm_kek());
-    let (json, _) = sealing.finish(files, &[(&uri("a"), &a), (&uri("b"), &b)]).unwrap();
+    let (a, b) = (Kek::random(uri("a")), gcm_kek());
+    let (json, _) = sealing
+        .finish(files, &[Recipient::released(&uri("a"), &a), Recipient::released(&uri("b"), &b)])
+        .unwrap();
     let text = std::str::from_utf8(&json).unwrap();
     let (before, theirs) = text.split_at(text.find(r#"{"kid":"kbs:///default/key/b""#).unwrap());
     let member = |name: &str| {
@@ -316,11 +335,11 @@ fn recipients_for_other_keys_are_held_to_the_format_too() {
 
 #[test]
 fn a_manifest_of_another_bundle_is_refused_even_under_the_same_key() {
-    let kek = Kek::random(&uri("a"));
+    let kek = Kek::random(uri("a"));
     let seal = || {
         let sealing = sealing();
         let files = entries(&sealing, &["f"]);
-        let json = sealing.finish(files, &[(&uri("a"), &kek)]).unwrap().0;
+        let json = sealing.finish(files, &[Recipient::released(&uri("a"), &kek)]).unwrap().0;
         String::from_utf8(json).unwrap()
     };
     let (one, two) = (seal(), seal());
@@ -341,7 +360,7 @@ fn a_forged_manifest_is_told_from_a_wrong_key() {
     let refused = Bundle::parse(&forged).unwrap().open(&uri("a"), &kek, &unpinned());
     assert!(matches!(refused, Err(Error::ManifestForged)));
     let bundle = Bundle::parse(&forged).unwrap();
-    let refused = bundle.rewrap(&uri("a"), &kek, &[(&uri("a"), &kek)]);
+    let refused = bundle.rewrap(&uri("a"), &kek, &[Recipient::released(&uri("a"), &kek)]);
     assert!(matches!(refused, Err(Error::ManifestForged)));
 }
 
@@ -451,18 +470,18 @@ fn refuses_sums_that_a_json_number_could_not_hold() {
     for file in &mut files {
         file.layout = Layout::of_plaintext(Layout::PLAINTEXT_BYTES_MAX).unwrap();
     }
-    let kek = Kek::random(&uri("a"));
-    let refused = sealing.finish(files, &[(&uri("a"), &kek)]);
+    let kek = Kek::random(uri("a"));
+    let refused = sealing.finish(files, &[Recipient::released(&uri("a"), &kek)]);
     assert!(matches!(refused, Err(Error::Limit { what: "sum of sizes", .. })));
 }
 
 #[test]
 fn the_writer_keeps_the_readers_rules() {
-    let kek = Kek::random(&uri("a"));
+    let kek = Kek::random(uri("a"));
     let finish = |paths: &[&str]| {
         let sealing = sealing();
         let files = entries(&sealing, paths);
-        sealing.finish(files, &[(&uri("a"), &kek)]).map(drop)
+        sealing.finish(files, &[Recipient::released(&uri("a"), &kek)]).map(drop)
     };
     assert!(matches!(finish(&[]), Err(Error::Malformed { .. })));
     assert!(matches!(finish(&["a", "a"]), Err(Error::Name { .. })));
@@ -499,8 +518,8 @@ fn the_most_files_fit_and_one_more_is_refused() {
             header,
             sha256: Digest::of(b""),
         };
-        let kek = Kek::random(&uri("a"));
-        sealing.finish((0..count).map(file).collect(), &[(&uri("a"), &kek)])
+        let kek = Kek::random(uri("a"));
+        sealing.finish((0..count).map(file).collect(), &[Recipient::released(&uri("a"), &kek)])
     };
     let (json, _) = finish(Manifest::FILES_MAX).unwrap();
     let manifest = Bundle::parse(&json).unwrap().claimed().clone();
@@ -563,8 +582,8 @@ proptest! {
                 sha256: Digest::of(text.as_bytes()),
             })
             .collect();
-        let kek = Kek::random(&uri("a"));
-        let sealed = sealing.finish(files.clone(), &[(&uri("a"), &kek)]);
+        let kek = Kek::random(uri("a"));
+        let sealed = sealing.finish(files.clone(), &[Recipient::released(&uri("a"), &kek)]);
         let Ok((json, digest)) = sealed else {
             // A file that is also a directory of another.
             return Ok(());

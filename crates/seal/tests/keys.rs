@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use seal::Error;
 use seal::jwe::KeyWrap;
 use seal::key::{Dek, Kek};
-use seal::name::{Digest, ModelName, ResourceUri};
+use seal::name::{Digest, KeyUri, ModelName};
 use seal::pin::{Demand, Pin, Pins};
 use secret::Secret;
 
@@ -124,7 +124,7 @@ fn pins_of_a_jwk_are_read_strictly() {
         r#","kid":"kbs:///default/key/1","sealift":{{"a":{{"min_generation":7}},"b/c":{{"digests":["{digest}"]}},"d":{{}}}}"#
     ))
     .unwrap();
-    assert_eq!(kek.resource().unwrap().path(), "default/key/1");
+    assert_eq!(kek.resource().unwrap().to_string(), "kbs:///default/key/1");
     let name = |name| ModelName::parse(name).unwrap();
     let expected = Pins::from([
         (name("a"), Pin { min_generation: Some(7), digests: vec![] }),
@@ -184,8 +184,8 @@ fn a_jwk_survives_writing() {
 
 #[test]
 fn keys_are_fresh_sized_and_never_printed() {
-    let uri = ResourceUri::from_path("a/b/c").unwrap();
-    let (one, two) = (Kek::random(&uri), Kek::random(&uri));
+    let uri = KeyUri::parse("kbs:///a/b/c").unwrap();
+    let (one, two) = (Kek::random(uri.clone()), Kek::random(uri.clone()));
     assert_ne!(one.expose(), two.expose());
     assert_eq!((one.expose().len(), one.resource()), (32, Some(&uri)));
     assert!(Dek::from_secret(Secret::copy(&[1; 31]).unwrap()).is_err());

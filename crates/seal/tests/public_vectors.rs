@@ -11,7 +11,7 @@ use seal::Error;
 use seal::bundle::{Bundle, MANIFEST_OBJECT};
 use seal::key::Kek;
 use seal::manifest::FileEntry;
-use seal::name::{Digest, ModelName, ResourceUri};
+use seal::name::{Digest, KeyUri, ModelName};
 use seal::pin::{Demand, Pin};
 use seal::segment::{FileKey, HEADER_BYTES};
 use secret::Secret;
@@ -157,10 +157,10 @@ fn complaint(vector: &Vector) -> Option<String> {
 fn open(vector: &Vector) -> Result<Files, Reason> {
     let json = object(vector, MANIFEST_OBJECT).ok_or(Reason("not-sealed".into()))?;
     let bundle = Bundle::parse(&json)?;
-    let resource = ResourceUri::parse(&vector.resource)?;
+    let resource = KeyUri::parse(&vector.resource)?;
     let released = Secret::copy(&STANDARD.decode(&vector.key).unwrap());
     let released = released.map_err(|_| Error::KeyUnusable("too long for a secret"))?;
-    let kek = Kek::parse(&released)?;
+    let kek = if resource.unwraps() { Kek::unwrapped(released)? } else { Kek::parse(&released)? };
     let opened = bundle.open(&resource, &kek, &demand(&vector.demand)?)?;
     let mut files = Files::new();
     for file in &opened.manifest().files {

@@ -10,7 +10,7 @@ use seal::Error;
 use seal::bundle::Bundle;
 use seal::jwe::Jwe;
 use seal::key::{Dek, Kek};
-use seal::name::{Digest, ResourceUri};
+use seal::name::{Digest, KeyUri};
 use seal::pin::Demand;
 use seal::segment::{FileKey, HEADER_BYTES, Header, Layout, TAG_BYTES};
 use secret::Secret;
@@ -111,7 +111,7 @@ fn opens_a_bundle_that_was_written_from_the_documentation() {
     let vector: WholeBundle = serde_json::from_str(include_str!("vectors/bundle.json")).unwrap();
     let json = vector.objects["sealift.json"].as_bytes();
     for key in vector.keys {
-        let resource = ResourceUri::parse(key["kid"].as_str().unwrap()).unwrap();
+        let resource = KeyUri::parse(key["kid"].as_str().unwrap()).unwrap();
         let kek = Kek::parse(&secret(key.to_string().as_bytes())).unwrap();
         let opened =
             Bundle::parse(json).unwrap().open(&resource, &kek, &Demand::default()).unwrap();

@@ -7,9 +7,13 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use keys::sealed::Signer;
-use seal::name::{Digest, ModelName, ResourceUri};
+use seal::name::{Digest, KeyUri, ModelName, ResourceUri};
 
 use crate::progress;
+
+mod remote;
+
+pub use remote::{RemoteArgs, VaultAuth};
 
 /// Sealed models into confidential VMs: plaintext exists only inside the guest, in memory.
 #[derive(Debug, Parser)]
@@ -122,12 +126,13 @@ pub struct Seal {
     /// Where the bundle goes: a directory or s3://bucket/prefix
     #[arg(value_name = "DEST")]
     pub dest: String,
-    /// The key to seal for, as its users will name it
-    #[arg(long, value_name = "URI", value_parser = resource, env = "SEALIFT_RESOURCE_ID")]
-    pub resource_id: ResourceUri,
-    /// That key: a JWK from `sealift keygen`
-    #[arg(long, value_name = "FILE", env = "SEALIFT_KEY_FILE")]
-    pub key_file: PathBuf,
+    /// The key to seal for, as its users will name it; --key-file is that key, if it is released
+    #[arg(long, value_name = "URI", value_parser = key_uri, env = "SEALIFT_RESOURCE_ID", required_unless_present = "recipients")]
+    pub resource_id: Option<KeyUri>,
+    /// A further key to seal for, with its file (a JWK) unless its holder shall be asked; may be
+    /// repeated
+    #[arg(long = "recipient", value_name = "URI[=FILE]", value_parser = named_key)]
+    pub recipients: Vec<NamedKey>,
     /// The model's lineage name [default: the directory's name]
     #[arg(long, value_parser = model_name)]
     pub name: Option<ModelName>,
@@ -140,9 +145,18 @@ pub struct Seal {
     /// Files sealed at a time
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64), env = "SEALIFT_CONCURRENCY")]
     pub concurrency: u16,
+    /// How to reach keys
+    #[command(flatten)]
+    pub key: KeyArgs,
+    /// How to reach keys elsewhere
+    #[command(flatten)]
+    pub remote: RemoteArgs,
     /// How to reach the store
     #[command(flatten)]
     pub store: StoreArgs,
+    /// Where audit records go; `-` is stderr
+    #[arg(long, value_name = "FILE", default_value = "-", env = "SEALIFT_AUDIT_FILE")]
+    pub audit_file: PathBuf,
 }
 
 /// `sealift init`
@@ -188,8 +202,8 @@ pub struct Open {
 #[derive(Debug, Clone, Args)]
 pub struct Opening {
     /// The key that opens the bundle; a bundle never chooses its own
-    #[arg(long, value_name = "URI", value_parser = resource, env = "SEALIFT_RESOURCE_ID")]
-    pub resource_id: Option<ResourceUri>,
+    #[arg(long, value_name = "URI", value_parser = key_uri, env = "SEALIFT_RESOURCE_ID")]
+    pub resource_id: Option<KeyUri>,
     /// The model's name, if the bundle must have just this one
     #[arg(long, value_parser = model_name, env = "SEALIFT_NAME")]
     pub name: Option<ModelName>,
@@ -211,6 +225,9 @@ pub struct Opening {
     /// How to reach the key
     #[command(flatten)]
     pub key: KeyArgs,
+    /// How to reach keys elsewhere
+    #[command(flatten)]
+    pub remote: RemoteArgs,
     /// How to reach the store
     #[command(flatten)]
     pub store: StoreArgs,
@@ -310,12 +327,19 @@ pub struct Verify {
     /// The bundle; `#digest=sha256:…` also checks the manifest's digest
     #[arg(value_name = "SRC")]
     pub source: String,
-    /// With the key: also authenticate the manifest and every segment
-    #[arg(long, value_name = "FILE", env = "SEALIFT_KEY_FILE", requires = "resource_id")]
-    pub key_file: Option<PathBuf>,
-    /// The name of that key
-    #[arg(long, value_name = "URI", value_parser = resource, env = "SEALIFT_RESOURCE_ID")]
-    pub resource_id: Option<ResourceUri>,
+    /// The key that opens the bundle. With it, and a way to it (a file, a broker, a holder that the
+    /// name tells), the manifest and every segment are authenticated too
+    #[arg(long, value_name = "URI", value_parser = key_uri, env = "SEALIFT_RESOURCE_ID")]
+    pub resource_id: Option<KeyUri>,
+    /// How to reach the key
+    #[command(flatten)]
+    pub key: KeyArgs,
+    /// How to reach keys elsewhere
+    #[command(flatten)]
+    pub remote: RemoteArgs,
+    /// Where audit records go; `-` is stderr
+    #[arg(long, value_name = "FILE", default_value = "-", env = "SEALIFT_AUDIT_FILE")]
+    pub audit_file: PathBuf,
     /// How to reach the store
     #[command(flatten)]
     pub store: StoreArgs,
@@ -328,8 +352,8 @@ pub struct Verify {
 #[derive(Debug, Args)]
 pub struct Keygen {
     /// The key's name
-    #[arg(long, value_name = "URI", value_parser = resource, env = "SEALIFT_RESOURCE_ID")]
-    pub resource_id: ResourceUri,
+    #[arg(long, value_name = "URI", value_parser = released_key, env = "SEALIFT_RESOURCE_ID")]
+    pub resource_id: KeyUri,
     /// Where the JWK goes; never overwritten
     #[arg(short = 'f', long, value_name = "FILE")]
     pub key_file: PathBuf,
@@ -355,7 +379,7 @@ pub enum Key {
     /// Have the key broker refuse older bundles of a model from now on; never lowers what is demanded
     Bump(KeyBump),
     /// Ask for a key as a workload would, and say what came; never prints the key
-    Check(KeyCheck),
+    Check(Box<KeyCheck>),
 }
 
 /// `sealift key put`
@@ -419,11 +443,14 @@ pub struct BrokerArgs {
 #[derive(Debug, Args)]
 pub struct KeyCheck {
     /// The key's name
-    #[arg(long, value_name = "URI", value_parser = resource, env = "SEALIFT_RESOURCE_ID")]
-    pub resource_id: ResourceUri,
+    #[arg(long, value_name = "URI", value_parser = key_uri, env = "SEALIFT_RESOURCE_ID")]
+    pub resource_id: KeyUri,
     /// How to reach the key
     #[command(flatten)]
     pub key: KeyArgs,
+    /// How to reach keys elsewhere
+    #[command(flatten)]
+    pub remote: RemoteArgs,
     /// Where audit records go: a file, `-` (stdout), journald:, syslog: or https://…
     #[arg(long, value_name = "TARGET", default_value = "-", env = "SEALIFT_AUDIT_FILE")]
     pub audit_file: PathBuf,
@@ -468,30 +495,37 @@ pub struct Rewrap {
     /// The bundle; its `sealift.json` is replaced
     #[arg(value_name = "LOCATION")]
     pub location: String,
-    /// A key that opens the bundle now
-    #[arg(long, value_name = "URI", value_parser = resource, env = "SEALIFT_RESOURCE_ID")]
-    pub resource_id: ResourceUri,
-    /// That key
-    #[arg(long, value_name = "FILE", env = "SEALIFT_KEY_FILE")]
-    pub key_file: PathBuf,
-    /// A key that shall open it: URI=FILE; all that shall, none is kept by itself
-    #[arg(long = "to", value_name = "URI=FILE", required = true, value_parser = recipient)]
-    pub recipients: Vec<Recipient>,
+    /// A key that opens the bundle now; --key-file is that key, if it is released
+    #[arg(long, value_name = "URI", value_parser = key_uri, env = "SEALIFT_RESOURCE_ID")]
+    pub resource_id: KeyUri,
+    /// A key that shall open it, with its file (a JWK) unless its holder shall be asked: all that
+    /// shall, none is kept by itself
+    #[arg(long = "to", value_name = "URI[=FILE]", required = true, value_parser = named_key)]
+    pub recipients: Vec<NamedKey>,
     /// Write the new `sealift.json` to this file instead
     #[arg(long, value_name = "FILE")]
     pub manifest_out: Option<PathBuf>,
+    /// How to reach keys
+    #[command(flatten)]
+    pub key: KeyArgs,
+    /// How to reach keys elsewhere
+    #[command(flatten)]
+    pub remote: RemoteArgs,
     /// How to reach the store
     #[command(flatten)]
     pub store: StoreArgs,
+    /// Where audit records go; `-` is stderr
+    #[arg(long, value_name = "FILE", default_value = "-", env = "SEALIFT_AUDIT_FILE")]
+    pub audit_file: PathBuf,
 }
 
-/// A key to wrap for, and where it is.
+/// A key to wrap for.
 #[derive(Debug, Clone)]
-pub struct Recipient {
+pub struct NamedKey {
     /// The key's name.
-    pub resource: ResourceUri,
-    /// The key.
-    pub file: PathBuf,
+    pub key: KeyUri,
+    /// The key, if it is here.
+    pub file: Option<PathBuf>,
 }
 
 /// `sealift audit`
@@ -561,6 +595,17 @@ fn resource(text: &str) -> Result<ResourceUri, String> {
     ResourceUri::parse(text).map_err(|error| format!("{error}; it looks like kbs:///team/llama/v1"))
 }
 
+fn key_uri(text: &str) -> Result<KeyUri, String> {
+    KeyUri::parse(text).map_err(|error| format!("{error}; it looks like kbs:///team/llama/v1"))
+}
+
+fn released_key(text: &str) -> Result<KeyUri, String> {
+    match key_uri(text)? {
+        key if key.unwraps() => Err(format!("{key} is made by its holder, and never released")),
+        key => Ok(key),
+    }
+}
+
 fn signer(text: &str) -> Result<Signer, String> {
     Signer::parse(text).map_err(|error| error.to_string())
 }
@@ -584,7 +629,12 @@ fn model_pin(text: &str) -> Result<ModelPin, String> {
     Ok(ModelPin { name: model_name(name)?, min_generation })
 }
 
-fn recipient(text: &str) -> Result<Recipient, String> {
-    let (uri, file) = text.split_once('=').ok_or("URI=FILE")?;
-    Ok(Recipient { resource: resource(uri)?, file: file.into() })
+/// `URI[=FILE]`. The names of keys that are released hold no `=`; others are never files.
+fn named_key(text: &str) -> Result<NamedKey, String> {
+    match text.split_once('=') {
+        Some((uri, file)) if !text.starts_with("pkcs11:") => {
+            Ok(NamedKey { key: key_uri(uri)?, file: Some(file.into()) })
+        }
+        _ => Ok(NamedKey { key: key_uri(text)?, file: None }),
+    }
 }

@@ -15,13 +15,26 @@ use crate::failure::Failure;
 /// Longest single request to a key source.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Opens the key source that the arguments name.
-pub(crate) fn open(args: &KeyArgs) -> Result<Source, Failure> {
-    let kind = args.key_source.unwrap_or(match (&args.key_file, &args.kbs_url) {
+/// `file`, `kbs` or `cdh`: which the arguments name.
+pub(crate) fn kind_of(args: &KeyArgs) -> &'static str {
+    match chosen(args) {
+        KeySourceKind::File => "file",
+        KeySourceKind::Kbs => "kbs",
+        KeySourceKind::Cdh => "cdh",
+    }
+}
+
+fn chosen(args: &KeyArgs) -> KeySourceKind {
+    args.key_source.unwrap_or(match (&args.key_file, &args.kbs_url) {
         (Some(_), _) => KeySourceKind::File,
         (None, Some(_)) => KeySourceKind::Kbs,
         (None, None) => KeySourceKind::Cdh,
-    });
+    })
+}
+
+/// Opens the key source that the arguments name.
+pub(crate) fn open(args: &KeyArgs) -> Result<Source, Failure> {
+    let kind = chosen(args);
     let settings = HttpSettings {
         ca_bundle: args.kbs_ca.clone(),
         timeout: REQUEST_TIMEOUT.min(args.key_timeout),
@@ -90,15 +103,29 @@ async fn release_as<T>(
     log: &audit::Log,
     parse: impl FnOnce(Secret) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
-    let kind = source.kind().to_owned();
+    let retry = Retry { deadline, ..Retry::default() };
+    let asked = async {
+        let released = keys::release_with_retry(source, resource, &retry).await;
+        released.map_err(Failure::from).and_then(parse)
+    };
+    audited(resource, source.kind(), purpose, log, asked).await
+}
+
+/// Asks, with the question recorded before it, and the answer before anybody has it.
+pub(crate) async fn audited<T>(
+    resource: &impl std::fmt::Display,
+    source: &str,
+    purpose: &str,
+    log: &audit::Log,
+    ask: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    let kind = source.to_owned();
     log.record(Event::KeyRequested {
         resource: resource.to_string(),
         source: kind.clone(),
         purpose: purpose.to_owned(),
     })?;
-    let retry = Retry { deadline, ..Retry::default() };
-    let result = keys::release_with_retry(source, resource, &retry).await;
-    match result.map_err(Failure::from).and_then(parse) {
+    match ask.await {
         Ok(key) => {
             log.record(Event::KeyReleased {
                 resource: resource.to_string(),

@@ -12,6 +12,7 @@ mod objects;
 pub mod opening;
 mod output;
 pub mod progress;
+mod recipients;
 pub mod retry;
 mod settings;
 pub mod source;

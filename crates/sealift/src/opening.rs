@@ -14,20 +14,19 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use audit::Event;
-use keys::KeySource;
 use publish::{PlannedFile, Receipt, ReceiptFile, Staging};
 use seal::bundle::Opened;
 use seal::key::Kek;
-use seal::name::ResourceUri;
+use seal::name::KeyUri;
 use seal::pin::{Demand, Pin};
 use store::Settings;
 
 use crate::cli::{Global, Opening};
 use crate::code::Code;
 use crate::failure::Failure;
-use crate::key_source;
 use crate::objects::Objects;
 use crate::progress::{self, Progress};
+use crate::recipients::Keys;
 use crate::source::Source;
 use crate::transfer::{self, Content, Item, Limits, Sink};
 use plan::{Planned, Work};
@@ -132,10 +131,10 @@ impl Run<'_> {
             self.say(format_args!("plan {place} -> {}", target.dest.display()));
             planned.push(self.plan(target).await.map_err(|failure| failure.at(place))?);
         }
-        let keys = self.release(&planned).await?;
+        let keks = self.release(&planned).await?;
         let mut staged = Vec::with_capacity(targets.len());
-        for (target, planned) in targets.iter().zip(planned) {
-            match self.stage(target, planned, &keys).await {
+        for ((target, planned), kek) in targets.iter().zip(planned).zip(&keks) {
+            match self.stage(target, planned, kek.as_deref()).await {
                 Ok(one) => staged.push(one),
                 Err(failure) => {
                     discard(staged);
@@ -162,22 +161,33 @@ impl Run<'_> {
         staged.into_iter().map(Staged::publish).collect()
     }
 
-    /// Asks for each distinct key once, before any byte of any model.
-    async fn release(&self, planned: &[Planned]) -> Result<BTreeMap<ResourceUri, Kek>, Failure> {
-        let mut keys = BTreeMap::new();
-        let wanted: std::collections::BTreeSet<_> =
-            planned.iter().filter_map(|planned| planned.work.resource()).collect();
-        if wanted.is_empty() {
-            return Ok(keys);
+    /// The key of each target, before any byte of any model. A key that is released is asked for
+    /// once, one that unwraps once for each bundle.
+    async fn release(&self, planned: &[Planned]) -> Result<Vec<Option<Arc<Kek>>>, Failure> {
+        let keys = Keys::new(&self.options.key, &self.options.remote, "open", self.log);
+        let mut released: BTreeMap<&KeyUri, Arc<Kek>> = BTreeMap::new();
+        let mut keks = Vec::with_capacity(planned.len());
+        for planned in planned {
+            let Some(name) = planned.work.resource() else {
+                keks.push(None);
+                continue;
+            };
+            if let Some(kek) = released.get(name) {
+                keks.push(Some(Arc::clone(kek)));
+                continue;
+            }
+            self.say(format_args!("key {name} from {}", keys.holder(name)));
+            let kek = match &planned.work {
+                Work::Sealed { bundle, .. } => keys.opening(name, None, bundle).await?,
+                _ => keys.released(name).await?,
+            };
+            let kek = Arc::new(kek);
+            if !name.unwraps() {
+                released.insert(name, Arc::clone(&kek));
+            }
+            keks.push(Some(kek));
         }
-        let source = key_source::open(&self.options.key)?;
-        for resource in wanted {
-            self.say(format_args!("key {resource} from {}", source.kind()));
-            let args = &self.options.key;
-            let kek = key_source::release(&source, resource, "open", args, self.log).await?;
-            keys.insert(resource.clone(), kek);
-        }
-        Ok(keys)
+        Ok(keks)
     }
 
     /// Verifies the manifest with its key and fetches what is missing into staging.
@@ -185,19 +195,19 @@ impl Run<'_> {
         &self,
         target: &'a Target,
         planned: Planned,
-        keys: &BTreeMap<ResourceUri, Kek>,
+        kek: Option<&'a Kek>,
     ) -> Result<Staged<'a>, Failure> {
         let Planned { store, destination, plan, work, unchanged } = planned;
         let started = jiff::Timestamp::now().to_string();
+        let kek = || kek.expect("all that is encrypted was given its key");
         let (fetch, identity) = match work {
             Work::Sealed { bundle, resource } => {
-                let opened = bundle.open(&resource, &keys[&resource], &self.demand(target))?;
+                let opened = bundle.open(&resource, kek(), &self.demand(target))?;
                 let identity = Identity::of(&opened, &resource);
                 (Fetch::Items(sealed_items(&opened)), identity)
             }
             Work::Jwe { tokens, resource } => {
-                let kek = &keys[&resource];
-                (Fetch::Tokens(tokens, kek), Identity::unsealed(resource.to_string()))
+                (Fetch::Tokens(tokens, kek()), Identity::unsealed(resource.to_string()))
             }
             Work::Plain { items } => (Fetch::Items(items), Identity::unsealed(String::new())),
         };
@@ -320,7 +330,7 @@ struct Identity {
 }
 
 impl Identity {
-    fn of(opened: &Opened, resource: &ResourceUri) -> Self {
+    fn of(opened: &Opened, resource: &KeyUri) -> Self {
         let manifest = opened.manifest();
         Self {
             bundle_id: manifest.id.to_string(),

@@ -5,7 +5,7 @@
 //! `s3://models/llama#key=kbs:///team/llama/v3&digest=sha256:…&name=llama&generation=7`.
 //! A fragment is never sent to a store.
 
-use seal::name::{Digest, ModelName, ResourceUri};
+use seal::name::{Digest, KeyUri, ModelName};
 use seal::pin::Pin;
 use store::Location;
 
@@ -18,7 +18,7 @@ pub struct Source {
     /// Where the bundle lies.
     pub location: Location,
     /// The key that the deployer names for it.
-    pub key: Option<ResourceUri>,
+    pub key: Option<KeyUri>,
     /// The model's name that the deployer expects.
     pub name: Option<ModelName>,
     /// The generation and digests that the deployer expects.
@@ -45,7 +45,7 @@ impl Source {
             .split_once('=')
             .ok_or_else(|| Failure::usage("a member of the fragment has no value"))?;
         let repeated = match name {
-            "key" => self.key.replace(ResourceUri::parse(value)?).is_some(),
+            "key" => self.key.replace(KeyUri::parse(value)?).is_some(),
             "name" => self.name.replace(ModelName::parse(value)?).is_some(),
             "generation" => {
                 let generation =
@@ -77,7 +77,7 @@ mod tests {
         ))
         .unwrap();
         assert_eq!(source.location.to_string(), "s3://models/llama");
-        assert_eq!(source.key.unwrap().path(), "team/llama/v3");
+        assert_eq!(source.key.unwrap().to_string(), "kbs:///team/llama/v3");
         assert_eq!(source.name.unwrap().as_str(), "llama");
         assert_eq!(source.pin.min_generation, Some(7));
         assert_eq!(source.pin.digests[0].to_string(), digest);

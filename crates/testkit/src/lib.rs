@@ -1,11 +1,13 @@
 //! Development only: a bucket, a key broker and a destination that misbehave on purpose, the
 //! checkers that judge what came of it, and the planted bugs that show that the checkers see.
 
+pub mod bao;
 pub mod hostile;
 pub mod kata;
 pub mod kbs;
 pub mod kills;
 pub mod kubelet;
+pub mod moto;
 pub mod oracle;
 pub mod planted;
 pub mod proto;

@@ -50,7 +50,7 @@ impl Refusal {
     }
 
     pub(super) fn into_error(self, endpoint: &str, resource: &ResourceUri) -> Error {
-        let (endpoint, resource) = (endpoint.to_owned(), resource.clone());
+        let (endpoint, resource) = (endpoint.to_owned(), resource.into());
         let detail = format!("{} {} {}", self.status, self.variant, self.detail);
         match (self.variant.as_str(), self.status) {
             ("AttestationError" | "TokenNotFound" | "TokenVerifierError", _) => {

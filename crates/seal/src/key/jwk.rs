@@ -15,7 +15,7 @@ use super::{Kek, decode_key};
 use crate::Error;
 use crate::json;
 use crate::manifest::Manifest;
-use crate::name::{Digest, ModelName, ResourceUri};
+use crate::name::{Digest, KeyUri, ModelName};
 use crate::pin::{Pin, Pins};
 
 /// What a JWK may say that its key is for. `A256GCM` is what upstream's own files use directly: such
@@ -49,8 +49,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Kek, Error> {
     let Some(key) = decode_key(&URL_SAFE_NO_PAD, k.as_bytes()) else {
         return refuse("a JWK whose `k` is not 32 bytes in canonical base64url");
     };
-    let resource =
-        jwk.get("kid").and_then(Value::as_str).and_then(|kid| ResourceUri::parse(kid).ok());
+    let resource = jwk.get("kid").and_then(Value::as_str).and_then(|kid| KeyUri::parse(kid).ok());
     let pins = match jwk.remove("sealift") {
         Some(Value::Object(models)) => Some(
             models
@@ -114,7 +113,7 @@ pub(super) fn to_json(kek: &Kek) -> Result<Secret, Error> {
         kty: "oct",
         alg: kek.alg,
         k: &k,
-        kid: kek.resource.as_ref().map(ResourceUri::to_string),
+        kid: kek.resource.as_ref().map(KeyUri::to_string),
         sealift: kek.pins.as_ref().map(|pins| {
             let to_jwk_pin = |pin: &Pin| JwkPin {
                 min_generation: pin.min_generation,

@@ -8,7 +8,7 @@ use crate::failure::Failure;
 use crate::opening::{self, Accept, Outcome, Target};
 use crate::progress::{rate, size};
 use crate::source::Source;
-use seal::name::ResourceUri;
+use seal::name::KeyUri;
 
 pub(crate) async fn run(args: &Init, global: &Global) -> Result<(), Failure> {
     let confidential = std::env::var("CONFIDENTIAL_ENABLED").ok();
@@ -43,7 +43,7 @@ fn accepted(args: &Init, confidential: Option<&str>) -> Accept {
 /// differ, something is wrong and nobody should guess.
 fn name_the_key(options: &mut Opening, confidential: Option<String>) -> Result<(), Failure> {
     let Some(text) = confidential.filter(|text| !text.is_empty()) else { return Ok(()) };
-    let named = ResourceUri::parse(&text)
+    let named = KeyUri::parse(&text)
         .map_err(|error| Failure::from(error).recode(Code::Usage).at("CONFIDENTIAL_RESOURCE_ID"))?;
     match &options.resource_id {
         Some(ours) if *ours != named => Err(Failure::usage(format!(

@@ -6,7 +6,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use aws_lc_rs::signature::Ed25519KeyPair;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use keys::KeySource;
 use reqwest::{Method, RequestBuilder};
 use rustls_pki_types::PrivatePkcs8KeyDer;
 use rustls_pki_types::pem::PemObject;
@@ -19,8 +18,8 @@ use super::keygen;
 use crate::cli::{BrokerArgs, Global, Key, KeyBump, KeyCheck, KeyPut};
 use crate::code::Code;
 use crate::failure::{Failure, chain};
-use crate::key_source;
 use crate::output::{self, row};
+use crate::recipients::Keys;
 
 /// How long an administrator's token is good for: one request.
 const TOKEN_SECONDS: u64 = 300;
@@ -45,7 +44,7 @@ struct Registered {
 
 async fn put(args: &KeyPut, global: &Global) -> Result<(), Failure> {
     let mut kek = keygen::read(&args.key_file)?;
-    if let Some(own) = kek.resource().filter(|own| **own != args.resource_id) {
+    if let Some(own) = kek.resource().filter(|own| **own != (&args.resource_id).into()) {
         return Err(Failure::usage(format!("the key is {own}, not {}", args.resource_id))
             .at(args.key_file.display()));
     }
@@ -121,11 +120,11 @@ struct Checked {
 
 async fn check(args: &KeyCheck, global: &Global) -> Result<(), Failure> {
     let log = super::audit::log_beside_result(&args.audit_file)?;
-    let source = key_source::open(&args.key)?;
-    let kek = key_source::release(&source, &args.resource_id, "check", &args.key, &log).await?;
+    let keys = Keys::new(&args.key, &args.remote, "check", &log);
+    let kek = keys.released(&args.resource_id).await?;
     let checked = Checked {
         resource_id: args.resource_id.to_string(),
-        source: source.kind(),
+        source: keys.holder(&args.resource_id),
         models: models(kek.pins()),
     };
     output::print(global.output, &checked, |checked| {

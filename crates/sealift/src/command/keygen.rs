@@ -22,7 +22,7 @@ struct Made<'a> {
 }
 
 pub(crate) fn run(args: &Keygen, global: &Global) -> Result<(), Failure> {
-    let mut kek = Kek::random(&args.resource_id);
+    let mut kek = Kek::random(args.resource_id.clone());
     if !args.model.is_empty() {
         kek = kek.with_pins(pins(&args.model)?);
     }
@@ -57,7 +57,7 @@ pub(super) fn pins(models: &[ModelPin]) -> Result<Pins, Failure> {
 }
 
 /// Reads a key file, or says what is wrong with it.
-pub(super) fn read(path: &Path) -> Result<Kek, Failure> {
+pub(crate) fn read(path: &Path) -> Result<Kek, Failure> {
     let unreadable = |error: std::io::Error| {
         Failure::new(Code::NotFound, format!("{}: {error}", path.display()))
     };

@@ -1,15 +1,15 @@
 //! `sealift rewrap`: other keys for the same bundle; data, manifest and digest stay.
 
 use bytes::Bytes;
-use seal::bundle::{Bundle, MANIFEST_BYTES_MAX, MANIFEST_OBJECT};
+use seal::bundle::{Bundle, MANIFEST_BYTES_MAX, MANIFEST_OBJECT, Recipient};
 use serde::Serialize;
 use store::Store;
 
-use super::keygen;
 use crate::cli::{Global, Rewrap};
 use crate::code::Code;
 use crate::failure::Failure;
 use crate::output::{self, row};
+use crate::recipients::{Keys, Wrapping};
 use crate::source::Source;
 
 #[derive(Serialize)]
@@ -24,15 +24,17 @@ pub(crate) async fn run(args: &Rewrap, global: &Global) -> Result<(), Failure> {
     let store = Store::open(&source.location, &crate::settings::store(&args.store, None)?)?;
     let json = store.read(MANIFEST_OBJECT, MANIFEST_BYTES_MAX as u64).await?;
     let bundle = Bundle::parse(&json)?;
-    let kek = keygen::read(&args.key_file)?;
-    let mut keks = Vec::with_capacity(args.recipients.len());
+    let log = super::audit::log_beside_result(&args.audit_file)?;
+    let keys = Keys::new(&args.key, &args.remote, "rewrap", &log);
+    let kek = keys.opening(&args.resource_id, args.key.key_file.as_deref(), &bundle).await?;
+    let mut wrappings = Vec::with_capacity(args.recipients.len());
     for recipient in &args.recipients {
-        keks.push((&recipient.resource, keygen::read(&recipient.file)?));
+        wrappings.push(keys.wrapping(recipient, &bundle.claimed().id).await?);
     }
-    let recipients: Vec<_> = keks.iter().map(|(resource, kek)| (*resource, kek)).collect();
+    let recipients: Vec<_> = wrappings.iter().map(Wrapping::recipient).collect();
     let rewrapped = bundle.rewrap(&args.resource_id, &kek, &recipients)?;
     // Read back what is about to replace the only way to the data.
-    for (resource, kek) in &recipients {
+    for Recipient { key: resource, kek, .. } in &recipients {
         let demand = seal::pin::Demand { allow_unpinned: true, ..Default::default() };
         match Bundle::parse(&rewrapped)?.open(resource, kek, &demand) {
             // A key that is for other models is the broker's business, not a broken rewrap.
@@ -52,7 +54,7 @@ pub(crate) async fn run(args: &Rewrap, global: &Global) -> Result<(), Failure> {
     let result = Rewrapped {
         location: source.location.to_string(),
         digest: bundle.digest().to_string(),
-        recipients: recipients.iter().map(|(resource, _)| resource.to_string()).collect(),
+        recipients: recipients.iter().map(|recipient| recipient.key.to_string()).collect(),
     };
     output::print(global.output, &result, |result| {
         vec![

@@ -21,12 +21,12 @@ use store::{LocalAppender, ObjectWriter, Store};
 use tokio::sync::mpsc;
 use tokio::task::{JoinError, spawn_blocking};
 
-use super::keygen;
-use crate::cli::{Global, Seal};
+use crate::cli::{Global, NamedKey, Seal};
 use crate::code::Code;
 use crate::failure::{Failure, chain};
 use crate::output::{self, row};
 use crate::progress::{self, Progress, size};
+use crate::recipients::{Keys, Wrapping};
 use crate::source::Source;
 
 /// Sealed segments that may wait for the store, per file.
@@ -48,11 +48,8 @@ struct Sealed {
 }
 
 pub(crate) async fn run(args: &Seal, global: &Global) -> Result<(), Failure> {
-    let kek = keygen::read(&args.key_file)?;
-    if let Some(own) = kek.resource().filter(|own| **own != args.resource_id) {
-        return Err(Failure::usage(format!("the key is {own}, not {}", args.resource_id))
-            .at(args.key_file.display()));
-    }
+    let log = super::audit::log_beside_result(&args.audit_file)?;
+    let keys = Keys::new(&args.key, &args.remote, "seal", &log);
     let name = match &args.name {
         Some(name) => name.clone(),
         None => name_of(&args.dir)?,
@@ -63,6 +60,16 @@ pub(crate) async fn run(args: &Seal, global: &Global) -> Result<(), Failure> {
     refuse_existing(&store, args).await?;
 
     let sealing = Sealing::new(name.clone(), args.generation, jiff::Timestamp::now().to_string())?;
+    // Before any byte is sealed: hours of work should not end at a key that is not there.
+    let first = args.resource_id.clone();
+    let first = first.map(|key| NamedKey { key, file: args.key.key_file.clone() });
+    let mut wrappings = Vec::new();
+    for named in first.iter().chain(&args.recipients) {
+        let wrapping = keys.wrapping(named, &sealing.id()).await?;
+        wrapping.check_name()?;
+        wrappings.push(wrapping);
+    }
+    let recipients: Vec<_> = wrappings.iter().map(Wrapping::recipient).collect();
     let bytes = found.iter().map(|file| file.bytes).sum();
     let files = found.len();
     let progress = Progress::new("seal", bytes, files as u64, 0);
@@ -81,19 +88,20 @@ pub(crate) async fn run(args: &Seal, global: &Global) -> Result<(), Failure> {
         .buffer_unordered(usize::from(args.concurrency))
         .try_collect()
         .await?;
-    let (json, digest) = sealing.finish(entries, &[(&args.resource_id, &kek)])?;
+    let (json, digest) = sealing.finish(entries, &recipients)?;
     let mut writer = store.writer(MANIFEST_OBJECT).await?;
     writer.write(Bytes::from(json)).await?;
     writer.finish().await?;
     let seal_ms = progress.elapsed().as_millis();
     drop(shown);
 
+    let sealed_for: Vec<String> = recipients.iter().map(|one| one.key.to_string()).collect();
     let sealed = Sealed {
         bundle: dest.location.to_string(),
         model: name.to_string(),
         generation: args.generation,
         digest: digest.to_string(),
-        sealed_for: args.resource_id.to_string(),
+        sealed_for: sealed_for.join(" "),
         files,
         bytes,
         seal_ms,

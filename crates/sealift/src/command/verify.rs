@@ -6,18 +6,19 @@ use aws_lc_rs::digest;
 use futures::{StreamExt, TryStreamExt};
 use seal::bundle::Bundle;
 use seal::manifest::FileEntry;
-use seal::name::Digest;
+use seal::name::{Digest, KeyUri};
 use seal::pin::Demand;
 use serde::Serialize;
 use store::Store;
 
-use super::{inspect, keygen};
-use crate::cli::{Global, Verify};
+use super::inspect;
+use crate::cli::{Global, KeyArgs, Verify};
 use crate::failure::Failure;
 use crate::objects::Objects;
 use crate::opening;
 use crate::output::{self, row};
 use crate::progress::{self, Progress, size};
+use crate::recipients::Keys;
 use crate::source::Source;
 use crate::transfer::{self, Limits, Sink};
 
@@ -45,10 +46,11 @@ pub(crate) async fn run(args: &Verify, global: &Global) -> Result<(), Failure> {
     let bundle = inspect::read(&store).await.map_err(|failure| failure.at(&source.location))?;
     demanded(&source, &bundle)?;
     Objects { store: &store, limits: &limits }.check(bundle.claimed()).await?;
+    let with_key = key_to_use(args)?;
     let manifest = bundle.claimed().clone();
     let progress = Progress::new(
         "verify",
-        match args.key_file {
+        match with_key {
             Some(_) => manifest.plaintext_bytes(),
             None => manifest.ciphertext_bytes(),
         },
@@ -66,10 +68,13 @@ pub(crate) async fn run(args: &Verify, global: &Global) -> Result<(), Failure> {
         bytes: manifest.plaintext_bytes(),
         authenticated_by: "digests",
     };
-    if let (Some(key_file), Some(resource)) = (&args.key_file, &args.resource_id) {
+    if let Some(resource) = with_key {
+        let log = super::audit::log_beside_result(&args.audit_file)?;
+        let keys = Keys::new(&args.key, &args.remote, "verify", &log);
+        let kek = keys.opening(resource, args.key.key_file.as_deref(), &bundle).await?;
         // Freshness is the opener's question; here only authenticity is.
         let demand = Demand { allow_unpinned: true, ..Demand::default() };
-        let opened = bundle.open(resource, &keygen::read(key_file)?, &demand)?;
+        let opened = bundle.open(resource, &kek, &demand)?;
         let items = opening::sealed_items(&opened);
         transfer::run(store, items, Sink::Discard, limits, progress).await?;
         verified.authenticated_by = "key";
@@ -87,6 +92,20 @@ pub(crate) async fn run(args: &Verify, global: &Global) -> Result<(), Failure> {
             row([&"authenticated by", &verified.authenticated_by]),
         ]
     })
+}
+
+/// The key to authenticate with, if there is a way to it. A broker's key is not asked for just
+/// because it is named: without a way to the broker, digests are checked, as ever.
+fn key_to_use(args: &Verify) -> Result<Option<&KeyUri>, Failure> {
+    let KeyArgs { key_file, kbs_url, key_source, .. } = &args.key;
+    let way = key_file.is_some() || kbs_url.is_some() || key_source.is_some();
+    match &args.resource_id {
+        None if key_file.is_some() => {
+            Err(Failure::usage("a key and no name for it").hint("Add --resource-id"))
+        }
+        Some(KeyUri::Kbs(_)) if !way => Ok(None),
+        named => Ok(named.as_ref()),
+    }
 }
 
 /// The fragment's digest and name, which need no key to be compared.

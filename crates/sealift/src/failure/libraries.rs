@@ -51,7 +51,9 @@ impl From<keys::Error> for Failure {
         use keys::Error;
         let code = match &error {
             Error::Attestation { .. } | Error::Evidence { .. } => Code::Attestation,
+            Error::Login { .. } => Code::AccessDenied,
             Error::Denied { .. } => Code::KeyDenied,
+            Error::Unwrap { .. } => Code::Tampered,
             Error::NotFound { .. } => Code::KeyNotFound,
             Error::Empty { .. } | Error::TooLarge { .. } | Error::SignerUnusable { .. } => {
                 Code::KeyUnusable
@@ -66,7 +68,13 @@ impl From<keys::Error> for Failure {
             Error::Usage(_) => Code::Usage,
             _ => Code::KeyUnreachable,
         };
-        Self::new(code, chain(&error))
+        let failure = Self::new(code, chain(&error));
+        match &error {
+            Error::Unwrap { .. } => {
+                failure.hint("It was wrapped for another key or another bundle, or it was changed")
+            }
+            _ => failure,
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use publish::{Destination, Plan, PlannedFile, Policy};
 use seal::bundle::{Bundle, MANIFEST_OBJECT};
-use seal::name::{BundlePath, Digest, ResourceUri};
+use seal::name::{BundlePath, Digest, KeyUri};
 use store::Store;
 
 use super::upstream::{self, Token};
@@ -24,13 +24,13 @@ pub(super) struct Planned {
 
 /// What is to be done.
 pub(super) enum Work {
-    Sealed { bundle: Bundle, resource: ResourceUri },
-    Jwe { tokens: Vec<Token>, resource: ResourceUri },
+    Sealed { bundle: Bundle, resource: KeyUri },
+    Jwe { tokens: Vec<Token>, resource: KeyUri },
     Plain { items: Vec<Item> },
 }
 
 impl Work {
-    pub(super) fn resource(&self) -> Option<&ResourceUri> {
+    pub(super) fn resource(&self) -> Option<&KeyUri> {
         match self {
             Self::Sealed { resource, .. } | Self::Jwe { resource, .. } => Some(resource),
             Self::Plain { .. } => None,
@@ -103,7 +103,7 @@ impl Run<'_> {
     }
 
     /// The key that the deployer names: for this source, or for all.
-    fn resource(&self, target: &Target) -> Option<ResourceUri> {
+    fn resource(&self, target: &Target) -> Option<KeyUri> {
         target.source.key.as_ref().or(self.options.resource_id.as_ref()).cloned()
     }
 }

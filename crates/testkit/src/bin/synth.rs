@@ -15,10 +15,10 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use seal::bundle::{MANIFEST_OBJECT, Sealing};
+use seal::bundle::{MANIFEST_OBJECT, Recipient, Sealing};
 use seal::key::Kek;
 use seal::manifest::{FileEntry, Mode};
-use seal::name::{BundlePath, Digest, ModelName, ResourceUri};
+use seal::name::{BundlePath, Digest, KeyUri, ModelName};
 use seal::segment::{FileKey, Header, Layout, SEGMENT_BYTES, TAG_BYTES};
 use secret::Secret;
 
@@ -39,7 +39,8 @@ fn main() -> Result<()> {
         bail!("usage: synth RESOURCE_ID KEY_FILE NAME FILES FILE_BYTES");
     };
     let kek = Kek::parse(&Secret::copy(&fs::read(key_file)?)?)?;
-    let recipient = (&ResourceUri::parse(resource)?, &kek);
+    let key = KeyUri::parse(resource)?;
+    let recipient = Recipient::released(&key, &kek);
     let name = ModelName::parse(name)?;
     let model = Arc::new(Model::new(recipient, name, files.parse()?, file_bytes.parse()?)?);
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
@@ -53,12 +54,7 @@ fn main() -> Result<()> {
 }
 
 impl Model {
-    fn new(
-        recipient: (&ResourceUri, &Kek),
-        name: ModelName,
-        files: u32,
-        file_bytes: u64,
-    ) -> Result<Self> {
+    fn new(recipient: Recipient<'_>, name: ModelName, files: u32, file_bytes: u64) -> Result<Self> {
         let sealing = Sealing::new(name, 1, "2026-01-01T00:00:00Z".into())?;
         let layout = Layout::of_plaintext(file_bytes)?;
         let mut entries = Vec::new();

@@ -8,3 +8,4 @@ pub(crate) mod paths;
 pub(crate) mod pins;
 pub(crate) mod recipients;
 pub(crate) mod segments;
+pub(crate) mod wrapped;

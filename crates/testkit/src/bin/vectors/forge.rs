@@ -94,6 +94,8 @@ impl FileKey {
 #[derive(Clone)]
 pub(crate) struct Recipient {
     pub(crate) kid: String,
+    /// As JSON, between `kid` and `jwe`.
+    pub(crate) wrapped_key: String,
     /// The protected header, as JSON.
     pub(crate) header: String,
     pub(crate) encrypted_key: Vec<u8>,
@@ -112,6 +114,7 @@ impl Recipient {
         let mut recipient = Self {
             header: format!(r#"{{"alg":"A256KW","enc":"A256GCM","kid":"{kid}"}}"#),
             kid,
+            wrapped_key: String::new(),
             encrypted_key: key_wrap(&kek(tag), &cek),
             aad: format!("sealift/v1\n{id}"),
             iv: fixed::<12>(&format!("content iv {tag}")).to_vec(),
@@ -136,6 +139,16 @@ impl Recipient {
             base64url(&iv),
             base64url(wrapping_tag),
         );
+        recipient.seal(dek);
+        recipient
+    }
+
+    /// Of `kid`, whose key has wrapped the key encryption key of `tag`.
+    pub(crate) fn wrapped(dek: &[u8], id: &str, tag: &str, kid: &str) -> Self {
+        let mut recipient = Self::new(dek, id, tag);
+        recipient.wrapped_key = wrapped_key(b"vault:v1:whatever the server understands");
+        recipient.header = recipient.header.replace(&recipient.kid, kid);
+        recipient.kid = kid.to_owned();
         recipient.seal(dek);
         recipient
     }
@@ -165,8 +178,9 @@ impl Recipient {
 
     fn json(&self) -> String {
         format!(
-            r#"{{"kid":{},"jwe":{{"protected":"{}","encrypted_key":"{}","aad":"{}","iv":"{}","ciphertext":"{}","tag":"{}"}}}}"#,
+            r#"{{"kid":{},{}"jwe":{{"protected":"{}","encrypted_key":"{}","aad":"{}","iv":"{}","ciphertext":"{}","tag":"{}"}}}}"#,
             quoted(&self.kid),
+            self.wrapped_key,
             self.protected(),
             base64url(&self.encrypted_key),
             base64url(self.aad.as_bytes()),
@@ -175,6 +189,11 @@ impl Recipient {
             base64url(&self.tag),
         )
     }
+}
+
+/// The member of a recipient.
+pub(crate) fn wrapped_key(bytes: &[u8]) -> String {
+    format!(r#""wrapped_key":"{}","#, base64url(bytes))
 }
 
 /// A whole bundle, in pieces.

@@ -28,6 +28,7 @@ fn main() -> Result<()> {
     cases::paths::add(&mut set)?;
     cases::envelope::add(&mut set)?;
     cases::recipients::add(&mut set)?;
+    cases::wrapped::add(&mut set)?;
     cases::keys::add(&mut set)?;
     cases::pins::add(&mut set)?;
     cases::segments::add(&mut set)?;

@@ -1,0 +1,269 @@
+//! The keys of one run, whoever holds them: what opens a bundle, and what one is sealed for.
+//!
+//! Which holder is asked follows from the key's name. Every question to one and every answer is
+//! recorded; a key in a file of the caller's own is not asked for, only read.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use keys::{Error, HttpSettings, Retry, Source, with_retry};
+use keys_ext::{Login, RemoteKey, Vault, VaultSettings};
+use seal::bundle::{Bundle, Recipient};
+use seal::key::Kek;
+use seal::name::{BundleId, KeyUri, ResourceUri, VaultKv};
+use secret::Secret;
+
+use crate::cli::{KeyArgs, NamedKey, RemoteArgs, VaultAuth};
+use crate::command::keygen;
+use crate::failure::Failure;
+use crate::key_source::{self, audited};
+
+/// Longest single request.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// Where Kubernetes projects a service account's token.
+const SERVICE_ACCOUNT_TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
+
+/// Where keys are asked for, for what, and who hears of it.
+pub(crate) struct Keys<'a> {
+    key: &'a KeyArgs,
+    remote: &'a RemoteArgs,
+    purpose: &'static str,
+    log: &'a audit::Log,
+    /// Opened once: one attestation serves all keys of a run. A command that reads `--key-file`
+    /// itself leaves it out of the arguments that this one is opened with.
+    broker: OnceLock<Source>,
+}
+
+/// A key to seal for, ready to wrap.
+pub(crate) struct Wrapping {
+    key: KeyUri,
+    kek: Kek,
+    wrapped_key: Option<Vec<u8>>,
+}
+
+impl Wrapping {
+    pub(crate) fn recipient(&self) -> Recipient<'_> {
+        Recipient { key: &self.key, kek: &self.kek, wrapped_key: self.wrapped_key.as_deref() }
+    }
+
+    /// Whether the key says of itself that it is another.
+    pub(crate) fn check_name(&self) -> Result<(), Failure> {
+        match self.kek.resource() {
+            Some(own) if *own != self.key => {
+                Err(Failure::usage(format!("the key is {own}, not {}", self.key)))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl<'a> Keys<'a> {
+    /// `purpose` is for the records: `open`, `seal`, ….
+    pub(crate) fn new(
+        key: &'a KeyArgs,
+        remote: &'a RemoteArgs,
+        purpose: &'static str,
+        log: &'a audit::Log,
+    ) -> Self {
+        Self { key, remote, purpose, log, broker: OnceLock::new() }
+    }
+
+    /// The key that opens `bundle` for its recipient `name`: from `file` if there is one, else from
+    /// its holder.
+    pub(crate) async fn opening(
+        &self,
+        name: &KeyUri,
+        file: Option<&Path>,
+        bundle: &Bundle,
+    ) -> Result<Kek, Failure> {
+        let Some(wrapped) = bundle.wrapped_key(name)? else {
+            return match file {
+                Some(file) => keygen::read(file),
+                None => self.released(name).await,
+            };
+        };
+        refuse_file(name, file)?;
+        let id = bundle.claimed().id;
+        let unwrapped = match name {
+            KeyUri::VaultTransit(key) => {
+                self.unwrap(&self.vault()?, key, name, wrapped, &id).await?
+            }
+            other => return Err(not_wrapped_with(other)),
+        };
+        Ok(Kek::unwrapped(unwrapped)?)
+    }
+
+    /// The key `name` as its holder releases it.
+    pub(crate) async fn released(&self, name: &KeyUri) -> Result<Kek, Failure> {
+        match (name, &self.key.key_file) {
+            (KeyUri::Kbs(resource), _) => self.brokers_key(self.key, resource).await,
+            (KeyUri::VaultKv(_), Some(file)) => {
+                audited(name, "file", self.purpose, self.log, async { keygen::read(file) }).await
+            }
+            (KeyUri::VaultKv(key), None) => self.vault_value(key, name).await,
+            _ => Err(Failure::usage(format!(
+                "{name} is never released: it unwraps what a bundle holds"
+            ))
+            .hint("Try it on a bundle: sealift verify SRC --resource-id URI")),
+        }
+    }
+
+    /// Who is asked for `name`: for people.
+    pub(crate) fn holder(&self, name: &KeyUri) -> &'static str {
+        match name {
+            KeyUri::Kbs(_) => key_source::kind_of(self.key),
+            KeyUri::VaultKv(_) if self.key.key_file.is_some() => "file",
+            KeyUri::VaultKv(_) | KeyUri::VaultTransit(_) => "vault",
+            KeyUri::AwsKms(_) => "awskms",
+            KeyUri::Pkcs11(_) => "pkcs11",
+        }
+    }
+
+    /// The key that wraps `bundle`'s data key for `to`.
+    pub(crate) async fn wrapping(
+        &self,
+        to: &NamedKey,
+        bundle: &BundleId,
+    ) -> Result<Wrapping, Failure> {
+        let NamedKey { key: name, file } = to;
+        let released = |kek| Ok(Wrapping { key: name.clone(), kek, wrapped_key: None });
+        // `--key-file` is another key's file here: whoever has no file of its own is asked.
+        match (name, file) {
+            (name, file) if name.unwraps() => refuse_file(name, file.as_deref())?,
+            (_, Some(file)) => return released(keygen::read(file)?),
+            (KeyUri::Kbs(resource), None) => {
+                return released(self.named_brokers_key(resource).await?);
+            }
+            (KeyUri::VaultKv(key), None) => return released(self.vault_value(key, name).await?),
+            _ => {}
+        }
+        let kek = Kek::unwrapped(Secret::random_key())?;
+        let wrapped = match name {
+            KeyUri::VaultTransit(key) => self.wrap(&self.vault()?, key, name, &kek, bundle).await?,
+            other => return Err(not_wrapped_with(other)),
+        };
+        Ok(Wrapping { key: name.clone(), kek, wrapped_key: Some(wrapped) })
+    }
+
+    async fn wrap<R: RemoteKey>(
+        &self,
+        remote: &R,
+        key: &R::Name,
+        name: &KeyUri,
+        kek: &Kek,
+        bundle: &BundleId,
+    ) -> Result<Vec<u8>, Failure> {
+        let retry = self.retry();
+        let asked = with_retry(name, remote.kind(), &retry, || remote.wrap(key, kek, bundle));
+        let asked = async { asked.await.map_err(Failure::from) };
+        audited(name, remote.kind(), self.purpose, self.log, asked).await
+    }
+
+    async fn unwrap<R: RemoteKey>(
+        &self,
+        remote: &R,
+        key: &R::Name,
+        name: &KeyUri,
+        wrapped: &[u8],
+        bundle: &BundleId,
+    ) -> Result<Secret, Failure> {
+        let retry = self.retry();
+        let asked = with_retry(name, remote.kind(), &retry, || remote.unwrap(key, wrapped, bundle));
+        let asked = async { asked.await.map_err(Failure::from) };
+        audited(name, remote.kind(), self.purpose, self.log, asked).await
+    }
+
+    async fn vault_value(&self, key: &VaultKv, name: &KeyUri) -> Result<Kek, Failure> {
+        let vault = self.vault()?;
+        let asked = async {
+            let retry = self.retry();
+            let released = with_retry(name, vault.kind(), &retry, || vault.release(key)).await?;
+            Kek::parse(&released).map_err(|error| Failure::from(error).at(name))
+        };
+        audited(name, vault.kind(), self.purpose, self.log, asked).await
+    }
+
+    /// A file or the data hub is taken for a broker only where the arguments say so: `--key-file`
+    /// is the key that opens, and would answer to any name.
+    async fn named_brokers_key(&self, resource: &ResourceUri) -> Result<Kek, Failure> {
+        let args = KeyArgs { key_file: None, ..self.key.clone() };
+        if args.kbs_url.is_none() && args.key_source.is_none() {
+            return Err(Failure::usage(format!("nothing says where {resource} is"))
+                .hint(format!("Say {resource}=FILE, or name its broker with --kbs-url")));
+        }
+        self.brokers_key(&args, resource).await
+    }
+
+    async fn brokers_key(&self, args: &KeyArgs, resource: &ResourceUri) -> Result<Kek, Failure> {
+        if self.broker.get().is_none() {
+            // Whoever was first, if it could be two: both are the same.
+            let _ = self.broker.set(key_source::open(args)?);
+        }
+        let source = self.broker.get().expect("it was set");
+        key_source::release(source, resource, self.purpose, args, self.log).await
+    }
+
+    fn retry(&self) -> Retry {
+        Retry { deadline: self.key.key_timeout, ..Retry::default() }
+    }
+
+    fn http(&self, ca_bundle: Option<&PathBuf>) -> HttpSettings {
+        HttpSettings {
+            ca_bundle: ca_bundle.cloned(),
+            timeout: REQUEST_TIMEOUT.min(self.key.key_timeout),
+            // Their answers hold keys as they are: never without TLS to another machine.
+            insecure_dev: false,
+        }
+    }
+
+    fn vault(&self) -> Result<Vault, Failure> {
+        let args = self.remote;
+        let address = args.vault_addr.clone().ok_or_else(|| {
+            Failure::usage("the key is in Vault, and no address is given").hint("Add --vault-addr")
+        })?;
+        let settings = VaultSettings {
+            address,
+            namespace: args.vault_namespace.clone(),
+            login: vault_login(args)?,
+            http: self.http(args.vault_ca.as_ref()),
+        };
+        Ok(Vault::new(&settings)?)
+    }
+}
+
+fn vault_login(args: &RemoteArgs) -> Result<Login, Failure> {
+    let needed = |what: &str| Failure::usage(format!("to log in to Vault so, give {what}"));
+    let (mount, file) = match args.vault_auth {
+        VaultAuth::Token => {
+            if let Some(file) = &args.vault_token_file {
+                return Ok(Login::TokenFile(file.clone()));
+            }
+            let token = std::env::var("VAULT_TOKEN").unwrap_or_default();
+            let token =
+                Secret::take(&mut token.into_bytes()).ok().filter(|token| !token.is_empty());
+            let token = token.ok_or_else(|| needed("--vault-token-file or VAULT_TOKEN"))?;
+            return Ok(Login::Token(Arc::new(token)));
+        }
+        VaultAuth::Kubernetes => ("kubernetes", Some(SERVICE_ACCOUNT_TOKEN.into())),
+        VaultAuth::Jwt => ("jwt", None),
+    };
+    Ok(Login::Jwt {
+        mount: args.vault_auth_mount.clone().unwrap_or_else(|| mount.to_owned()),
+        role: args.vault_role.clone().ok_or_else(|| needed("--vault-role"))?,
+        file: args.vault_jwt_file.clone().or(file).ok_or_else(|| needed("--vault-jwt-file"))?,
+    })
+}
+
+fn refuse_file(name: &KeyUri, file: Option<&Path>) -> Result<(), Failure> {
+    match file {
+        Some(file) => Err(Failure::usage(format!("{name} is never released, so it is no file"))
+            .at(file.display())
+            .hint("Leave the file out")),
+        None => Ok(()),
+    }
+}
+
+fn not_wrapped_with(name: &KeyUri) -> Failure {
+    Error::Usage(format!("this build cannot ask the holder of {name}")).into()
+}

@@ -4,6 +4,7 @@
 //! our broker's read the same.
 
 mod sample;
+mod tpm;
 mod tsm;
 
 use serde_json::Value;
@@ -11,6 +12,7 @@ use serde_json::Value;
 use crate::Error;
 
 pub use sample::SampleAttester;
+pub use tpm::{AttestationKey, Pcrs, Tpm, TpmError};
 pub use tsm::{Tsm, TsmError};
 
 /// Produces evidence of one kind of trusted execution environment.

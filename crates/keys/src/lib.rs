@@ -27,7 +27,7 @@ pub mod sealed;
 use seal::name::ResourceUri;
 use secret::Secret;
 
-pub use attest::{Attester, SampleAttester, Tsm, TsmError};
+pub use attest::{AttestationKey, Attester, Pcrs, SampleAttester, Tpm, TpmError, Tsm, TsmError};
 pub use cdh::Cdh;
 pub use error::{Cause, Error};
 pub use file::FileSource;

@@ -109,6 +109,15 @@ pub(crate) struct Serve {
         env = "SEALIFT_BROKER_ADMIN_ISSUER"
     )]
     admin_issuers: Vec<String>,
+    /// Attestation keys of TPMs to trust, PEM, read again for each attestation; may be repeated;
+    /// default none, and TPM evidence is refused
+    #[arg(
+        long = "tpm-trusted-key",
+        value_name = "FILE",
+        value_delimiter = ',',
+        env = "SEALIFT_BROKER_TPM_TRUSTED_KEY"
+    )]
+    tpm_trusted_keys: Vec<PathBuf>,
     /// Audit log: a file, `-` (standard output), journald:, syslog: or https://… [default:
     /// DATA_DIR/audit.log]
     #[arg(long, value_name = "TARGET", env = "SEALIFT_BROKER_AUDIT_FILE")]
@@ -155,6 +164,7 @@ impl Serve {
             admin_public_keys: self.admin_public_keys.clone(),
             admin_issuers: self.admin_issuers.clone(),
             insecure_dev: self.insecure_dev,
+            tpm_trusted_keys: self.tpm_trusted_keys.clone(),
             listen: self.listen,
             tls: tls.map(|(certificates, key)| TlsFiles { certificates, key }),
         }

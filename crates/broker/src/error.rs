@@ -51,6 +51,12 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
+    /// A file that should hold TPMs' attestation keys does not.
+    #[error("{} holds something else than public keys of P-256 or RSA in PEM", path.display())]
+    TpmKey {
+        /// The file.
+        path: PathBuf,
+    },
     /// The certificate or its key cannot be used.
     #[error("the TLS certificate or key is unusable: {0}")]
     Tls(String),

@@ -179,7 +179,8 @@ fn code(error: &Error) -> (u8, &'static str) {
         | Error::File { .. }
         | Error::Settings(_)
         | Error::Policy(_)
-        | Error::AdminKey { .. } => (2, "usage"),
+        | Error::AdminKey { .. }
+        | Error::TpmKey { .. } => (2, "usage"),
         Error::Listen { .. } => (12, "network"),
         Error::Tls(_) => (13, "tls"),
         Error::MasterKey(_) => (24, "key-unusable"),

@@ -100,7 +100,7 @@ impl Service {
             )?,
             resources: Resources::open(data_dir, &master)?,
             sessions: Sessions::new(&master),
-            verifiers: Verifiers::of_this_build(config.insecure_dev),
+            verifiers: Verifiers::open(config)?,
             admins: Admins::load(&config.admin_public_keys, config.admin_issuers.clone())?,
             audit: Audit { log, works: AtomicBool::new(true) },
             metrics: Metrics::new(),

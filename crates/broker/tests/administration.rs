@@ -463,6 +463,7 @@ fn a_wrong_master_key_opens_nothing() {
         admin_public_keys: Vec::new(),
         admin_issuers: Vec::new(),
         insecure_dev: false,
+        tpm_trusted_keys: Vec::new(),
         listen: "127.0.0.1:0".parse().unwrap(),
         tls: None,
     };

@@ -1,5 +1,6 @@
 //! The commands, one file each: arguments in, a result on stdout or a [`crate::failure::Failure`].
 
+pub(crate) mod attest;
 pub(crate) mod audit;
 pub(crate) mod beside;
 pub(crate) mod completion;

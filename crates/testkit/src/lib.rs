@@ -16,6 +16,7 @@ pub mod s3;
 pub mod sealer;
 mod skip;
 pub mod steps;
+pub mod swtpm;
 pub mod tls;
 pub mod torn;
 

@@ -26,6 +26,7 @@ impl Broker {
             insecure_dev: true,
             listen: "127.0.0.1:0".parse().unwrap(),
             tls: None,
+            tpm_trusted_keys: vec![],
         };
         let audit_log = dir.join("broker.log");
         let log = audit::Log::file(&audit_log).unwrap();

@@ -81,6 +81,8 @@ pub enum Command {
     Init(Init),
     /// Open one sealed bundle, for a person with the key
     Open(Open),
+    /// Go through all that opening needs, and say what is wrong first
+    Doctor(Doctor),
     /// Show what a bundle says of itself; needs no key
     Inspect(Inspect),
     /// Check a bundle's objects against its manifest; needs no key
@@ -202,7 +204,19 @@ pub struct Open {
     pub opening: Opening,
 }
 
-/// What `init` and `open` share.
+/// `sealift doctor`
+#[derive(Debug, Args)]
+pub struct Doctor {
+    /// The bundle, and where it would go, as `init` takes them; nothing is published. Without them
+    /// the machine and the key are looked at
+    #[arg(value_name = "SRC DEST", num_args = 2)]
+    pub pair: Vec<String>,
+    /// What opening needs
+    #[command(flatten)]
+    pub opening: Opening,
+}
+
+/// What `init`, `open` and `doctor` share.
 #[derive(Debug, Clone, Args)]
 pub struct Opening {
     /// The key that opens the bundle; a bundle never chooses its own

@@ -4,6 +4,7 @@
 //! one file each; what `init` and `open` share in [`opening`] and [`transfer`].
 
 mod attester;
+mod checks;
 pub mod cli;
 pub mod code;
 mod command;
@@ -91,6 +92,7 @@ fn dispatch(cli: Cli) -> Result<(), Stop> {
     let global = &cli.global;
     match cli.command {
         Command::Seal(args) => stop::in_runtime(command::seal::run(&args, global)),
+        Command::Doctor(args) => stop::in_runtime(command::doctor::run(&args, global)),
         Command::Init(args) => stop::in_runtime(command::init::run(&args, global)),
         Command::Open(args) => stop::in_runtime(command::open::run(&args, global)),
         Command::Inspect(args) => stop::in_runtime(command::inspect::run(&args, global)),

@@ -15,6 +15,7 @@ use secret::Secret;
 use serde::{Deserialize, Serialize};
 
 use super::keygen;
+use crate::checks::Checks;
 use crate::cli::{BrokerArgs, Global, Key, KeyBump, KeyCheck, KeyPut};
 use crate::code::Code;
 use crate::failure::{Failure, chain};
@@ -110,30 +111,15 @@ async fn bump(args: &KeyBump, global: &Global) -> Result<(), Failure> {
     })
 }
 
-#[derive(Serialize)]
-struct Checked {
-    resource_id: String,
-    source: &'static str,
-    /// Which models it opens, from which generation on; empty for a key that pins nothing.
-    models: Vec<String>,
-}
-
 async fn check(args: &KeyCheck, global: &Global) -> Result<(), Failure> {
     let log = super::audit::log_beside_result(&args.audit_file)?;
     let keys = Keys::new(&args.key, &args.remote, "check", &log);
-    let kek = keys.released(&args.resource_id).await?;
-    let checked = Checked {
-        resource_id: args.resource_id.to_string(),
-        source: keys.holder(&args.resource_id),
-        models: models(kek.pins()),
-    };
-    output::print(global.output, &checked, |checked| {
-        vec![
-            row([&"released", &checked.resource_id]),
-            row([&"by", &checked.source]),
-            row([&"opens", &opens(&checked.models)]),
-        ]
-    })
+    let kek = keys.released(&args.resource_id).await;
+    let mut checks = Checks::default();
+    checks.release(keys.holder(&args.resource_id), kek, |kek| {
+        format!("opens {}", opens(&models(kek.pins())))
+    });
+    checks.finish(global.output)
 }
 
 fn models(pins: Option<&Pins>) -> Vec<String> {

@@ -14,6 +14,14 @@ pub struct Config {
     pub master_key_file: PathBuf,
     /// The operator's policy; administrators cannot change it then.
     pub policy_file: Option<PathBuf>,
+    /// The operator's attestation policy; else the default one.
+    pub attestation_policy_file: Option<PathBuf>,
+    /// What the attestation policy compares measurements with.
+    pub reference_values_file: Option<PathBuf>,
+    /// Intel's collateral, `<fmspc>.json` each. None: TDX is not verified.
+    pub tdx_collateral_dir: Option<PathBuf>,
+    /// AMD's intermediate certificates (ASK, ASVK) that guests need not send, PEM.
+    pub amd_certificates: Option<PathBuf>,
     /// Administrators' Ed25519 public keys, PEM. None: the admin API refuses everybody.
     pub admin_public_keys: Vec<PathBuf>,
     /// `iss` of administrators' tokens. Empty: any.

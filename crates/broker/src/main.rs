@@ -154,9 +154,13 @@ fn say(line: &str) {
 /// The exit code, and its name: those of `sealift explain`.
 fn code(error: &Error) -> (u8, &'static str) {
     match error {
-        Error::File { .. } | Error::Settings(_) | Error::Policy(_) | Error::AdminKey { .. } => {
-            (2, "usage")
-        }
+        Error::File { .. }
+        | Error::Settings(_)
+        | Error::Policy(_)
+        | Error::AttestationPolicy(_)
+        | Error::ReferenceValues { .. }
+        | Error::AmdCertificates { .. }
+        | Error::AdminKey { .. } => (2, "usage"),
         Error::Listen { .. } => (12, "network"),
         Error::Tls(_) => (13, "tls"),
         Error::MasterKey(_) => (24, "key-unusable"),

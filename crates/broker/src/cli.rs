@@ -93,6 +93,18 @@ pub(crate) struct Serve {
     /// The resource policy (Rego); administrators cannot change it then
     #[arg(long, value_name = "FILE", env = "SEALIFT_BROKER_POLICY")]
     policy: Option<PathBuf>,
+    /// The attestation policy (Rego), instead of the built-in one
+    #[arg(long, value_name = "FILE", env = "SEALIFT_BROKER_ATTESTATION_POLICY")]
+    attestation_policy: Option<PathBuf>,
+    /// Reference values (JSON) that the attestation policy compares measurements with
+    #[arg(long, value_name = "FILE", env = "SEALIFT_BROKER_REFERENCE_VALUES")]
+    reference_values: Option<PathBuf>,
+    /// Intel's collateral, <fmspc>.json each; without it, TDX is not verified
+    #[arg(long, value_name = "DIR", env = "SEALIFT_BROKER_TDX_COLLATERAL_DIR")]
+    tdx_collateral_dir: Option<PathBuf>,
+    /// AMD's ASK and ASVK certificates that guests do not send themselves, PEM
+    #[arg(long, value_name = "FILE", env = "SEALIFT_BROKER_AMD_CERTIFICATES")]
+    amd_certificates: Option<PathBuf>,
     /// An administrator's Ed25519 public key, PEM; may be repeated
     #[arg(
         long = "admin-public-key",
@@ -161,6 +173,10 @@ impl Serve {
             data_dir: self.data_dir.clone(),
             master_key_file: self.master_key_file.clone(),
             policy_file: self.policy.clone(),
+            attestation_policy_file: self.attestation_policy.clone(),
+            reference_values_file: self.reference_values.clone(),
+            tdx_collateral_dir: self.tdx_collateral_dir.clone(),
+            amd_certificates: self.amd_certificates.clone(),
             admin_public_keys: self.admin_public_keys.clone(),
             admin_issuers: self.admin_issuers.clone(),
             insecure_dev: self.insecure_dev,

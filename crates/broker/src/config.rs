@@ -14,6 +14,14 @@ pub struct Config {
     pub master_key_file: PathBuf,
     /// The operator's policy; administrators cannot change it then.
     pub policy_file: Option<PathBuf>,
+    /// The operator's attestation policy; else the default one.
+    pub attestation_policy_file: Option<PathBuf>,
+    /// What the attestation policy compares measurements with.
+    pub reference_values_file: Option<PathBuf>,
+    /// Intel's collateral, `<fmspc>.json` each. None: TDX is not verified.
+    pub tdx_collateral_dir: Option<PathBuf>,
+    /// AMD's intermediate certificates (ASK, ASVK) that guests need not send, PEM.
+    pub amd_certificates: Option<PathBuf>,
     /// Administrators' Ed25519 public keys, PEM. None: the admin API refuses everybody.
     pub admin_public_keys: Vec<PathBuf>,
     /// `iss` of administrators' tokens. Empty: any.
@@ -38,6 +46,26 @@ pub struct TlsFiles {
 }
 
 impl Config {
+    /// Nothing but what is needed: verifies SNP alone, releases to affirming guests, and listens on
+    /// any free loopback port.
+    pub fn new(data_dir: PathBuf, master_key_file: PathBuf) -> Self {
+        Self {
+            data_dir,
+            master_key_file,
+            policy_file: None,
+            attestation_policy_file: None,
+            reference_values_file: None,
+            tdx_collateral_dir: None,
+            amd_certificates: None,
+            admin_public_keys: Vec::new(),
+            admin_issuers: Vec::new(),
+            insecure_dev: false,
+            tpm_trusted_keys: Vec::new(),
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            tls: None,
+        }
+    }
+
     /// Refuses settings that would send tokens over a network in the clear.
     pub fn check(&self) -> Result<(), Error> {
         if self.tls.is_none() && !self.listen.ip().is_loopback() && !self.insecure_dev {

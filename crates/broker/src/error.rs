@@ -45,6 +45,25 @@ pub enum Error {
     /// The policy comes from a file that only the operator changes.
     #[error("the resource policy is managed by the file {}", .0.display())]
     PolicyIsFile(PathBuf),
+    /// The attestation policy cannot be used.
+    #[error("the attestation policy is unusable: {0}")]
+    AttestationPolicy(String),
+    /// The reference values cannot be used.
+    #[error("the reference values in {} are unusable: {why}", path.display())]
+    ReferenceValues {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with them.
+        why: String,
+    },
+    /// A file of AMD's certificates holds something else.
+    #[error("{} holds a certificate that is no ASK or ASVK of AMD's: {why}", path.display())]
+    AmdCertificates {
+        /// The file.
+        path: PathBuf,
+        /// Which, and why not.
+        why: String,
+    },
     /// A file that should hold an administrator's public key does not.
     #[error("{} holds no Ed25519 public key in PEM", path.display())]
     AdminKey {

@@ -1,12 +1,20 @@
-//! Verifiers of evidence: one for each TEE, none by default.
+//! Verifiers of evidence: one for each TEE. What they prove is judged by the attestation policy
+//! ([`appraisal`](crate::appraisal)), not here.
 
+mod refused;
+mod roots;
 mod sample;
+mod snp;
+mod tdx;
 mod tpm;
+#[cfg(test)]
+#[path = "../tests/common/vectors.rs"]
+mod vectors;
 
-use std::collections::BTreeMap;
-
-use serde::Serialize;
 use serde_json::Value;
+
+pub use refused::{Refused, Rejection};
+pub use roots::Roots;
 
 use crate::config::Config;
 use crate::error::Error;
@@ -18,32 +26,24 @@ use crate::protocol::{ReportData, Tee};
 pub trait Verifier: Send + Sync + std::fmt::Debug {
     /// The TEE whose evidence it reads.
     fn tee(&self) -> Tee;
-    /// Checks that the evidence is genuine and carries `report_data` (padded or cut to the TEE's
-    /// field), and says what it proves. An error is for the log, not for the client.
-    fn appraise(&self, evidence: &Value, report_data: &ReportData) -> Result<Appraisal, String>;
+    /// Checks that the evidence is genuine at `now` (seconds since 1970 UTC) and carries
+    /// `report_data` (padded or cut to the TEE's field), and says what it proves.
+    fn appraise(
+        &self,
+        evidence: &Value,
+        report_data: &ReportData,
+        now: u64,
+    ) -> Result<Verified, Rejection>;
 }
 
-/// What evidence proves, in the terms of EAR (draft-ietf-rats-ear) and AR4SI.
-#[derive(Debug, Clone, Serialize)]
-pub struct Appraisal {
-    /// The overall verdict.
-    pub status: Status,
-    /// AR4SI's trustworthiness vector, by claim name.
-    pub trustworthiness: BTreeMap<&'static str, i8>,
+/// What genuine evidence says.
+#[derive(Debug, Clone)]
+pub struct Verified {
     /// The TEE's own claims, for policies.
     pub claims: Value,
-}
-
-/// EAR's trustworthiness tier.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Status {
-    /// Genuine and as expected.
-    Affirming,
-    /// Genuine, with known weaknesses.
-    Warning,
-    /// Proves nothing, or something bad.
-    Contraindicated,
+    /// The field that the host set before the start, where a TEE has one: the padded or cut digest
+    /// of the init-data.
+    pub init_data: Option<Vec<u8>>,
 }
 
 /// The verifiers of this broker.
@@ -51,14 +51,21 @@ pub enum Status {
 pub(crate) struct Verifiers(Vec<Box<dyn Verifier>>);
 
 impl Verifiers {
-    /// Those that the configuration asks for.
-    pub(crate) fn open(config: &Config) -> Result<Self, Error> {
+    /// Those that the settings allow; the development one only when asked for.
+    pub(crate) fn configured(config: &Config, mut roots: Roots) -> Result<Self, Error> {
         let mut verifiers = Self::default();
-        if config.insecure_dev {
-            verifiers.0.push(Box::new(sample::Sample));
+        if let Some(path) = &config.amd_certificates {
+            roots.add_amd_certificates(path)?;
+        }
+        verifiers.0.push(Box::new(snp::Snp(roots.amd)));
+        if let Some(dir) = &config.tdx_collateral_dir {
+            verifiers.0.push(Box::new(tdx::Tdx::new(dir.clone(), roots.intel)?));
         }
         if !config.tpm_trusted_keys.is_empty() {
             verifiers.0.push(Box::new(tpm::Tpm::new(&config.tpm_trusted_keys)?));
+        }
+        if config.insecure_dev {
+            verifiers.0.push(Box::new(sample::Sample));
         }
         Ok(verifiers)
     }

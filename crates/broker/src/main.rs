@@ -179,6 +179,9 @@ fn code(error: &Error) -> (u8, &'static str) {
         | Error::File { .. }
         | Error::Settings(_)
         | Error::Policy(_)
+        | Error::AttestationPolicy(_)
+        | Error::ReferenceValues { .. }
+        | Error::AmdCertificates { .. }
         | Error::AdminKey { .. }
         | Error::TpmKey { .. } => (2, "usage"),
         Error::Listen { .. } => (12, "network"),

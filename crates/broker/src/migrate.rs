@@ -13,7 +13,8 @@ use crate::clock::system_clock;
 use crate::error::Error;
 use crate::files::{self, Existing};
 use crate::master::MasterKey;
-use crate::policy::{Compiled, POLICY_BYTES_MAX, Policy};
+use crate::policy::{Compiled, Policy};
+use crate::rego::POLICY_BYTES_MAX;
 use crate::resources::{LISTED_MAX, RESOURCE_BYTES_MAX, Resources};
 
 /// Who it is, in the audit log: whoever has the master key's file.

@@ -4,47 +4,35 @@
 //! else the default, which releases to affirming guests only. A policy that cannot be read or
 //! parsed releases nothing; the one before it is not used instead.
 
-use std::fmt;
-use std::io;
-use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 
-use aws_lc_rs::digest::{SHA256, digest};
-use regorus::utils::limits::ExecutionTimerConfig;
 use seal::name::ResourceUri;
 use serde_json::{Value, json};
 
 use crate::error::Error;
-use crate::files::{self, Existing, Stamp};
+use crate::files::{self, Existing};
 use crate::master::{Cipher, MasterKey, Purpose};
-
-/// Largest policy, in bytes of Rego.
-pub const POLICY_BYTES_MAX: usize = 64 * 1024;
-/// Longest evaluation.
-pub const EVALUATION_TIME_MAX: Duration = Duration::from_millis(250);
+use crate::rego::{POLICY_BYTES_MAX, Rego};
+use crate::watched::Watched;
 
 const RULE: &str = "data.policy.allow";
 const DEFAULT: &str = include_str!("policy/default.rego");
 const INSECURE_DEV: &str = include_str!("policy/insecure-dev.rego");
-/// How often the evaluation looks at its clock, in the interpreter's units of work.
-const WORK_BETWEEN_CHECKS: NonZeroU32 = NonZeroU32::new(64).expect("64 is not zero");
 
 /// The policy in force, whoever changes it.
 #[derive(Debug)]
 pub(crate) struct Policy {
     source: Source,
     default: Arc<Compiled>,
-    current: Mutex<Option<(Stamp, Arc<Compiled>)>>,
 }
 
 #[derive(Debug)]
 enum Source {
     /// The operator's.
-    File(PathBuf),
+    File(Watched<Compiled>),
     /// An administrator's, encrypted at rest.
-    Posted { path: PathBuf, cipher: Cipher },
+    Posted { file: Watched<Compiled>, cipher: Cipher },
 }
 
 impl Policy {
@@ -56,56 +44,35 @@ impl Policy {
         insecure_dev: bool,
     ) -> Result<Self, Error> {
         let source = match file {
-            Some(path) => Source::File(path),
+            Some(path) => Source::File(Watched::new(path)),
             None => Source::Posted {
-                path: data_dir.join("policy.rego.sealed"),
+                file: Watched::new(data_dir.join("policy.rego.sealed")),
                 cipher: master.cipher(Purpose::Policy),
             },
         };
         let dev = if insecure_dev { INSECURE_DEV } else { "" };
         let default = Arc::new(Compiled::parse(format!("{DEFAULT}{dev}"))?);
-        let policy = Self { source, default, current: Mutex::default() };
+        let policy = Self { source, default };
         policy.current()?;
         Ok(policy)
     }
 
     /// The policy as of now: one `stat` unless the file changed.
     pub(crate) fn current(&self) -> Result<Arc<Compiled>, Error> {
-        let path = match &self.source {
-            Source::File(path) | Source::Posted { path, .. } => path,
-        };
-        let fail = |source| Error::file(path, source);
-        let stamp = match Stamp::of(path) {
-            Ok(stamp) => stamp,
-            Err(error)
-                if error.kind() == io::ErrorKind::NotFound
-                    && matches!(self.source, Source::Posted { .. }) =>
-            {
-                return Ok(self.default.clone());
-            }
-            Err(error) => return Err(fail(error)),
-        };
-        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((parsed, policy)) = &*current
-            && *parsed == stamp
-        {
-            return Ok(policy.clone());
+        match &self.source {
+            Source::File(file) => file.current(|path| {
+                let text = files::read(path, POLICY_BYTES_MAX)
+                    .map_err(|source| Error::file(path, source))?;
+                Compiled::from_bytes(&text)
+            }),
+            Source::Posted { file, .. } if file.is_absent() => Ok(self.default.clone()),
+            Source::Posted { file, cipher } => file.current(|path| {
+                let sealed = files::read_own(path, POLICY_BYTES_MAX + 64)
+                    .map_err(|source| Error::file(path, source))?;
+                let tampered = |_| Error::Tampered { path: path.to_owned() };
+                Compiled::from_bytes(&cipher.open(&sealed, b"").map_err(tampered)?)
+            }),
         }
-        // Nothing stays in force that is no longer what the file says.
-        *current = None;
-        let text = match &self.source {
-            Source::File(path) => files::read(path, POLICY_BYTES_MAX).map_err(fail)?,
-            Source::Posted { path, cipher } => {
-                let sealed = files::read_own(path, POLICY_BYTES_MAX + 64).map_err(fail)?;
-                cipher.open(&sealed, b"").map_err(|_| Error::Tampered { path: path.clone() })?
-            }
-        };
-        let text = String::from_utf8(text.to_vec())
-            .map_err(|_| Error::Policy("not UTF-8 text".to_owned()))?;
-        let policy = Arc::new(Compiled::parse(text)?);
-        // If the file was replaced meanwhile, the next call sees another stamp and reads again.
-        *current = Some((stamp, policy.clone()));
-        Ok(policy)
     }
 
     /// What an administrator has posted, if anything.
@@ -117,7 +84,7 @@ impl Policy {
     /// Whether [`Policy::store`] can work at all.
     pub(crate) fn is_writable(&self) -> Result<(), Error> {
         match &self.source {
-            Source::File(path) => Err(Error::PolicyIsFile(path.clone())),
+            Source::File(file) => Err(Error::PolicyIsFile(file.path().to_owned())),
             Source::Posted { .. } => Ok(()),
         }
     }
@@ -125,9 +92,10 @@ impl Policy {
     /// Puts a policy in force.
     pub(crate) fn store(&self, policy: &Compiled) -> Result<(), Error> {
         match &self.source {
-            Source::File(path) => Err(Error::PolicyIsFile(path.clone())),
-            Source::Posted { path, cipher } => {
-                let sealed = cipher.seal(policy.text.as_bytes(), b"");
+            Source::File(file) => Err(Error::PolicyIsFile(file.path().to_owned())),
+            Source::Posted { file, cipher } => {
+                let path = file.path();
+                let sealed = cipher.seal(policy.text().as_bytes(), b"");
                 files::write(path, &sealed, Existing::Replace)
                     .map_err(|source| Error::file(path, source))
             }
@@ -135,35 +103,23 @@ impl Policy {
     }
 }
 
-/// A parsed policy.
-pub(crate) struct Compiled {
-    engine: regorus::Engine,
-    text: String,
-    digest: String,
-}
+/// A parsed resource policy.
+#[derive(Debug)]
+pub(crate) struct Compiled(Rego);
 
 impl Compiled {
     /// Parses a policy and tries it once on a guest without claims, which must not fail: it finds
     /// a missing `allow` and unsafe variables before anyone depends on them.
     pub(crate) fn parse(text: String) -> Result<Self, Error> {
-        if text.len() > POLICY_BYTES_MAX {
-            return Err(Error::Policy(format!("larger than {POLICY_BYTES_MAX} bytes")));
-        }
-        let mut engine = regorus::Engine::new();
-        engine.set_execution_timer_config(ExecutionTimerConfig {
-            limit: EVALUATION_TIME_MAX,
-            check_interval: WORK_BETWEEN_CHECKS,
-        });
-        let package = engine
-            .add_policy("policy.rego".to_owned(), text.clone())
-            .map_err(|error| Error::Policy(error.to_string()))?;
-        if package != "data.policy" {
-            return Err(Error::Policy("the package must be `policy`".to_owned()));
-        }
-        let digest = hex::encode(digest(&SHA256, text.as_bytes()));
-        let policy = Self { engine, text, digest };
+        let policy = Self(Rego::parse(text).map_err(Error::Policy)?);
         policy.evaluate(json!({ "plugin": "", "resource-path": [], "query": {} }), json!({}))?;
         Ok(policy)
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Result<Self, Error> {
+        let text = String::from_utf8(bytes.to_vec())
+            .map_err(|_| Error::Policy("not UTF-8 text".to_owned()))?;
+        Self::parse(text)
     }
 
     /// Whether a guest with these claims may have the resource. Anything but `true` is no.
@@ -183,30 +139,18 @@ impl Compiled {
     }
 
     fn evaluate(&self, data: Value, input: Value) -> Result<bool, Error> {
-        // A clone shares the parsed policy; upstream parses its text at each request.
-        let mut engine = self.engine.clone();
-        engine.set_input(input.into());
-        engine
-            .add_data(data.into())
-            .and_then(|()| engine.eval_rule(RULE.to_owned()))
-            .map(|allow| matches!(allow, regorus::Value::Bool(true)))
-            .map_err(|error| Error::Policy(error.to_string()))
+        let allow = self.0.evaluate(RULE, Some(data), input, None).map_err(Error::Policy)?;
+        Ok(matches!(allow, regorus::Value::Bool(true)))
     }
 
     /// SHA-256 of the text, hex.
     pub(crate) fn digest(&self) -> &str {
-        &self.digest
+        self.0.digest()
     }
 
     /// The Rego.
     pub(crate) fn text(&self) -> &str {
-        &self.text
-    }
-}
-
-impl fmt::Debug for Compiled {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Compiled").field("digest", &self.digest).finish_non_exhaustive()
+        self.0.text()
     }
 }
 

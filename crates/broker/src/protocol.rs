@@ -32,6 +32,10 @@ pub struct Tee(&'static str);
 impl Tee {
     /// The development "TEE": its evidence proves nothing.
     pub const SAMPLE: Self = Self("sample");
+    /// AMD SEV-SNP.
+    pub const SNP: Self = Self("snp");
+    /// Intel TDX.
+    pub const TDX: Self = Self("tdx");
     /// A TPM 2.0, of whatever machine.
     pub const TPM: Self = Self("tpm");
 
@@ -89,11 +93,12 @@ pub(crate) fn challenge(nonce: &str) -> Value {
     json!({ "nonce": nonce, "extra-params": "" })
 }
 
-/// Step 3: the evidence. `init-data` is not read: no verifier of this build can check it, and what
-/// was not checked does not become a claim.
+/// Step 3: the evidence.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) struct Attestation {
+    #[serde(default)]
+    pub(crate) init_data: Option<InitData>,
     pub(crate) runtime_data: RuntimeData,
     pub(crate) tee_evidence: TeeEvidence,
 }
@@ -103,6 +108,13 @@ pub(crate) struct Attestation {
 pub(crate) struct RuntimeData {
     pub(crate) nonce: String,
     pub(crate) tee_pubkey: serde_json::Map<String, Value>,
+}
+
+/// What the guest was configured with when it started, in its own words.
+#[derive(Debug, Deserialize)]
+pub(crate) struct InitData {
+    pub(crate) format: String,
+    pub(crate) body: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -177,6 +189,14 @@ impl ReportData {
         let mut bytes = [0; 48];
         bytes.copy_from_slice(digest(&SHA384, &canonical(&bound)).as_ref());
         Self(bytes)
+    }
+
+    /// Padded with zeroes, or cut, to the field of a TEE.
+    pub(crate) fn padded<const N: usize>(&self) -> [u8; N] {
+        let mut field = [0; N];
+        let length = N.min(self.0.len());
+        field[..length].copy_from_slice(&self.0[..length]);
+        field
     }
 
     /// Standard base64, as evidence carries it.

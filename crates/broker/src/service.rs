@@ -17,10 +17,11 @@ use serde_json::Value;
 use tracing::{error, warn};
 
 use crate::admin::Admins;
+use crate::appraisal::AttestationPolicy;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::error::Error;
-use crate::evidence::Verifiers;
+use crate::evidence::{Roots, Verifiers};
 use crate::files;
 use crate::master::MasterKey;
 use crate::metrics::{Endpoint, Metrics};
@@ -33,6 +34,10 @@ use crate::token::TokenKey;
 
 /// Longest cause written to the log, in characters: some of it comes from clients.
 const CAUSE_CHARS_MAX: usize = 200;
+/// Most log lines about refusals in a second.
+const LINES_PER_SECOND: u32 = 20;
+/// Most audit records about refused evidence in a minute: anyone can send some.
+const EVIDENCE_RECORDS_PER_MINUTE: u32 = 10;
 
 /// The broker, less its sockets.
 #[derive(Debug)]
@@ -42,10 +47,12 @@ pub struct Service {
     tokens: TokenKey,
     sessions: Sessions,
     verifiers: Verifiers,
+    attestation_policy: AttestationPolicy,
     admins: Admins,
     audit: Audit,
     metrics: Metrics,
     throttle: Throttle,
+    evidence_audit: Throttle,
     clock: ClockCell,
 }
 
@@ -87,6 +94,16 @@ impl Answer {
 impl Service {
     /// Opens the data directory and everything in it; nothing is served if any of it is unusable.
     pub fn open(config: &Config, log: Log, clock: Clock) -> Result<Self, Error> {
+        Self::open_trusting(config, log, clock, Roots::of_vendors())
+    }
+
+    /// Like [`Service::open`], with other roots than the vendors': for tests with keys of their own.
+    pub fn open_trusting(
+        config: &Config,
+        log: Log,
+        clock: Clock,
+        roots: Roots,
+    ) -> Result<Self, Error> {
         let master = MasterKey::load(&config.master_key_file)?;
         let data_dir = &config.data_dir;
         files::create_dir(data_dir).map_err(|source| Error::file(data_dir, source))?;
@@ -100,11 +117,16 @@ impl Service {
             )?,
             resources: Resources::open(data_dir, &master)?,
             sessions: Sessions::new(&master),
-            verifiers: Verifiers::open(config)?,
+            verifiers: Verifiers::configured(config, roots)?,
+            attestation_policy: AttestationPolicy::open(
+                config.attestation_policy_file.clone(),
+                config.reference_values_file.clone(),
+            )?,
             admins: Admins::load(&config.admin_public_keys, config.admin_issuers.clone())?,
             audit: Audit { log, works: AtomicBool::new(true) },
             metrics: Metrics::new(),
-            throttle: Throttle::default(),
+            throttle: Throttle::new(LINES_PER_SECOND),
+            evidence_audit: Throttle::new(EVIDENCE_RECORDS_PER_MINUTE),
             clock: ClockCell(clock),
         })
     }
@@ -177,6 +199,7 @@ impl Service {
             return Err(audit_unavailable());
         }
         self.policy.current().map_err(policy_unusable)?;
+        self.attestation_policy.check().map_err(attestation_policy_unusable)?;
         self.resources.check().map_err(internal)?;
         Ok(Answer::text("ready\n"))
     }
@@ -279,6 +302,11 @@ fn audit_unavailable() -> Refusal {
 
 fn policy_unusable(error: Error) -> Refusal {
     Refusal::new(Kind::PolicyEngineError, "the resource policy is unusable, nothing is released")
+        .because(chain(&error))
+}
+
+fn attestation_policy_unusable(error: Error) -> Refusal {
+    Refusal::new(Kind::PolicyEngineError, "the attestation policy is unusable, nobody is attested")
         .because(chain(&error))
 }
 

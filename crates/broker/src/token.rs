@@ -19,8 +19,8 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
+use crate::appraisal::Appraisal;
 use crate::error::Error;
-use crate::evidence::Appraisal;
 use crate::files::{self, Existing};
 use crate::jwt::{self, Unverified};
 use crate::master::{MasterKey, Purpose};
@@ -129,15 +129,25 @@ impl fmt::Debug for TokenKey {
     }
 }
 
-/// The claims about a guest, now.
-pub(crate) fn claims(
+/// What is known of a guest, for the attestation policy and for the token.
+pub(crate) fn evidence(
     tee: Tee,
     nonce: &str,
     key: &GuestKey,
     report_data: &ReportData,
-    appraisal: &Appraisal,
-    now: u64,
+    claims: Value,
 ) -> Value {
+    json!({
+        "report_data": report_data.base64(),
+        "runtime_data_claims": {
+            "additional-evidence": "", "nonce": nonce, "tee-pubkey": key.members(),
+        },
+        tee.name(): claims,
+    })
+}
+
+/// The claims about a guest, now.
+pub(crate) fn claims(evidence: Value, appraisal: &Appraisal, now: u64) -> Value {
     json!({
         "eat_profile": EAT_PROFILE,
         "iss": ISSUER,
@@ -151,13 +161,7 @@ pub(crate) fn claims(
             "ear.status": appraisal.status,
             "ear.trustworthiness-vector": appraisal.trustworthiness,
             "ear.appraisal-policy-id": "default_cpu",
-            EVIDENCE: {
-                "report_data": report_data.base64(),
-                "runtime_data_claims": {
-                    "additional-evidence": "", "nonce": nonce, "tee-pubkey": key.members(),
-                },
-                tee.name(): appraisal.claims,
-            },
+            EVIDENCE: evidence,
         } },
     })
 }

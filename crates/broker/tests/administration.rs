@@ -456,17 +456,7 @@ fn metrics_name_no_resource_and_do_not_grow_with_what_clients_ask_for() {
 fn a_wrong_master_key_opens_nothing() {
     let dirs = Dirs::new();
     let broker = Setup::default().start();
-    let config = broker::Config {
-        data_dir: broker.dirs.data(),
-        master_key_file: dirs.keys.master_key.clone(),
-        policy_file: None,
-        admin_public_keys: Vec::new(),
-        admin_issuers: Vec::new(),
-        insecure_dev: false,
-        tpm_trusted_keys: Vec::new(),
-        listen: "127.0.0.1:0".parse().unwrap(),
-        tls: None,
-    };
+    let config = broker::Config::new(broker.dirs.data(), dirs.keys.master_key.clone());
     let log = Log::stream(Box::new(io::sink()));
     let refused = broker::service::Service::open(&config, log, broker::system_clock());
     assert!(matches!(refused, Err(broker::Error::Tampered { .. })));

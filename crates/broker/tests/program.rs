@@ -221,12 +221,20 @@ fn each_reason_not_to_start_has_its_code() {
     put("other.key", &[1; 32]);
     put("policy.rego", b"package other");
     put("empty", b"");
+    let key = rcgen::KeyPair::generate().unwrap();
+    let stranger = rcgen::CertificateParams::default().self_signed(&key).unwrap();
+    put("stranger.pem", stranger.pem().as_bytes());
     let port = ["--listen", "127.0.0.1:0"];
     for (more, code, word) in [
         (&["--listen", "0.0.0.0:0"][..], 2, "loopback"),
         (&["--log-level", "loud=?"], 2, "--log-level"),
         (&["--policy", "policy.rego"], 2, "package"),
         (&["--policy", "absent.rego"], 2, "absent.rego"),
+        (&["--attestation-policy", "policy.rego"], 2, "attestation policy"),
+        (&["--reference-values", "empty"], 2, "reference values"),
+        (&["--tdx-collateral-dir", "absent"], 2, "absent"),
+        (&["--amd-certificates", "empty"], 2, "AMD"),
+        (&["--amd-certificates", "stranger.pem"], 2, "stranger.pem"),
         (&["--admin-public-key", "empty"], 2, "Ed25519"),
         (&["--tls-cert", "empty", "--tls-key", "empty"], 13, "TLS"),
         (&["--listen", "192.0.2.1:1", "--insecure-dev"], 12, "192.0.2.1:1"),

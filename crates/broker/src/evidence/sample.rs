@@ -5,11 +5,10 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Appraisal, Status, Verifier};
+use super::{Refused, Rejection, Verified, Verifier};
 use crate::protocol::{ReportData, Tee};
 
-/// AR4SI "hardware": the verifier does not recognise it.
-const UNRECOGNIZED_HARDWARE: i8 = 97;
+const SVN_CHARS_MAX: usize = 16;
 
 #[derive(Debug)]
 pub(super) struct Sample;
@@ -25,20 +24,21 @@ impl Verifier for Sample {
         Tee::SAMPLE
     }
 
-    fn appraise(&self, evidence: &Value, report_data: &ReportData) -> Result<Appraisal, String> {
-        let evidence = Evidence::deserialize(evidence).map_err(|error| error.to_string())?;
-        let found = STANDARD.decode(&evidence.report_data).map_err(|error| error.to_string())?;
+    fn appraise(
+        &self,
+        evidence: &Value,
+        report_data: &ReportData,
+        _now: u64,
+    ) -> Result<Verified, Rejection> {
+        let malformed = |error: &dyn std::fmt::Display| Refused::SampleFormat.because(error);
+        let evidence = Evidence::deserialize(evidence).map_err(|error| malformed(&error))?;
+        let found = STANDARD.decode(&evidence.report_data).map_err(|error| malformed(&error))?;
         if found != report_data.0 {
-            return Err("the evidence is not for this nonce and key".to_owned());
+            return Err(Refused::SampleReportData.into());
         }
-        if evidence.svn.len() > 16 {
-            return Err("svn is too long".to_owned());
+        if evidence.svn.len() > SVN_CHARS_MAX {
+            return Err(malformed(&"svn is too long"));
         }
-        Ok(Appraisal {
-            // Never better: upstream's `affirming` policy must refuse it.
-            status: Status::Contraindicated,
-            trustworthiness: [("hardware", UNRECOGNIZED_HARDWARE)].into(),
-            claims: json!({ "svn": evidence.svn }),
-        })
+        Ok(Verified { claims: json!({ "svn": evidence.svn }), init_data: None })
     }
 }

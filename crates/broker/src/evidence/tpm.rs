@@ -20,7 +20,7 @@ use serde_json::{Map, Value, json};
 
 use self::structures::{Quote, Signature};
 use self::trust::TrustedKeys;
-use super::{Appraisal, Status, Verifier};
+use super::{Refused, Rejection, Verified, Verifier};
 use crate::error::Error;
 use crate::protocol::{ReportData, Tee};
 
@@ -33,42 +33,6 @@ const PCRS_MAX: usize = 24;
 const INIT_DATA_PCR: usize = 8;
 /// Longest structure in evidence, in characters of base64.
 const FIELD_CHARS_MAX: usize = 4096;
-
-/// AR4SI "hardware": recognised and not known to be bad.
-const GENUINE_HARDWARE: i8 = 2;
-/// AR4SI "executables": what booted is not recognised.
-const UNRECOGNIZED_EXECUTABLES: i8 = 33;
-
-/// Why TPM evidence is refused. The names are part of the log's and the documentation's language.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Reason {
-    #[error("tpm-format: not the JSON of TPM evidence")]
-    Evidence,
-    #[error("tpm-trust: the list of trusted attestation keys cannot be read")]
-    Trust,
-    #[error("tpm-ak-unknown: the attestation key is not listed by --tpm-trusted-key")]
-    KeyUnknown,
-    #[error("tpm-signature-format: not a TPMT_SIGNATURE")]
-    SignatureMalformed,
-    #[error("tpm-signature-algorithm: not ECDSA, RSASSA or RSAPSS, fit for the key, with SHA-256")]
-    SignatureUnsupported,
-    #[error("tpm-signature: not the attestation key's signature")]
-    SignatureWrong,
-    #[error("tpm-magic: not made by a TPM")]
-    Magic,
-    #[error("tpm-type: an attestation of something else than PCRs")]
-    Type,
-    #[error("tpm-quote-format: not a TPMS_ATTEST")]
-    QuoteMalformed,
-    #[error("tpm-report-data: the quote is not for this nonce and key")]
-    Nonce,
-    #[error("tpm-pcr-selection: not a selection of PCRs 0 to 23 of the SHA-256 bank")]
-    Selection,
-    #[error("tpm-pcr-count: more or fewer PCRs than were quoted")]
-    PcrCount,
-    #[error("tpm-pcr-digest: not the PCRs that were quoted")]
-    PcrDigest,
-}
 
 #[derive(Debug)]
 pub(super) struct Tpm {
@@ -89,22 +53,15 @@ impl Verifier for Tpm {
         Tee::TPM
     }
 
-    fn appraise(&self, evidence: &Value, report_data: &ReportData) -> Result<Appraisal, String> {
-        let trusted = TrustedKeys::read(&self.trusted).map_err(|error| {
-            tracing::error!(%error, "the list of trusted attestation keys cannot be used");
-            Reason::Trust.to_string()
-        })?;
-        let claims = verify(evidence, report_data, &trusted).map_err(|why| why.to_string())?;
-        Ok(Appraisal {
-            // Genuine; but whether what booted is good, this verifier cannot know.
-            status: Status::Warning,
-            trustworthiness: [
-                ("hardware", GENUINE_HARDWARE),
-                ("executables", UNRECOGNIZED_EXECUTABLES),
-            ]
-            .into(),
-            claims,
-        })
+    fn appraise(
+        &self,
+        evidence: &Value,
+        report_data: &ReportData,
+        _now: u64,
+    ) -> Result<Verified, Rejection> {
+        let trusted =
+            TrustedKeys::read(&self.trusted).map_err(|error| Refused::TpmTrust.because(&error))?;
+        Ok(Verified { claims: verify(evidence, report_data, &trusted)?, init_data: None })
     }
 }
 
@@ -128,29 +85,29 @@ pub(crate) fn verify(
     evidence: &Value,
     report_data: &ReportData,
     trusted: &TrustedKeys,
-) -> Result<Value, Reason> {
+) -> Result<Value, Refused> {
     let Evidence { tpm_quote, ak_public } =
-        Evidence::deserialize(evidence).map_err(|_| Reason::Evidence)?;
+        Evidence::deserialize(evidence).map_err(|_| Refused::TpmFormat)?;
     let message = decode(&tpm_quote.message)?;
     let signature = decode(&tpm_quote.signature)?;
     let pcrs = decode_pcrs(&tpm_quote.pcrs)?;
 
-    let key = trusted.find(&decode(&ak_public)?).ok_or(Reason::KeyUnknown)?;
+    let key = trusted.find(&decode(&ak_public)?).ok_or(Refused::TpmAkUnknown)?;
     // Nothing of the message is believed, or even parsed, before that.
     Signature::parse(&signature)?.verify(key, &message)?;
 
     let quote = Quote::parse(&message)?;
     if quote.extra_data != &report_data.0[..NONCE_BYTES] {
-        return Err(Reason::Nonce);
+        return Err(Refused::TpmReportData);
     }
     let quoted: Vec<usize> = (0..PCRS_MAX).filter(|pcr| quote.pcrs & (1 << pcr) != 0).collect();
     if quoted.len() != pcrs.len() {
-        return Err(Reason::PcrCount);
+        return Err(Refused::TpmPcrCount);
     }
     let mut digest = Context::new(&SHA256);
     pcrs.iter().for_each(|pcr| digest.update(pcr));
     if digest.finish().as_ref() != quote.pcr_digest {
-        return Err(Reason::PcrDigest);
+        return Err(Refused::TpmPcrDigest);
     }
 
     let mut claims = Map::new();
@@ -176,20 +133,20 @@ pub(crate) fn verify(
     Ok(Value::Object(claims))
 }
 
-fn decode(text: &str) -> Result<Vec<u8>, Reason> {
+fn decode(text: &str) -> Result<Vec<u8>, Refused> {
     if text.len() > FIELD_CHARS_MAX {
-        return Err(Reason::Evidence);
+        return Err(Refused::TpmFormat);
     }
-    STANDARD.decode(text).map_err(|_| Reason::Evidence)
+    STANDARD.decode(text).map_err(|_| Refused::TpmFormat)
 }
 
-fn decode_pcrs(texts: &[String]) -> Result<Vec<[u8; PCR_BYTES]>, Reason> {
+fn decode_pcrs(texts: &[String]) -> Result<Vec<[u8; PCR_BYTES]>, Refused> {
     if texts.len() > PCRS_MAX {
-        return Err(Reason::Evidence);
+        return Err(Refused::TpmFormat);
     }
     let decode = |text: &String| {
         let mut pcr = [0; PCR_BYTES];
-        hex::decode_to_slice(text, &mut pcr).map(|()| pcr).map_err(|_| Reason::Evidence)
+        hex::decode_to_slice(text, &mut pcr).map(|()| pcr).map_err(|_| Refused::TpmFormat)
     };
     texts.iter().map(decode).collect()
 }

@@ -1,8 +1,9 @@
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
 use super::*;
+use crate::rego::EVALUATION_TIME_MAX;
 
 fn uri() -> ResourceUri {
     ResourceUri::from_path("default/key/one").unwrap()

@@ -8,8 +8,11 @@ use serde_json::{Map, Value, json};
 use tracing::info;
 
 use super::{
-    Answer, Call, Service, absent, attestation, internal, parse, policy_unusable, resource,
+    Answer, Call, Service, absent, attestation, attestation_policy_unusable, internal, parse,
+    policy_unusable, resource,
 };
+use crate::evidence::{Rejection, Verifier};
+use crate::init_data;
 use crate::jwt::bearer;
 use crate::protocol::{self, Attestation, GuestKey, ReportData, Request, Tee, VERSION};
 use crate::refusal::{Kind, Refusal};
@@ -54,7 +57,7 @@ impl Service {
             .open(&call.headers, now)
             .map_err(|error| attestation(format!("{error}: begin with /kbs/v0/auth")))?;
         let sent: Attestation = parse(&call.body, "an Attestation of the protocol")?;
-        let claims = self.appraise(&session, &sent, now).inspect_err(|_| {
+        let claims = self.appraise(&session, &sent, call, now).inspect_err(|_| {
             self.metrics.attested(session.tee, false);
         })?;
         self.record(Event::Attested {
@@ -67,7 +70,13 @@ impl Service {
         self.with_cookie(answer, &Session { claims: Some(claims), ..session }, now)
     }
 
-    fn appraise(&self, session: &Session, sent: &Attestation, now: u64) -> Result<Value, Refusal> {
+    fn appraise(
+        &self,
+        session: &Session,
+        sent: &Attestation,
+        call: &Call,
+        now: u64,
+    ) -> Result<Value, Refusal> {
         let verifier = self.verifier(session.tee)?;
         if sent.runtime_data.nonce != session.nonce {
             return Err(attestation("the nonce is not this session's"));
@@ -78,10 +87,34 @@ impl Service {
         let key = GuestKey::from_jwk(&sent.runtime_data.tee_pubkey)
             .map_err(|error| attestation("the tee-pubkey cannot be used").because(error))?;
         let report_data = ReportData::of(&session.nonce, &key, "");
-        let appraisal = verifier
-            .appraise(&sent.tee_evidence.primary_evidence, &report_data)
-            .map_err(|error| attestation("the evidence does not verify").because(error))?;
-        Ok(token::claims(session.tee, &session.nonce, &key, &report_data, &appraisal, now))
+        let verified = verifier
+            .appraise(&sent.tee_evidence.primary_evidence, &report_data, now)
+            .map_err(|rejection| self.evidence_refused(&rejection, session.tee, call, now))?;
+        let mut evidence =
+            token::evidence(session.tee, &session.nonce, &key, &report_data, verified.claims);
+        // A TEE that cannot prove init-data makes no claims of it.
+        if let (Some(sent), Some(field)) = (&sent.init_data, verified.init_data) {
+            evidence[init_data::CLAIMS] = init_data::verify(sent, &field)
+                .map_err(|rejection| self.evidence_refused(&rejection, session.tee, call, now))?;
+        }
+        let appraisal = self
+            .attestation_policy
+            .appraise(session.tee, &evidence)
+            .map_err(attestation_policy_unusable)?;
+        Ok(token::claims(evidence, &appraisal, now))
+    }
+
+    /// The client is told which check, and nothing of what was found.
+    fn evidence_refused(&self, rejection: &Rejection, tee: Tee, call: &Call, now: u64) -> Refusal {
+        if self.evidence_audit.admit(now / 60).0 {
+            // Refused either way: a log that does not take this record must not change that.
+            let _ = self.record(Event::Attested {
+                tee: tee.to_string(),
+                client: call.client.to_string(),
+                outcome: rejection.reason.name().to_owned(),
+            });
+        }
+        attestation(format!("the evidence is refused: {}", rejection.reason)).because(rejection)
     }
 
     /// `GET /kbs/v0/resource/<repository>/<type>/<tag>`: the resource, for the guest's key alone.
@@ -139,8 +172,9 @@ impl Service {
             .map_err(|why| Refusal::new(Kind::TokenVerifierError, format!("the token is {why}")))
     }
 
-    fn verifier(&self, tee: Tee) -> Result<&dyn crate::evidence::Verifier, Refusal> {
+    fn verifier(&self, tee: Tee) -> Result<&dyn Verifier, Refusal> {
         self.verifiers.get(tee).ok_or_else(|| match tee {
+            Tee::TDX => attestation("tdx evidence is accepted only with --tdx-collateral-dir"),
             Tee::TPM => attestation("tpm evidence is accepted only with --tpm-trusted-key"),
             _ => attestation(format!("no verifier for {tee} in this build")),
         })

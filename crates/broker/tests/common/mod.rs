@@ -4,6 +4,9 @@
 
 pub mod guest;
 pub mod http;
+pub mod snp;
+pub mod tdx;
+pub mod vectors;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,6 +17,7 @@ use audit::Log;
 use aws_lc_rs::signature::Ed25519KeyPair;
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use broker::evidence::Roots;
 use broker::server::{Limits, Server};
 use broker::service::Service;
 use broker::{Config, TlsFiles};
@@ -35,6 +39,17 @@ pub struct Setup {
     pub tls: Option<TlsFiles>,
     pub tpm_trusted_keys: Vec<PathBuf>,
     pub dirs: Arc<Dirs>,
+    pub roots: Roots,
+    pub evidence: Evidence,
+}
+
+/// What the attestation policy is made of.
+#[derive(Default)]
+pub struct Evidence {
+    pub policy: Option<PathBuf>,
+    pub references: Option<PathBuf>,
+    pub tdx_collateral_dir: Option<PathBuf>,
+    pub amd_certificates: Option<PathBuf>,
 }
 
 impl Default for Setup {
@@ -48,6 +63,8 @@ impl Default for Setup {
             tls: None,
             tpm_trusted_keys: Vec::new(),
             dirs: Arc::new(Dirs::new()),
+            roots: Roots::of_vendors(),
+            evidence: Evidence::default(),
         }
     }
 }
@@ -92,6 +109,11 @@ impl Broker {
     /// Sets the clock forward.
     pub fn pass(&self, seconds: u64) {
         self.clock.fetch_add(seconds, Ordering::SeqCst);
+    }
+
+    /// Sets the clock.
+    pub fn set(&self, now: u64) {
+        self.clock.store(now, Ordering::SeqCst);
     }
 
     pub fn now(&self) -> u64 {
@@ -162,6 +184,10 @@ impl Setup {
             data_dir: self.dirs.data(),
             master_key_file: self.dirs.keys.master_key.clone(),
             policy_file: self.policy_file,
+            attestation_policy_file: self.evidence.policy,
+            reference_values_file: self.evidence.references,
+            tdx_collateral_dir: self.evidence.tdx_collateral_dir,
+            amd_certificates: self.evidence.amd_certificates,
             admin_public_keys: vec![self.dirs.keys.admin_public_key.clone()],
             admin_issuers: self.issuers,
             insecure_dev: self.insecure_dev,
@@ -173,8 +199,8 @@ impl Setup {
         let log =
             self.log.unwrap_or_else(|| Log::file(&config.data_dir.join("audit.log")).unwrap());
         let ticking = clock.clone();
-        let service =
-            Service::open(&config, log, Arc::new(move || ticking.load(Ordering::SeqCst))).unwrap();
+        let clock_of_tests = Arc::new(move || ticking.load(Ordering::SeqCst));
+        let service = Service::open_trusting(&config, log, clock_of_tests, self.roots).unwrap();
         let (stop, stopped) = oneshot::channel();
         let (ready, address) = std::sync::mpsc::channel();
         let limits = self.limits;

@@ -18,15 +18,10 @@ impl Broker {
     pub(crate) fn start(dir: &Path, policy_file: Option<PathBuf>) -> Self {
         let keys = broker::init(&dir.join("data"), &dir.join("keys")).unwrap();
         let config = broker::Config {
-            data_dir: dir.join("data"),
-            master_key_file: keys.master_key,
             policy_file,
             admin_public_keys: vec![keys.admin_public_key],
-            admin_issuers: vec![],
             insecure_dev: true,
-            listen: "127.0.0.1:0".parse().unwrap(),
-            tls: None,
-            tpm_trusted_keys: vec![],
+            ..broker::Config::new(dir.join("data"), keys.master_key)
         };
         let audit_log = dir.join("broker.log");
         let log = audit::Log::file(&audit_log).unwrap();

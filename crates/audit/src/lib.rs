@@ -1,8 +1,8 @@
 //! Typed audit events in hash-chained records.
 //!
 //! What could not be recorded did not happen: [`Log::record`] returns only when the record is
-//! accepted by its sink (written and flushed to the device, for a file), and on an error the caller
-//! does not go on.
+//! accepted by its sink (written and flushed to the device, for a file; [`Target`] says it of the
+//! others), and on an error the caller does not go on.
 //!
 //! # Form
 //!
@@ -29,14 +29,18 @@
 //! a torn line means that something was about to happen and did not, which a person should see.
 //! Removing the bytes after the last newline makes the log whole again.
 
+mod datagram;
 mod error;
 mod event;
+mod http;
 mod log;
 mod record;
+mod target;
 mod verify;
 
 pub use error::Error;
 pub use event::Event;
 pub use log::{FILE_BYTES_MAX, Log};
 pub use record::{LINE_BYTES_MAX, TEXT_BYTES_MAX};
+pub use target::Target;
 pub use verify::{Broken, Summary, Why, verify};

@@ -2,10 +2,11 @@
 
 mod file;
 
-use std::fmt;
 use std::io::Write;
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::{fmt, mem, slice};
 
 use jiff::Timestamp;
 
@@ -16,12 +17,35 @@ use crate::event::Event;
 use crate::record::Head;
 
 /// An audit log that can be appended to, from any thread.
+///
+/// Threads that record at the same time share one write and one flush: whoever comes first writes
+/// for itself, and then one of those who have come meanwhile for all of them.
 pub struct Log {
     clock: fn() -> Timestamp,
+    queue: Mutex<Queue>,
     sink: Mutex<Sink>,
     /// For messages.
     name: String,
 }
+
+/// Those who wait for their record.
+#[derive(Default)]
+struct Queue {
+    waiting: Vec<(Sender<Word>, Entry)>,
+    /// A thread writes, or has been told to.
+    writing: bool,
+}
+
+/// What a waiting thread is told.
+enum Word {
+    /// What became of its record.
+    Tried(Result<(), Error>),
+    /// It is to write, for all who wait.
+    Write,
+}
+
+/// What happened, and when.
+type Entry = (Timestamp, Event);
 
 enum Sink {
     File(LogFile),
@@ -35,33 +59,72 @@ enum Sink {
 
 impl Log {
     /// Appends to the file at `path`, or makes it, readable by its owner only. Several processes may
-    /// append to one file: each record is written under a lock, as a continuation of the last.
+    /// append to one file: each write is under a lock, as a continuation of the last.
     pub fn file(path: &Path) -> Result<Self, Error> {
         Ok(Self::new(Sink::File(LogFile::open(path)?), path.display().to_string(), Timestamp::now))
     }
 
-    /// Writes a chain of its own to a stream, flushing it after each record.
+    /// Writes a chain of its own to a stream, flushing it after each write.
     pub fn stream(writer: Box<dyn Write + Send>) -> Self {
         let head = Head::start();
         Self::new(Sink::Stream { writer, head }, "stream".to_owned(), Timestamp::now)
     }
 
     fn new(sink: Sink, name: String, clock: fn() -> Timestamp) -> Self {
-        Self { clock, sink: Mutex::new(sink), name }
+        Self { clock, queue: Mutex::default(), sink: Mutex::new(sink), name }
     }
 
     /// Records an event. On return it is in the file and flushed to the device, or accepted by the
     /// stream. An error means: it is not recorded, do not go on.
     pub fn record(&self, event: Event) -> Result<(), Error> {
-        let failed_before = || Error::FailedBefore { sink: self.name.clone() };
+        let (tell, told) = channel();
+        let mut queue = self.queue();
+        let entry = ((self.clock)(), event);
+        queue.waiting.push((tell, entry));
+        let is_first = !mem::replace(&mut queue.writing, true);
+        drop(queue);
+        if is_first {
+            self.write_all();
+        }
+        loop {
+            match told.recv() {
+                Ok(Word::Tried(result)) => return result,
+                Ok(Word::Write) => self.write_all(),
+                // Whoever wrote it panicked.
+                Err(_) => return Err(self.failed_before()),
+            }
+        }
+    }
+
+    /// Writes for all who wait now, and has one of those who come meanwhile go on.
+    fn write_all(&self) {
+        let _turn = Turn(self);
+        let (tell, entries): (Vec<_>, Vec<_>) =
+            mem::take(&mut self.queue().waiting).into_iter().unzip();
+        for (tell, result) in tell.iter().zip(self.write(&entries)) {
+            // It waits.
+            let _ = tell.send(Word::Tried(result));
+        }
+    }
+
+    /// Writes all of them at once, or, if that fails, each alone: an error is that of one record.
+    fn write(&self, entries: &[Entry]) -> Vec<Result<(), Error>> {
         // Poisoned: a writer panicked, perhaps within a record.
-        let mut sink = self.sink.lock().map_err(|_| failed_before())?;
-        let time = (self.clock)();
-        match &mut *sink {
-            Sink::File(file) => file.append(time, &event),
+        let Ok(mut sink) = self.sink.lock() else {
+            return entries.iter().map(|_| Err(self.failed_before())).collect();
+        };
+        if entries.len() > 1 && self.append(&mut sink, entries).is_ok() {
+            return entries.iter().map(|_| Ok(())).collect();
+        }
+        entries.iter().map(|entry| self.append(&mut sink, slice::from_ref(entry))).collect()
+    }
+
+    fn append(&self, sink: &mut Sink, entries: &[Entry]) -> Result<(), Error> {
+        match sink {
+            Sink::File(file) => file.append(entries),
             Sink::Stream { writer, head } => {
-                let (line, next) = head.append(time, &event)?;
-                match writer.write_all(line.as_bytes()).and_then(|()| writer.flush()) {
+                let (lines, next) = head.append_all(entries)?;
+                match writer.write_all(lines.as_bytes()).and_then(|()| writer.flush()) {
                     Ok(()) => {
                         *head = next;
                         Ok(())
@@ -72,8 +135,28 @@ impl Log {
                     }
                 }
             }
-            Sink::Failed => Err(failed_before()),
+            Sink::Failed => Err(self.failed_before()),
         }
+    }
+
+    fn failed_before(&self) -> Error {
+        Error::FailedBefore { sink: self.name.clone() }
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        // Nobody panics while holding it.
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A thread's turn to write. However it ends, there is a next one if somebody waits.
+struct Turn<'a>(&'a Log);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let mut queue = self.0.queue();
+        queue.writing =
+            queue.waiting.first().is_some_and(|(tell, _)| tell.send(Word::Write).is_ok());
     }
 }
 

@@ -42,8 +42,21 @@ impl Head {
         self.seq.saturating_add(1)
     }
 
-    /// The next record, as a line with its newline, and the head after it.
-    pub(crate) fn append(&self, time: Timestamp, event: &Event) -> Result<(String, Self), Error> {
+    /// The next records, each as a line with its newline, and the head after them.
+    pub(crate) fn append_all(
+        &self,
+        entries: &[(Timestamp, Event)],
+    ) -> Result<(String, Self), Error> {
+        let (mut lines, mut head) = (String::new(), self.clone());
+        for (time, event) in entries {
+            let (line, next) = head.append(*time, event)?;
+            lines += &line;
+            head = next;
+        }
+        Ok((lines, head))
+    }
+
+    fn append(&self, time: Timestamp, event: &Event) -> Result<(String, Self), Error> {
         #[derive(Serialize)]
         struct Body<'a> {
             seq: u64,

@@ -1,8 +1,9 @@
 //! The command line of `sealift-broker`.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use audit::Target;
 use broker::{Config, TlsFiles};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -20,6 +21,51 @@ pub(crate) enum Command {
     Serve(Box<Serve>),
     /// Make a data directory, its master key and an administrator's key
     Init(Init),
+    /// Write all resources, in the clear, and the policy into a new directory: to move to Trustee
+    Export(Export),
+    /// Store what a directory holds in `export`'s form
+    Import(Import),
+}
+
+/// A broker that does not run, or does not mind.
+#[derive(Debug, Args)]
+pub(crate) struct Kept {
+    /// Where resources are kept, encrypted
+    #[arg(long, value_name = "DIR", env = "SEALIFT_BROKER_DATA_DIR")]
+    pub(crate) data_dir: PathBuf,
+    /// The 32 bytes that everything is encrypted under
+    #[arg(long, value_name = "FILE", env = "SEALIFT_BROKER_MASTER_KEY_FILE")]
+    pub(crate) master_key_file: PathBuf,
+    /// Audit log, as of `serve` [default: DATA_DIR/audit.log]
+    #[arg(long, value_name = "TARGET", env = "SEALIFT_BROKER_AUDIT_FILE")]
+    audit_file: Option<PathBuf>,
+}
+
+impl Kept {
+    pub(crate) fn audit_to(&self) -> Target {
+        audit_to(self.audit_file.as_deref(), &self.data_dir)
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Export {
+    /// The directory to make; a tmpfs is the place for it
+    #[arg(value_name = "OUT")]
+    pub(crate) out: PathBuf,
+    #[command(flatten)]
+    pub(crate) kept: Kept,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Import {
+    /// The directory: resources/REPOSITORY/TYPE/TAG, and policy.rego
+    #[arg(value_name = "FROM")]
+    pub(crate) from: PathBuf,
+    /// Replace resources that exist
+    #[arg(long)]
+    pub(crate) overwrite: bool,
+    #[command(flatten)]
+    pub(crate) kept: Kept,
 }
 
 #[derive(Debug, Args)]
@@ -63,8 +109,18 @@ pub(crate) struct Serve {
         env = "SEALIFT_BROKER_ADMIN_ISSUER"
     )]
     admin_issuers: Vec<String>,
-    /// Audit log, "-" for standard output [default: DATA_DIR/audit.log]
-    #[arg(long, value_name = "FILE", env = "SEALIFT_BROKER_AUDIT_FILE")]
+    /// Attestation keys of TPMs to trust, PEM, read again for each attestation; may be repeated;
+    /// default none, and TPM evidence is refused
+    #[arg(
+        long = "tpm-trusted-key",
+        value_name = "FILE",
+        value_delimiter = ',',
+        env = "SEALIFT_BROKER_TPM_TRUSTED_KEY"
+    )]
+    tpm_trusted_keys: Vec<PathBuf>,
+    /// Audit log: a file, `-` (standard output), journald:, syslog: or https://… [default:
+    /// DATA_DIR/audit.log]
+    #[arg(long, value_name = "TARGET", env = "SEALIFT_BROKER_AUDIT_FILE")]
     audit_file: Option<PathBuf>,
     /// Development only: accept evidence that anyone can write, and plain HTTP anywhere
     #[arg(long, env = "SEALIFT_BROKER_INSECURE_DEV")]
@@ -98,13 +154,6 @@ pub(crate) enum LogFormat {
     Json,
 }
 
-/// Where audit records go.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum AuditTo {
-    StandardOutput,
-    File(PathBuf),
-}
-
 impl Serve {
     pub(crate) fn config(&self) -> Config {
         let tls = self.tls_cert.clone().zip(self.tls_key.clone());
@@ -115,18 +164,19 @@ impl Serve {
             admin_public_keys: self.admin_public_keys.clone(),
             admin_issuers: self.admin_issuers.clone(),
             insecure_dev: self.insecure_dev,
+            tpm_trusted_keys: self.tpm_trusted_keys.clone(),
             listen: self.listen,
             tls: tls.map(|(certificates, key)| TlsFiles { certificates, key }),
         }
     }
 
-    pub(crate) fn audit_to(&self) -> AuditTo {
-        match &self.audit_file {
-            Some(path) if path.as_os_str() == "-" => AuditTo::StandardOutput,
-            Some(path) => AuditTo::File(path.clone()),
-            None => AuditTo::File(self.data_dir.join("audit.log")),
-        }
+    pub(crate) fn audit_to(&self) -> Target {
+        audit_to(self.audit_file.as_deref(), &self.data_dir)
     }
+}
+
+fn audit_to(named: Option<&Path>, data_dir: &Path) -> Target {
+    named.map_or_else(|| Target::File(data_dir.join("audit.log")), Target::parse)
 }
 
 impl Init {
@@ -150,7 +200,11 @@ mod tests {
         let mut command = Cli::command();
         command.build();
         for subcommand in command.get_subcommands() {
-            for flag in subcommand.get_arguments().filter(|flag| flag.get_id() != "help") {
+            // What overwrites is said each time.
+            let named = |flag: &&clap::Arg| {
+                !flag.is_positional() && flag.get_id() != "help" && flag.get_id() != "overwrite"
+            };
+            for flag in subcommand.get_arguments().filter(named) {
                 let long = flag.get_long().unwrap().replace('-', "_").to_uppercase();
                 let variable = flag.get_env().unwrap().to_str().unwrap();
                 assert_eq!(variable, format!("SEALIFT_BROKER_{long}"));

@@ -20,6 +20,8 @@ pub struct Config {
     pub admin_issuers: Vec<String>,
     /// Accepts `sample` evidence, releases to it by default, and allows plain HTTP anywhere.
     pub insecure_dev: bool,
+    /// Public keys of TPMs' attestation keys, PEM. None: TPM evidence is refused.
+    pub tpm_trusted_keys: Vec<PathBuf>,
     /// Where to listen; port 0 is any free one.
     pub listen: SocketAddr,
     /// Certificate chain and key, PEM.

@@ -28,6 +28,9 @@ pub enum Error {
     /// A resource that was to be created exists.
     #[error("resource {0} exists")]
     Exists(String),
+    /// A file that is to be imported is not where a resource is.
+    #[error("{} is no resource: resources/REPOSITORY/TYPE/TAG are", .0.display())]
+    NotAResource(PathBuf),
     /// A resource is empty or too large.
     #[error("a resource has 1 to {limit} bytes, this one has {found}")]
     ResourceSize {
@@ -45,6 +48,12 @@ pub enum Error {
     /// A file that should hold an administrator's public key does not.
     #[error("{} holds no Ed25519 public key in PEM", path.display())]
     AdminKey {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A file that should hold TPMs' attestation keys does not.
+    #[error("{} holds something else than public keys of P-256 or RSA in PEM", path.display())]
+    TpmKey {
         /// The file.
         path: PathBuf,
     },

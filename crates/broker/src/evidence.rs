@@ -1,12 +1,15 @@
 //! Verifiers of evidence: one for each TEE, none by default.
 
 mod sample;
+mod tpm;
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::config::Config;
+use crate::error::Error;
 use crate::protocol::{ReportData, Tee};
 
 /// Verifies the evidence of one kind of TEE.
@@ -48,13 +51,16 @@ pub enum Status {
 pub(crate) struct Verifiers(Vec<Box<dyn Verifier>>);
 
 impl Verifiers {
-    /// Those of this build; the development one only when asked for.
-    pub(crate) fn of_this_build(insecure_dev: bool) -> Self {
+    /// Those that the configuration asks for.
+    pub(crate) fn open(config: &Config) -> Result<Self, Error> {
         let mut verifiers = Self::default();
-        if insecure_dev {
+        if config.insecure_dev {
             verifiers.0.push(Box::new(sample::Sample));
         }
-        verifiers
+        if !config.tpm_trusted_keys.is_empty() {
+            verifiers.0.push(Box::new(tpm::Tpm::new(&config.tpm_trusted_keys)?));
+        }
+        Ok(verifiers)
     }
 
     /// The verifier of a TEE, if there is one.

@@ -8,12 +8,12 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use audit::Log;
+use audit::{Log, Target};
 use broker::server::{Limits, Server};
 use broker::service::Service;
-use broker::{Error, system_clock};
+use broker::{Error, MasterKey, system_clock};
 use clap::Parser;
-use cli::{AuditTo, Cli, Command, Init, LogFormat, Serve};
+use cli::{Cli, Command, Export, Import, Init, Kept, LogFormat, Serve};
 use secret::{WipeOnFree, harden_process};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
@@ -23,14 +23,17 @@ use tracing_subscriber::EnvFilter;
 #[global_allocator]
 static ALLOCATOR: WipeOnFree = WipeOnFree;
 
-/// Requests answered at a time: they compute and wait for disks.
-const WORKERS_MAX: usize = 16;
+/// Requests answered at a time: they wait for the audit log's device, which one flush serves for all
+/// who wait.
+const WORKERS_MAX: usize = 64;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let hardening = harden_process();
     let done = match &cli.command {
         Command::Init(options) => init(options),
+        Command::Export(options) => export(options),
+        Command::Import(options) => import(options),
         Command::Serve(options) => start_log(options).and_then(|()| {
             if !(hardening.undumpable && hardening.no_core) {
                 warn!(?hardening, "core dumps or tracing could not be forbidden");
@@ -58,10 +61,7 @@ fn main() -> ExitCode {
 fn serve(options: &Serve) -> Result<(), Error> {
     let config = options.config();
     config.check()?;
-    let log = match options.audit_to() {
-        AuditTo::StandardOutput => Log::stream(Box::new(io::stdout())),
-        AuditTo::File(path) => open_audit(&path)?,
-    };
+    let log = open_audit(&options.audit_to())?;
     let service = Arc::new(Service::open(&config, log, system_clock())?);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .max_blocking_threads(WORKERS_MAX)
@@ -92,12 +92,14 @@ fn serve(options: &Serve) -> Result<(), Error> {
     })
 }
 
-fn open_audit(path: &Path) -> Result<Log, Error> {
-    if let Some(dir) = path.parent() {
+fn open_audit(target: &Target) -> Result<Log, Error> {
+    if let Target::File(path) = target
+        && let Some(dir) = path.parent()
+    {
         std::fs::create_dir_all(dir)
             .map_err(|source| Error::File { path: dir.to_owned(), source })?;
     }
-    Log::file(path).map_err(Error::Audit)
+    target.open().map_err(Error::Audit)
 }
 
 /// A script that waits for the file must never read half an address.
@@ -134,6 +136,23 @@ fn init(options: &Init) -> Result<(), Error> {
     Ok(())
 }
 
+fn export(options: &Export) -> Result<(), Error> {
+    let Kept { data_dir, master_key_file, .. } = &options.kept;
+    let (master, log) = (MasterKey::load(master_key_file)?, open_audit(&options.kept.audit_to())?);
+    let count = broker::export(data_dir, &master, &options.out, &log)?;
+    let out = options.out.display();
+    say(&format!("{count} resources are in {out}, in the clear: remove it when it is imported"));
+    Ok(())
+}
+
+fn import(options: &Import) -> Result<(), Error> {
+    let Kept { data_dir, master_key_file, .. } = &options.kept;
+    let (master, log) = (MasterKey::load(master_key_file)?, open_audit(&options.kept.audit_to())?);
+    let count = broker::import(data_dir, &master, &options.from, options.overwrite, &log)?;
+    say(&format!("{count} resources are stored in {}", data_dir.display()));
+    Ok(())
+}
+
 fn start_log(options: &Serve) -> Result<(), Error> {
     let filter = EnvFilter::try_new(&options.log_level)
         .map_err(|_| Error::Settings("--log-level is neither a level nor a list of directives"))?;
@@ -154,9 +173,14 @@ fn say(line: &str) {
 /// The exit code, and its name: those of `sealift explain`.
 fn code(error: &Error) -> (u8, &'static str) {
     match error {
-        Error::File { .. } | Error::Settings(_) | Error::Policy(_) | Error::AdminKey { .. } => {
-            (2, "usage")
-        }
+        Error::Exists(_)
+        | Error::NotAResource(_)
+        | Error::ResourceSize { .. }
+        | Error::File { .. }
+        | Error::Settings(_)
+        | Error::Policy(_)
+        | Error::AdminKey { .. }
+        | Error::TpmKey { .. } => (2, "usage"),
         Error::Listen { .. } => (12, "network"),
         Error::Tls(_) => (13, "tls"),
         Error::MasterKey(_) => (24, "key-unusable"),

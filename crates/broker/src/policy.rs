@@ -5,10 +5,8 @@
 //! parsed releases nothing; the one before it is not used instead.
 
 use std::fmt;
-use std::fs;
 use std::io;
 use std::num::NonZeroU32;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -19,7 +17,7 @@ use seal::name::ResourceUri;
 use serde_json::{Value, json};
 
 use crate::error::Error;
-use crate::files::{self, Existing};
+use crate::files::{self, Existing, Stamp};
 use crate::master::{Cipher, MasterKey, Purpose};
 
 /// Largest policy, in bytes of Rego.
@@ -47,15 +45,6 @@ enum Source {
     File(PathBuf),
     /// An administrator's, encrypted at rest.
     Posted { path: PathBuf, cipher: Cipher },
-}
-
-/// Tells one state of a file from another: it is replaced, not rewritten.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stamp {
-    device: u64,
-    inode: u64,
-    bytes: u64,
-    changed: (i64, i64),
 }
 
 impl Policy {
@@ -86,8 +75,8 @@ impl Policy {
             Source::File(path) | Source::Posted { path, .. } => path,
         };
         let fail = |source| Error::file(path, source);
-        let stamp = match fs::metadata(path) {
-            Ok(metadata) => Stamp::of(&metadata),
+        let stamp = match Stamp::of(path) {
+            Ok(stamp) => stamp,
             Err(error)
                 if error.kind() == io::ErrorKind::NotFound
                     && matches!(self.source, Source::Posted { .. }) =>
@@ -119,6 +108,12 @@ impl Policy {
         Ok(policy)
     }
 
+    /// What an administrator has posted, if anything.
+    pub(crate) fn posted(&self) -> Result<Option<Arc<Compiled>>, Error> {
+        let current = self.current()?;
+        Ok((!Arc::ptr_eq(&current, &self.default)).then_some(current))
+    }
+
     /// Whether [`Policy::store`] can work at all.
     pub(crate) fn is_writable(&self) -> Result<(), Error> {
         match &self.source {
@@ -136,17 +131,6 @@ impl Policy {
                 files::write(path, &sealed, Existing::Replace)
                     .map_err(|source| Error::file(path, source))
             }
-        }
-    }
-}
-
-impl Stamp {
-    fn of(metadata: &fs::Metadata) -> Self {
-        Self {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            bytes: metadata.size(),
-            changed: (metadata.ctime(), metadata.ctime_nsec()),
         }
     }
 }

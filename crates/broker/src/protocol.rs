@@ -32,6 +32,8 @@ pub struct Tee(&'static str);
 impl Tee {
     /// The development "TEE": its evidence proves nothing.
     pub const SAMPLE: Self = Self("sample");
+    /// A TPM 2.0, of whatever machine.
+    pub const TPM: Self = Self("tpm");
 
     /// All names of protocol 0.4.
     const ALL: [&str; 14] = [

@@ -19,6 +19,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use seal::name::ResourceUri;
+use secret::Secret;
 use serde::Serialize;
 use zeroize::Zeroizing;
 
@@ -108,23 +109,54 @@ impl Resources {
         let _lock = files::lock(&self.root).map_err(fail)?;
         let dir = path.parent().unwrap_or(&self.root);
         files::create_dir(dir).and_then(|()| files::remove_unfinished(dir)).map_err(fail)?;
-        let metadata = match self.load(resource) {
-            Ok(Some(Stored { metadata: old, .. })) => Metadata {
+        let old = match self.load(resource) {
+            Ok(old) => old.map(|stored| stored.metadata),
+            // Overwriting is how a damaged file is repaired.
+            Err(Error::Tampered { .. }) => None,
+            Err(error) => return Err(error),
+        };
+        self.replace(resource, value, old, existing, now)
+    }
+
+    /// Replaces a value by what `change` makes of it, while nobody else writes. `None`: there is none.
+    pub(crate) fn change<E: From<Error>>(
+        &self,
+        resource: &ResourceUri,
+        now: u64,
+        change: impl FnOnce(&[u8]) -> Result<Secret, E>,
+    ) -> Result<Option<Metadata>, E> {
+        let fail = |source| Error::file(&self.root, source);
+        let _lock = files::lock(&self.root).map_err(fail)?;
+        let Some(Stored { metadata, value }) = self.load(resource)? else { return Ok(None) };
+        let value = change(&value)?;
+        let replaced =
+            self.replace(resource, value.expose(), Some(metadata), Existing::Replace, now)?;
+        Ok(Some(replaced))
+    }
+
+    /// Writes a file; the lock is held.
+    fn replace(
+        &self,
+        resource: &ResourceUri,
+        value: &[u8],
+        old: Option<Metadata>,
+        existing: Existing,
+        now: u64,
+    ) -> Result<Metadata, Error> {
+        let path = self.path(resource);
+        let metadata = match old {
+            Some(old) => Metadata {
                 version: old.version.saturating_add(1),
                 created: old.created,
                 updated: now,
             },
-            // Overwriting is how a damaged file is repaired.
-            Ok(None) | Err(Error::Tampered { .. }) => {
-                Metadata { version: 1, created: now, updated: now }
-            }
-            Err(error) => return Err(error),
+            None => Metadata { version: 1, created: now, updated: now },
         };
         let mut file = header(metadata).to_vec();
         file.extend(self.cipher.seal(value, &context(&file, resource)));
         files::write(&path, &file, existing).map_err(|source| match source.kind() {
             io::ErrorKind::AlreadyExists => Error::Exists(resource.path()),
-            _ => fail(source),
+            _ => Error::file(&path, source),
         })?;
         Ok(metadata)
     }

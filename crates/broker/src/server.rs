@@ -1,7 +1,7 @@
 //! Sockets: TLS, limits on size, time and number, and an orderly end.
 //!
 //! What a client sends is read completely, within its limits, before anything is done about it; the
-//! answer is made on a thread that may block ([`Service::handle`] reads and syncs files).
+//! answer is made on a thread that may block, since most of them read and sync files.
 
 mod tls;
 
@@ -30,6 +30,7 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::refusal::{Kind, Refusal};
 use crate::service::{Call, Service};
+use tls::Tls;
 
 /// What one client, and all of them, may take. The defaults suit a broker; tests shrink them.
 #[derive(Debug, Clone)]
@@ -76,19 +77,11 @@ pub struct Server {
     limits: Limits,
 }
 
-struct Tls(TlsAcceptor);
-
-impl std::fmt::Debug for Tls {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Tls")
-    }
-}
-
 impl Server {
     /// Listens where `config` says.
     pub async fn bind(config: &Config, limits: Limits) -> Result<Self, Error> {
         config.check()?;
-        let tls = config.tls.as_ref().map(tls::acceptor).transpose()?.map(Tls);
+        let tls = config.tls.as_ref().map(Tls::load).transpose()?;
         let fail = |source| Error::Listen { address: config.listen.to_string(), source };
         let listener = TcpListener::bind(config.listen).await.map_err(fail)?;
         let address = listener.local_addr().map_err(fail)?;
@@ -114,7 +107,7 @@ impl Server {
                 Ok((stream, client, place)) => {
                     let connection = Connection {
                         client,
-                        tls: self.tls.as_ref().map(|tls| tls.0.clone()),
+                        tls: self.tls.as_ref().map(Tls::acceptor),
                         limits: self.limits.clone(),
                         service: service.clone(),
                         watcher: graceful.watcher(),
@@ -220,6 +213,9 @@ async fn answer(
         body,
         client,
     };
+    if !Service::may_block(&call) {
+        return Ok(service.handle(&call).map(Full::new));
+    }
     let worker = service.clone();
     let response = match tokio::task::spawn_blocking(move || worker.handle(&call)).await {
         Ok(response) => response.map(Full::new),

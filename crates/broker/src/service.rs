@@ -100,13 +100,18 @@ impl Service {
             )?,
             resources: Resources::open(data_dir, &master)?,
             sessions: Sessions::new(&master),
-            verifiers: Verifiers::of_this_build(config.insecure_dev),
+            verifiers: Verifiers::open(config)?,
             admins: Admins::load(&config.admin_public_keys, config.admin_issuers.clone())?,
             audit: Audit { log, works: AtomicBool::new(true) },
             metrics: Metrics::new(),
             throttle: Throttle::default(),
             clock: ClockCell(clock),
         })
+    }
+
+    /// Whether answering it takes more than a moment of computing: files, or the audit log's device.
+    pub(crate) fn may_block(call: &Call) -> bool {
+        call.path != "/kbs/v0/auth"
     }
 
     /// Answers a request.
@@ -133,11 +138,14 @@ impl Service {
             ("resource", "", "GET") => (Endpoint::Admin, self.list_resources(call)),
             ("resource", _, "GET") => (Endpoint::Resource, self.release(call, rest)),
             ("resource", _, "POST") => (Endpoint::Admin, self.store_resource(call, rest)),
+            ("resource", _, "PATCH") => (Endpoint::Admin, self.raise_pin(call, rest)),
             ("resource", _, "DELETE") => (Endpoint::Admin, self.delete_resource(call, rest)),
             ("resource-policy", "", "GET") => (Endpoint::Admin, self.show_policy(call)),
             ("resource-policy", "", "POST") => (Endpoint::Admin, self.store_policy(call)),
             ("auth" | "attest", "", _) => (Endpoint::Unknown, Err(wrong_method("POST"))),
-            ("resource", _, _) => (Endpoint::Unknown, Err(wrong_method("GET, POST or DELETE"))),
+            ("resource", _, _) => {
+                (Endpoint::Unknown, Err(wrong_method("GET, POST, PATCH or DELETE")))
+            }
             ("resource-policy", "", _) => (Endpoint::Unknown, Err(wrong_method("GET or POST"))),
             _ => (Endpoint::Unknown, Err(Refusal::new(Kind::PluginNotFound, "no such endpoint"))),
         }

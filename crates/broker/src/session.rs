@@ -15,8 +15,9 @@ use crate::protocol::Tee;
 
 /// How long a session lives from its `/auth` on, in seconds; attesting does not prolong it.
 pub const SESSION_SECONDS: u64 = 300;
-/// Longest cookie value, in characters: what every HTTP client keeps.
-pub const COOKIE_CHARS_MAX: usize = 4000;
+/// Longest cookie value, in characters: the claims of a TD and an RSA key fit, and so does the
+/// header into the 8 KiB that proxies allow for one. Browsers keep less; no guest is one.
+pub const COOKIE_CHARS_MAX: usize = 8000;
 
 const COOKIE_NAME: &str = "kbs-session-id";
 

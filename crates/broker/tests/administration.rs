@@ -12,7 +12,7 @@ use audit::Log;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use common::guest::Key;
-use common::{Broker, Dirs, NOW, Setup, jwt_message, sign_ed25519};
+use common::{Broker, Dirs, NOW, Setup, http, jwt_message, sign_ed25519};
 use serde_json::{Value, json};
 
 const ALLOW_ALL: &str = "package policy\nallow := true";
@@ -58,6 +58,74 @@ fn if_none_match_leaves_what_exists_alone() {
     let key = Key::p256();
     let (cookie, _) = broker.attested(&key);
     assert_eq!(key.open(&broker.get_with_cookie(&cookie, "default/key/one").json()), b"first");
+}
+
+#[test]
+fn a_keys_minimum_is_raised_and_never_lowered() {
+    const PATH: &str = "/kbs/v0/resource/default/key/one";
+    let broker = Broker::start();
+    let jwk = |minimum: u64, digests: &[String]| {
+        let mut pin = json!({ "min_generation": minimum });
+        if !digests.is_empty() {
+            pin["digests"] = json!(digests);
+        }
+        json!({
+            "kty": "oct", "k": URL_SAFE_NO_PAD.encode([7; 32]), "sealift": { "m": pin, "other": {} },
+        })
+    };
+    let key = Key::p256();
+    let held = |expected: &Value| {
+        let (cookie, _) = broker.attested(&key);
+        let value = key.open(&broker.get_with_cookie(&cookie, "default/key/one").json());
+        assert_eq!(&serde_json::from_slice::<Value>(&value).unwrap(), expected);
+    };
+    let raise = |body: Value| broker.admin("PATCH", PATH, body.to_string().as_bytes());
+    let to =
+        |model: &str, minimum: u64| raise(json!({ "model": model, "min_generation": minimum }));
+
+    assert_eq!(to("m", 2).refusal(), (404, "InvalidRequestPath".to_owned()));
+    broker.put("default/key/one", jwk(2, &[]).to_string().as_bytes());
+    broker.pass(5);
+    let events = broker.events().len();
+    let refused = |reply: http::Reply, code: u16, kind: &str| {
+        assert_eq!(reply.refusal(), (code, kind.to_owned()));
+        held(&jwk(2, &[]));
+    };
+    refused(to("m", 1), 400, "ResourceRefused");
+    refused(to("unknown", 3), 400, "ResourceRefused");
+    refused(to("m", u64::MAX), 400, "ResourceRefused");
+    refused(to("", 3), 400, "ResourceRefused");
+    refused(raise(json!({ "model": "m" })), 400, "SerdeError");
+    refused(raise(json!({ "model": "m", "min_generation": 3, "k": "x" })), 400, "SerdeError");
+    let strange = json!({ "model": "m", "min_generation": 3, "digests": ["md5:0"] });
+    refused(raise(strange), 400, "ResourceRefused");
+    let anonymous = broker.wire.send("PATCH", PATH, &[], b"{}");
+    refused(anonymous, 401, "AdminAuthAccess");
+
+    let reply = to("m", 7);
+    assert_eq!(reply.json(), json!({ "version": 2, "created": NOW, "updated": NOW + 5 }));
+    held(&jwk(7, &[]));
+    let digest = format!("sha256:{}", "ab".repeat(32));
+    let named = json!({ "model": "m", "min_generation": 7, "digests": [digest] });
+    assert_eq!(raise(named).status, 200);
+    held(&jwk(7, std::slice::from_ref(&digest)));
+    // Else the manifests that it names would be older than what it demands.
+    assert_eq!(to("m", 8).refusal(), (400, "ResourceRefused".to_owned()));
+    let raised: Vec<_> = broker.events().split_off(events);
+    let raised: Vec<_> = raised.iter().filter(|event| event["event"] == "pin-raised").collect();
+    assert_eq!(raised.len(), 2);
+    assert_eq!(
+        raised[0],
+        &json!({
+            "event": "pin-raised", "resource": "kbs:///default/key/one", "model": "m",
+            "min_generation": 7, "admin": "alice",
+        })
+    );
+    // A resource that is no key of ours stays as it is.
+    broker.put("default/key/one", b"a password");
+    assert_eq!(to("m", 9).refusal(), (400, "ResourceRefused".to_owned()));
+    let (cookie, _) = broker.attested(&key);
+    assert_eq!(key.open(&broker.get_with_cookie(&cookie, "default/key/one").json()), b"a password");
 }
 
 #[test]
@@ -395,6 +463,7 @@ fn a_wrong_master_key_opens_nothing() {
         admin_public_keys: Vec::new(),
         admin_issuers: Vec::new(),
         insecure_dev: false,
+        tpm_trusted_keys: Vec::new(),
         listen: "127.0.0.1:0".parse().unwrap(),
         tls: None,
     };

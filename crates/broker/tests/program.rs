@@ -97,6 +97,93 @@ fn it_initialises_serves_says_where_and_stops_on_sigterm() {
     assert_eq!(broker.terminate(), 0);
 }
 
+/// Everything below a directory: path, mode and content.
+fn tree(dir: &Path) -> Vec<(String, u32, Vec<u8>)> {
+    use std::os::unix::fs::PermissionsExt;
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        let mode = path.metadata().unwrap().permissions().mode() & 0o777;
+        if path.is_dir() {
+            let below = tree(&path).into_iter();
+            found
+                .extend(below.map(|(below, mode, bytes)| (format!("{name}/{below}"), mode, bytes)));
+        } else {
+            found.push((name, mode, std::fs::read(path).unwrap()));
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn what_is_exported_is_imported_elsewhere() {
+    let dir = tempfile::tempdir().unwrap();
+    assert!(init(&dir).status.success());
+    let run = |command: &str, data: &str, place: &str, more: &[&str]| {
+        let mut run = program(&dir);
+        run.args([command, "--data-dir", data, "--master-key-file"]);
+        run.arg(format!("{data}-keys/master.key")).arg(place).args(more).output().unwrap()
+    };
+    let from = dir.path().join("from");
+    for (path, value) in [("a/b/c", "one"), ("a/b/d", "two"), ("e/f/g", "three")] {
+        let path = from.join("resources").join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, value).unwrap();
+    }
+    std::fs::write(from.join("policy.rego"), "package policy\nallow := false").unwrap();
+    let imported = run("import", "data", "from", &[]);
+    assert!(imported.status.success(), "{imported:?}");
+    assert!(run("export", "data", "out", &[]).status.success());
+    let contents = |dir: &Path| -> Vec<_> {
+        tree(dir).into_iter().map(|(path, _, bytes)| (path, bytes)).collect()
+    };
+    assert_eq!(contents(&dir.path().join("out")), contents(&from));
+    assert!(tree(&dir.path().join("out")).iter().all(|(_, mode, _)| *mode == 0o600));
+
+    // To another broker, with another master key.
+    let other = program(&dir).args(["init", "--data-dir", "other"]).output().unwrap();
+    assert!(other.status.success());
+    assert!(run("import", "other", "out", &[]).status.success());
+    assert!(run("export", "other", "again", &[]).status.success());
+    assert_eq!(contents(&dir.path().join("again")), contents(&from));
+
+    // What is there stays, and a directory that exists is not filled.
+    assert_eq!(refused_output(&run("import", "other", "out", &[])), 2);
+    assert!(run("import", "other", "out", &["--overwrite"]).status.success());
+    let before = contents(&dir.path().join("out"));
+    assert_eq!(refused_output(&run("export", "data", "out", &[])), 2);
+    assert_eq!(contents(&dir.path().join("out")), before);
+    // A damaged resource is not left out silently, and nothing is left half-written.
+    std::fs::write(dir.path().join("data/resources/a/b/d"), "damaged").unwrap();
+    assert_eq!(refused_output(&run("export", "data", "third", &[])), 30);
+    assert!(!dir.path().join("third").exists());
+    // What is no resource is refused before anything is stored.
+    std::fs::write(from.join("resources/a/stray"), "x").unwrap();
+    assert_eq!(refused_output(&run("import", "third-data", "from", &[])), 2);
+    std::fs::remove_file(from.join("resources/a/stray")).unwrap();
+    std::os::unix::fs::symlink("/etc/passwd", from.join("resources/a/b/link")).unwrap();
+    assert_eq!(refused_output(&run("import", "other", "from", &["--overwrite"])), 2);
+
+    let log = std::fs::read(dir.path().join("data/audit.log")).unwrap();
+    audit::verify(&log[..]).unwrap();
+    let log = String::from_utf8(log).unwrap();
+    assert_eq!(log.matches("\"resource-exported\"").count(), 3 + 2, "{log}");
+    assert_eq!(log.matches("\"resource-stored\"").count(), 3, "{log}");
+    assert!(!log.contains("three"));
+}
+
+fn refused_output(output: &Output) -> i32 {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let code = output.status.code().unwrap();
+    assert!(
+        stderr.lines().last().unwrap_or_default().starts_with(&format!("E{code:02} ")),
+        "{stderr}"
+    );
+    code
+}
+
 #[test]
 fn insecure_dev_is_loud() {
     let dir = tempfile::tempdir().unwrap();

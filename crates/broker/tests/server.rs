@@ -138,19 +138,25 @@ fn a_stopped_broker_finishes_what_was_begun_and_takes_nothing_new() {
     assert_eq!(finisher.join().unwrap().status, 400);
 }
 
-#[test]
-fn tls_is_spoken_with_the_given_certificate_and_plain_http_is_not() {
-    let dirs = Arc::new(common::Dirs::new());
-    let made = rcgen::generate_simple_self_signed(["broker.test".to_owned()]).unwrap();
-    let files =
-        TlsFiles { certificates: dirs.root().join("tls.crt"), key: dirs.root().join("tls.key") };
-    std::fs::write(&files.certificates, made.cert.pem()).unwrap();
-    std::fs::write(&files.key, made.signing_key.serialize_pem()).unwrap();
-    let limits = Limits { handshake: Duration::from_millis(500), ..Limits::default() };
-    let broker = Setup { tls: Some(files), dirs, limits, ..Setup::default() }.start();
+fn certificate() -> rcgen::CertifiedKey<rcgen::KeyPair> {
+    rcgen::generate_simple_self_signed(["broker.test".to_owned()]).unwrap()
+}
 
+fn tls_files(dirs: &common::Dirs) -> TlsFiles {
+    TlsFiles { certificates: dirs.root().join("tls.crt"), key: dirs.root().join("tls.key") }
+}
+
+/// As Kubernetes and certbot do: another file under the same name.
+fn replace(path: &std::path::Path, text: &str) {
+    let new = path.with_extension("new");
+    std::fs::write(&new, text).unwrap();
+    std::fs::rename(new, path).unwrap();
+}
+
+/// Whether the broker shows this certificate.
+fn shows(broker: &common::Broker, certificate: &rcgen::Certificate) -> bool {
     let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from(made.cert.der().to_vec())).unwrap();
+    roots.add(CertificateDer::from(certificate.der().to_vec())).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -160,9 +166,54 @@ fn tls_is_spoken_with_the_given_certificate_and_plain_http_is_not() {
     let name = ServerName::try_from("broker.test").unwrap();
     let client = ClientConnection::new(Arc::new(config), name).unwrap();
     let mut stream = StreamOwned::new(client, broker.wire.connect());
-    stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: b\r\nConnection: close\r\n\r\n").unwrap();
+    let asked = stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: b\r\nConnection: close\r\n\r\n");
+    if asked.is_err() {
+        return false;
+    }
     let reply = Reply::read(&mut stream);
     assert_eq!((reply.status, &reply.body[..]), (200, &b"ok\n"[..]));
+    true
+}
+
+#[test]
+fn a_replaced_certificate_counts_without_a_restart_and_a_broken_one_does_not() {
+    let dirs = Arc::new(common::Dirs::new());
+    let (first, second) = (certificate(), certificate());
+    let files = tls_files(&dirs);
+    replace(&files.certificates, &first.cert.pem());
+    replace(&files.key, &first.signing_key.serialize_pem());
+    let broker = Setup { tls: Some(files.clone()), dirs, ..Setup::default() }.start();
+    assert!(shows(&broker, &first.cert));
+    assert!(!shows(&broker, &second.cert));
+    for text in [second.cert.pem(), "not a certificate".to_owned()] {
+        replace(&files.certificates, &text);
+        // Longer than it takes to be looked at.
+        std::thread::sleep(Duration::from_millis(1_100));
+        assert!(shows(&broker, &first.cert));
+    }
+    std::fs::remove_file(&files.certificates).unwrap();
+    std::thread::sleep(Duration::from_millis(1_100));
+    assert!(shows(&broker, &first.cert));
+    replace(&files.key, &second.signing_key.serialize_pem());
+    replace(&files.certificates, &second.cert.pem());
+    let patience = std::time::Instant::now() + Duration::from_secs(30);
+    while !shows(&broker, &second.cert) {
+        assert!(std::time::Instant::now() < patience);
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert!(!shows(&broker, &first.cert));
+}
+
+#[test]
+fn tls_is_spoken_with_the_given_certificate_and_plain_http_is_not() {
+    let dirs = Arc::new(common::Dirs::new());
+    let made = certificate();
+    let files = tls_files(&dirs);
+    std::fs::write(&files.certificates, made.cert.pem()).unwrap();
+    std::fs::write(&files.key, made.signing_key.serialize_pem()).unwrap();
+    let limits = Limits { handshake: Duration::from_millis(500), ..Limits::default() };
+    let broker = Setup { tls: Some(files), dirs, limits, ..Setup::default() }.start();
+    assert!(shows(&broker, &made.cert));
 
     let mut plain = broker.wire.connect();
     plain.write_all(b"GET /healthz HTTP/1.1\r\nHost: b\r\n\r\n").unwrap();

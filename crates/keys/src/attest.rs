@@ -1,10 +1,19 @@
 //! [`Attester`]: who this machine is, in a form that a verifier can check.
+//!
+//! Evidence has the JSON form of upstream's attesters, one per TEE, so that Trustee's verifiers and
+//! our broker's read the same.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use serde_json::{Value, json};
+mod sample;
+mod tpm;
+mod tsm;
+
+use serde_json::Value;
 
 use crate::Error;
+
+pub use sample::SampleAttester;
+pub use tpm::{AttestationKey, Pcrs, Tpm, TpmError};
+pub use tsm::{Tsm, TsmError};
 
 /// Produces evidence of one kind of trusted execution environment.
 ///
@@ -18,31 +27,4 @@ pub trait Attester: Send + Sync {
     /// Evidence over `report_data` (48 bytes, SHA-384; padded or cut to the hardware's field by the
     /// implementation) in the JSON form that verifiers of this TEE read. May block.
     fn evidence(&self, report_data: &[u8]) -> Result<Value, Error>;
-}
-
-/// The `sample` TEE: evidence that anybody can write. For development, against a broker that was
-/// told to accept it.
-#[derive(Debug, Clone, Copy)]
-pub struct SampleAttester;
-
-impl Attester for SampleAttester {
-    fn tee(&self) -> &'static str {
-        "sample"
-    }
-
-    fn evidence(&self, report_data: &[u8]) -> Result<Value, Error> {
-        tracing::warn!("attesting as the sample TEE, which proves nothing");
-        Ok(json!({"svn": "1", "report_data": STANDARD.encode(report_data)}))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sample_evidence_carries_the_report_data_unpadded() {
-        let evidence = SampleAttester.evidence(&[0xff; 48]).unwrap();
-        assert_eq!(evidence, json!({"svn": "1", "report_data": "/".repeat(64)}));
-    }
 }

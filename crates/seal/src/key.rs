@@ -7,8 +7,8 @@ use zeroize::{Zeroize, Zeroizing};
 
 use crate::Error;
 use crate::jwe::KeyWrap;
-use crate::name::KeyUri;
-use crate::pin::Pins;
+use crate::name::{Digest, KeyUri, ModelName};
+use crate::pin::{Pin, Pins};
 
 mod jwk;
 
@@ -121,6 +121,34 @@ impl Kek {
     /// Replaces the pins.
     pub fn with_pins(self, pins: Pins) -> Self {
         Self { pins: Some(pins), ..self }
+    }
+
+    /// The same key, which opens only newer generations of `name`: from `minimum` on, and of `digests`
+    /// if the key names any. Nothing that it refused before is opened after that.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ModelNotAllowed`] for a model that the key does not list, [`Error::Stale`] if its minimum
+    /// is higher already, [`Error::KeyUnusable`] if it names digests and no new ones are given.
+    pub fn raised(
+        self,
+        name: &ModelName,
+        minimum: u64,
+        digests: Vec<Digest>,
+    ) -> Result<Self, Error> {
+        let not_listed = || Error::ModelNotAllowed { name: name.to_string() };
+        let mut pins = self.pins.clone().ok_or_else(not_listed)?;
+        let pin = pins.get_mut(name).ok_or_else(not_listed)?;
+        if let Some(held) = pin.min_generation.filter(|held| *held > minimum) {
+            return Err(Error::Stale { name: name.to_string(), found: minimum, minimum: held });
+        }
+        if !pin.digests.is_empty() && digests.is_empty() {
+            return Err(Error::KeyUnusable(
+                "it names the manifests that it opens: name the new one",
+            ));
+        }
+        *pin = Pin { min_generation: Some(minimum), digests };
+        Ok(self.with_pins(pins))
     }
 
     /// The JWK's `kid`, if it is a key's name.

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use keys::Pcrs;
 use keys::sealed::Signer;
 use seal::name::{Digest, KeyUri, ModelName, ResourceUri};
 
@@ -80,6 +81,8 @@ pub enum Command {
     Init(Init),
     /// Open one sealed bundle, for a person with the key
     Open(Open),
+    /// Go through all that opening needs, and say what is wrong first
+    Doctor(Doctor),
     /// Show what a bundle says of itself; needs no key
     Inspect(Inspect),
     /// Check a bundle's objects against its manifest; needs no key
@@ -94,6 +97,9 @@ pub enum Command {
     /// Open sealed secrets for this guest's agents
     #[command(subcommand)]
     Unsealer(Unsealer),
+    /// Prepare and try this machine's attestation
+    #[command(subcommand)]
+    Attest(Attest),
     /// Check an audit log's hash chain
     #[command(subcommand)]
     Audit(Audit),
@@ -198,7 +204,19 @@ pub struct Open {
     pub opening: Opening,
 }
 
-/// What `init` and `open` share.
+/// `sealift doctor`
+#[derive(Debug, Args)]
+pub struct Doctor {
+    /// The bundle, and where it would go, as `init` takes them; nothing is published. Without them
+    /// the machine and the key are looked at
+    #[arg(value_name = "SRC DEST", num_args = 2)]
+    pub pair: Vec<String>,
+    /// What opening needs
+    #[command(flatten)]
+    pub opening: Opening,
+}
+
+/// What `init`, `open` and `doctor` share.
 #[derive(Debug, Clone, Args)]
 pub struct Opening {
     /// The key that opens the bundle; a bundle never chooses its own
@@ -234,8 +252,8 @@ pub struct Opening {
     /// How patient to be
     #[command(flatten)]
     pub patience: Patience,
-    /// Where audit records go; `-` is stdout
-    #[arg(long, value_name = "FILE", default_value = "-", env = "SEALIFT_AUDIT_FILE")]
+    /// Where audit records go: a file, `-` (stdout), journald:, syslog: or https://…
+    #[arg(long, value_name = "TARGET", default_value = "-", env = "SEALIFT_AUDIT_FILE")]
     pub audit_file: PathBuf,
 }
 
@@ -271,9 +289,55 @@ pub struct KeyArgs {
     /// Seconds to keep trying a key source that does not answer
     #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "60", env = "SEALIFT_KEY_TIMEOUT")]
     pub key_timeout: Duration,
-    /// Attest with the sample attester, which proves nothing. Never in production
+    /// What to attest with to a key broker
+    #[command(flatten)]
+    pub attester: AttesterArgs,
+    /// Attest with the sample attester, which proves nothing, unless another is named. Never in
+    /// production
     #[arg(long, env = "SEALIFT_INSECURE_DEV")]
     pub insecure_dev: bool,
+}
+
+/// What proves what this machine is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum AttesterKind {
+    /// The TEE's own reports, by the kernel's configfs-tsm: SNP, TDX, CCA.
+    Tsm,
+    /// A TPM 2.0's quote.
+    Tpm,
+    /// Nothing, for development; needs --insecure-dev.
+    Sample,
+}
+
+/// Which attester, and how to reach it.
+#[derive(Debug, Clone, Args)]
+pub struct AttesterArgs {
+    /// What to attest with to a key broker; nothing is detected [default: sample with --insecure-dev]
+    #[arg(long, value_enum, env = "SEALIFT_ATTESTER")]
+    pub attester: Option<AttesterKind>,
+    /// Where the kernel makes reports
+    #[arg(long, value_name = "DIR", default_value = keys::Tsm::ROOT, env = "SEALIFT_TSM_ROOT")]
+    pub tsm_root: PathBuf,
+    /// Privilege level (VMPL) that a report is for [default: the kernel's]
+    #[arg(long, value_name = "LEVEL", value_parser = clap::value_parser!(u8).range(..=i64::from(keys::Tsm::PRIVLEVEL_MAX)), env = "SEALIFT_TSM_PRIVLEVEL")]
+    pub tsm_privlevel: Option<u8>,
+    /// The TPM
+    #[command(flatten)]
+    pub tpm: TpmArgs,
+}
+
+/// Which TPM, and what of it.
+#[derive(Debug, Clone, Args)]
+pub struct TpmArgs {
+    /// The TPM's device, or the unix socket of a software TPM
+    #[arg(long, value_name = "PATH", default_value = "/dev/tpmrm0", env = "SEALIFT_TPM_DEVICE")]
+    pub tpm_device: PathBuf,
+    /// Persistent handle of the attestation key
+    #[arg(long, value_name = "HANDLE", value_parser = persistent_handle, default_value = "0x81010002", env = "SEALIFT_TPM_KEY_HANDLE")]
+    pub tpm_key_handle: u32,
+    /// PCRs to quote, e.g. 0-9,14; Trustee wants all
+    #[arg(long, value_name = "LIST", default_value = "0-23", env = "SEALIFT_TPM_PCRS")]
+    pub tpm_pcrs: Pcrs,
 }
 
 /// How to reach the store. KServe's and the AWS SDKs' variables are honoured.
@@ -376,6 +440,8 @@ pub struct ModelPin {
 pub enum Key {
     /// Register a key in a key broker (Sealift's or Trustee)
     Put(KeyPut),
+    /// Have the key broker refuse older bundles of a model from now on; never lowers what is demanded
+    Bump(KeyBump),
     /// Ask for a key as a workload would, and say what came; never prints the key
     Check(Box<KeyCheck>),
 }
@@ -398,6 +464,34 @@ pub struct KeyPut {
     /// Replace a key of the same name
     #[arg(long)]
     pub overwrite: bool,
+    /// The broker
+    #[command(flatten)]
+    pub broker: BrokerArgs,
+}
+
+/// `sealift key bump`
+#[derive(Debug, Args)]
+pub struct KeyBump {
+    /// The key's name
+    #[arg(long, value_name = "URI", value_parser = resource, env = "SEALIFT_RESOURCE_ID")]
+    pub resource_id: ResourceUri,
+    /// The model
+    #[arg(long, value_name = "NAME", value_parser = model_name)]
+    pub model: ModelName,
+    /// The lowest generation of it that may still be opened
+    #[arg(long, value_name = "GENERATION")]
+    pub min_generation: u64,
+    /// The only manifests that may be opened; may be repeated. Needed if the key names some already
+    #[arg(long, value_name = "sha256:HEX", value_parser = digest)]
+    pub digest: Vec<Digest>,
+    /// The broker
+    #[command(flatten)]
+    pub broker: BrokerArgs,
+}
+
+/// A key broker, and who administers it
+#[derive(Debug, Args)]
+pub struct BrokerArgs {
     /// The key broker's address
     #[arg(long, value_name = "URL", env = "SEALIFT_KBS_URL")]
     pub kbs_url: String,
@@ -421,10 +515,48 @@ pub struct KeyCheck {
     /// How to reach keys elsewhere
     #[command(flatten)]
     pub remote: RemoteArgs,
-    /// Where audit records go; `-` is stdout
-    #[arg(long, value_name = "FILE", default_value = "-", env = "SEALIFT_AUDIT_FILE")]
+    /// Where audit records go: a file, `-` (stdout), journald:, syslog: or https://…
+    #[arg(long, value_name = "TARGET", default_value = "-", env = "SEALIFT_AUDIT_FILE")]
     pub audit_file: PathBuf,
 }
+
+/// `sealift attest`
+#[derive(Debug, Subcommand)]
+pub enum Attest {
+    /// Make an attestation key in a TPM, and print its public half for the broker's list
+    TpmKey(AttestTpmKey),
+    /// Print the evidence over given bytes, as a broker would get it
+    Evidence(AttestEvidence),
+}
+
+/// `sealift attest tpm-key`
+#[derive(Debug, Args)]
+pub struct AttestTpmKey {
+    /// Print the key that is there already; make none
+    #[arg(long)]
+    pub show: bool,
+    /// The TPM
+    #[command(flatten)]
+    pub tpm: TpmArgs,
+}
+
+/// `sealift attest evidence`
+#[derive(Debug, Args)]
+pub struct AttestEvidence {
+    /// What the evidence is over: at most 64 bytes in hex
+    #[arg(long, value_name = "HEX", value_parser = report_data)]
+    pub report_data: ReportData,
+    /// What to attest with
+    #[command(flatten)]
+    pub attester: AttesterArgs,
+    /// Allow the sample attester, which proves nothing
+    #[arg(long, env = "SEALIFT_INSECURE_DEV")]
+    pub insecure_dev: bool,
+}
+
+/// What evidence is over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReportData(pub Vec<u8>);
 
 /// `sealift unsealer`
 #[derive(Debug, Subcommand)]
@@ -454,8 +586,8 @@ pub struct UnsealerRun {
     /// How to reach keys and secrets
     #[command(flatten)]
     pub key: KeyArgs,
-    /// Where audit records go; `-` is stdout
-    #[arg(long, value_name = "FILE", default_value = "-", env = "SEALIFT_AUDIT_FILE")]
+    /// Where audit records go: a file, `-` (stdout), journald:, syslog: or https://…
+    #[arg(long, value_name = "TARGET", default_value = "-", env = "SEALIFT_AUDIT_FILE")]
     pub audit_file: PathBuf,
 }
 
@@ -578,6 +710,21 @@ fn released_key(text: &str) -> Result<KeyUri, String> {
 
 fn signer(text: &str) -> Result<Signer, String> {
     Signer::parse(text).map_err(|error| error.to_string())
+}
+
+fn persistent_handle(text: &str) -> Result<u32, String> {
+    let digits = text.strip_prefix("0x").unwrap_or_default();
+    let handle = u32::from_str_radix(digits, 16).ok();
+    handle
+        .filter(|handle| handle >> 24 == 0x81)
+        .ok_or_else(|| "a persistent handle, 0x81000000 to 0x81ffffff".into())
+}
+
+fn report_data(text: &str) -> Result<ReportData, String> {
+    match hex::decode(text) {
+        Ok(bytes) if bytes.len() <= 64 => Ok(ReportData(bytes)),
+        _ => Err("at most 64 bytes in hex".into()),
+    }
 }
 
 fn unix_socket(text: &str) -> Result<PathBuf, String> {

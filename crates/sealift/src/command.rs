@@ -1,8 +1,10 @@
 //! The commands, one file each: arguments in, a result on stdout or a [`crate::failure::Failure`].
 
+pub(crate) mod attest;
 pub(crate) mod audit;
 pub(crate) mod beside;
 pub(crate) mod completion;
+pub(crate) mod doctor;
 pub(crate) mod explain;
 pub(crate) mod init;
 pub(crate) mod inspect;

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use audit::Event;
-use keys::{Cdh, FileSource, HttpSettings, Kbs, KeySource, Retry, SampleAttester, Source};
+use keys::{Cdh, FileSource, HttpSettings, Kbs, KeySource, Retry, Source};
 use seal::key::Kek;
 use seal::name::ResourceUri;
 use secret::Secret;
 
+use crate::attester;
 use crate::cli::{KeyArgs, KeySourceKind};
-use crate::code::Code;
 use crate::failure::Failure;
 
 /// Longest single request to a key source.
@@ -53,21 +53,8 @@ pub(crate) fn open(args: &KeyArgs) -> Result<Source, Failure> {
                 Failure::usage("the key source is a broker and no address is given")
                     .hint("Add --kbs-url")
             })?;
-            if !args.insecure_dev {
-                return Err(Failure::new(
-                    Code::Attestation,
-                    "this build has no attester but the sample one",
-                )
-                .hint(
-                    "Inside Confidential Containers use --key-source cdh; for a trial without a \
-                       TEE add --insecure-dev",
-                ));
-            }
-            eprintln!(
-                "warning: --insecure-dev: attesting with the sample attester. This proves nothing \
-                 and is not confidential."
-            );
-            Ok(Source::Kbs(Kbs::new(url, Box::new(SampleAttester), &settings)?))
+            let attester = attester::open(&args.attester, args.insecure_dev)?;
+            Ok(Source::Kbs(Kbs::new(url, attester, &settings)?))
         }
     }
 }

@@ -3,6 +3,8 @@
 //! [`run`] is the whole life of the process: parse, harden, log, do, say why not. What the commands do lies in `command`,
 //! one file each; what `init` and `open` share in [`opening`] and [`transfer`].
 
+mod attester;
+mod checks;
 pub mod cli;
 pub mod code;
 mod command;
@@ -90,6 +92,7 @@ fn dispatch(cli: Cli) -> Result<(), Stop> {
     let global = &cli.global;
     match cli.command {
         Command::Seal(args) => stop::in_runtime(command::seal::run(&args, global)),
+        Command::Doctor(args) => stop::in_runtime(command::doctor::run(&args, global)),
         Command::Init(args) => stop::in_runtime(command::init::run(&args, global)),
         Command::Open(args) => stop::in_runtime(command::open::run(&args, global)),
         Command::Inspect(args) => stop::in_runtime(command::inspect::run(&args, global)),
@@ -98,6 +101,7 @@ fn dispatch(cli: Cli) -> Result<(), Stop> {
         Command::Key(args) => stop::in_runtime(command::key::run(&args, global)),
         Command::Unsealer(args) => stop::in_runtime(command::unsealer::run(&args, global)),
         Command::Keygen(args) => Ok(command::keygen::run(&args, global)?),
+        Command::Attest(args) => Ok(command::attest::run(&args, global)?),
         Command::Audit(args) => Ok(command::audit::run(&args, global)?),
         Command::Explain(args) => Ok(command::explain::run(&args)?),
         Command::Completion(args) => Ok(command::completion::run(&args)?),

@@ -6,6 +6,7 @@
 //! complete and its audit record was accepted.
 
 mod plan;
+mod rehearsal;
 mod upstream;
 
 use std::collections::BTreeMap;
@@ -30,6 +31,7 @@ use crate::recipients::Keys;
 use crate::source::Source;
 use crate::transfer::{self, Content, Item, Limits, Sink};
 use plan::{Planned, Work};
+pub(crate) use rehearsal::rehearse;
 
 /// What may be opened besides sealed bundles.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

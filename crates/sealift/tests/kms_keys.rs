@@ -68,7 +68,8 @@ fn a_bundle_goes_to_aws_kms_and_back() {
     };
     refuse(&mut to(&format!("awskms:///{}/none", Moto::REGION)), Code::KeyNotFound);
     let mut nobody = to(&uri);
-    nobody.env_remove("AWS_ACCESS_KEY_ID").env("AWS_EC2_METADATA_DISABLED", "true");
+    nobody.env_remove("AWS_ACCESS_KEY_ID").env_remove("AWS_SECRET_ACCESS_KEY");
+    nobody.env("AWS_EC2_METADATA_DISABLED", "true");
     refuse(&mut nobody, Code::AccessDenied);
 }
 

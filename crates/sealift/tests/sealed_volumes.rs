@@ -49,6 +49,7 @@ impl Broker {
             admin_public_keys: vec![keys.admin_public_key],
             admin_issuers: vec![],
             insecure_dev: true,
+            tpm_trusted_keys: Vec::new(),
             listen: "127.0.0.1:0".parse().unwrap(),
             tls: None,
         };

@@ -17,6 +17,7 @@ pub mod sealer;
 mod skip;
 pub mod softhsm;
 pub mod steps;
+pub mod swtpm;
 pub mod tls;
 pub mod torn;
 

@@ -12,9 +12,8 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 
-use self::agents::{
-    Guest, Host, cpu_seconds, memory_mib, peak_mib, resident_mib, voluntary_switches,
-};
+use self::agents::{Guest, Host};
+use super::kernel::{cpu_seconds, memory_mib, peak_mib, resident_mib, voluntary_switches};
 use super::lab::{Lab, same_files, size};
 use super::sample::{Sample, median, ratio};
 use super::{Bar, Line};

@@ -59,16 +59,16 @@ impl LogFile {
         Ok(log)
     }
 
-    /// Appends one record, or leaves the file as it was.
-    pub(super) fn append(&mut self, time: Timestamp, event: &Event) -> Result<(), Error> {
+    /// Appends these records, or leaves the file as it was.
+    pub(super) fn append(&mut self, entries: &[(Timestamp, Event)]) -> Result<(), Error> {
         self.locked(|log| {
             log.catch_up()?;
-            let (line, next) = log.head.append(time, event)?;
-            let end = log.end + line.len() as u64;
+            let (lines, next) = log.head.append_all(entries)?;
+            let end = log.end + lines.len() as u64;
             if end > FILE_BYTES_MAX {
                 return Err(Error::Full { path: log.path.clone() });
             }
-            let written = log.file.write_all(line.as_bytes()).and_then(|()| log.file.sync_data());
+            let written = log.file.write_all(lines.as_bytes()).and_then(|()| log.file.sync_data());
             if let Err(source) = written {
                 // If this fails too, half a record stays and the next append refuses.
                 let _ = log.file.set_len(log.end);

@@ -1,5 +1,6 @@
 //! The form of a record, with the clock stopped.
 
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 
 use super::*;
@@ -53,6 +54,105 @@ fn a_record_is_this_line_byte_for_byte() {
         "\n",
     );
     assert_eq!(String::from_utf8(shared.0.lock().unwrap().clone()).unwrap(), expected);
+}
+
+/// Holds each write until it may go on; `Err`: it is to fail.
+struct Gate {
+    at: Sender<()>,
+    go: Receiver<std::io::Result<()>>,
+    written: Shared,
+}
+
+impl Write for Gate {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let _ = self.at.send(());
+        let go = self.go.recv();
+        go.unwrap_or_else(|_| std::panic::resume_unwind(Box::new("sink")))?;
+        self.written.write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// One thread writes while `more` come to wait; then `go` lets the writes go on, one after the other.
+/// Returns what became of the first and of the others, and what is written.
+fn together(
+    more: Vec<Event>,
+    go: impl FnOnce(Sender<std::io::Result<()>>),
+) -> (Vec<std::thread::Result<Result<(), Error>>>, Vec<u8>) {
+    let (at, is_at) = channel();
+    let (may_go, waits) = channel();
+    let written = Shared::default();
+    let gate = Gate { at, go: waits, written: written.clone() };
+    let log = Log::stream(Box::new(gate));
+    let results = std::thread::scope(|threads| {
+        let log = &log;
+        let first = threads.spawn(|| log.record(Event::PolicyChanged { digest: "first".into() }));
+        is_at.recv().unwrap();
+        let count = more.len();
+        let mut all = vec![first];
+        all.extend(more.into_iter().map(|event| threads.spawn(|| log.record(event))));
+        while log.queue().waiting.len() < count {
+            std::thread::yield_now();
+        }
+        go(may_go);
+        all.into_iter().map(std::thread::ScopedJoinHandle::join).collect()
+    });
+    let bytes = written.0.lock().unwrap().clone();
+    (results, bytes)
+}
+
+fn events(count: usize) -> Vec<Event> {
+    (0..count).map(|n| Event::PolicyChanged { digest: n.to_string() }).collect()
+}
+
+#[test]
+fn those_who_wait_share_a_write() {
+    let (results, bytes) = together(events(8), |go| {
+        go.send(Ok(())).unwrap();
+        go.send(Ok(())).unwrap();
+    });
+    assert!(results.iter().all(|result| matches!(result, Ok(Ok(())))), "{results:?}");
+    assert_eq!(crate::verify(&bytes[..]).unwrap().records, 9);
+}
+
+#[test]
+fn what_cannot_be_recorded_fails_alone() {
+    let mut events = events(8);
+    events.push(Event::Rewrapped {
+        location: "x".repeat(5_000),
+        manifest_digest: "x".repeat(5_000),
+        recipients: vec!["x".repeat(5_000); 31],
+    });
+    let (results, bytes) = together(events, |go| (0..9).for_each(|_| go.send(Ok(())).unwrap()));
+    let failed: Vec<_> = results.iter().filter(|result| !matches!(result, Ok(Ok(())))).collect();
+    assert!(matches!(failed[..], [Ok(Err(Error::TooLong { .. }))]), "{failed:?}");
+    assert_eq!(crate::verify(&bytes[..]).unwrap().records, 9);
+}
+
+#[test]
+fn a_failed_write_is_nobodys_record() {
+    let (results, bytes) = together(events(8), |go| {
+        go.send(Ok(())).unwrap();
+        go.send(Err(std::io::ErrorKind::StorageFull.into())).unwrap();
+    });
+    assert!(matches!(results[0], Ok(Ok(()))));
+    let failed = |result: &std::thread::Result<_>| {
+        matches!(result, Ok(Err(Error::Sink { .. } | Error::FailedBefore { .. })))
+    };
+    assert!(results[1..].iter().all(failed), "{results:?}");
+    assert_eq!(crate::verify(&bytes[..]).unwrap().records, 1);
+}
+
+#[test]
+fn a_writer_that_panics_leaves_nobody_waiting() {
+    let (results, _) = together(events(8), drop);
+    assert!(results[0].is_err());
+    let failed =
+        |result: &std::thread::Result<_>| matches!(result, Ok(Err(Error::FailedBefore { .. })));
+    assert!(results[1..].iter().all(failed), "{results:?}");
 }
 
 #[test]

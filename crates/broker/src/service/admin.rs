@@ -5,6 +5,10 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hyper::StatusCode;
 use hyper::header::IF_NONE_MATCH;
+use seal::key::Kek;
+use seal::manifest::Manifest;
+use seal::name::{Digest, ModelName};
+use secret::Secret;
 use serde::Deserialize;
 use serde_json::json;
 use tracing::info;
@@ -20,6 +24,16 @@ use crate::resources::RESOURCE_BYTES_MAX;
 #[derive(Deserialize)]
 struct PostedPolicy {
     policy: String,
+}
+
+/// Which bundles of a model a key opens from now on.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PostedPin {
+    model: String,
+    min_generation: u64,
+    #[serde(default)]
+    digests: Vec<String>,
 }
 
 impl Service {
@@ -58,6 +72,48 @@ impl Service {
             })?;
         info!(%resource, version = metadata.version, "stored");
         Ok(Answer::json(&json!(metadata)))
+    }
+
+    /// `PATCH /kbs/v0/resource/<repository>/<type>/<tag>`
+    /// `{"model","min_generation","digests"}`: raises what a key demands of bundles, and never lowers
+    /// it. The key itself does not leave the broker.
+    pub(super) fn raise_pin(&self, call: &Call, path: &str) -> Result<Answer, Refusal> {
+        let admin = self.admin(call)?;
+        let resource = resource(path)?;
+        let refuse = |detail: String| Refusal::new(Kind::ResourceRefused, detail);
+        let posted: PostedPin = parse(&call.body, r#"{"model","min_generation"}"#)?;
+        let model = ModelName::parse(&posted.model).map_err(|error| refuse(error.to_string()))?;
+        let digests: Result<Vec<_>, _> =
+            posted.digests.iter().map(|digest| Digest::parse(digest)).collect();
+        let digests = digests.map_err(|error| refuse(error.to_string()))?;
+        if posted.min_generation > Manifest::GENERATION_MAX {
+            return Err(refuse(format!("no generation is above {}", Manifest::GENERATION_MAX)));
+        }
+        let raise = |value: &[u8]| {
+            let unusable = |error: seal::Error| Unraised::Refused(refuse(error.to_string()));
+            let key =
+                Secret::copy(value).map_err(|_| Unraised::Refused(refuse("too long".into())))?;
+            let key = Kek::parse(&key).map_err(unusable)?;
+            let raised = key.raised(&model, posted.min_generation, digests).map_err(unusable)?;
+            let jwk = raised.to_jwk().map_err(unusable)?;
+            self.record(Event::PinRaised {
+                resource: resource.to_string(),
+                model: model.to_string(),
+                min_generation: posted.min_generation,
+                admin: admin.0,
+            })
+            .map_err(Unraised::Refused)?;
+            Ok(jwk)
+        };
+        match self.resources.change(&resource, self.clock.now(), raise) {
+            Ok(Some(metadata)) => {
+                info!(%resource, %model, min_generation = posted.min_generation, "raised");
+                Ok(Answer::json(&json!(metadata)))
+            }
+            Ok(None) => Err(absent(&resource)),
+            Err(Unraised::Refused(refusal)) => Err(refusal),
+            Err(Unraised::Failed(error)) => Err(internal(error)),
+        }
     }
 
     /// `DELETE /kbs/v0/resource/<repository>/<type>/<tag>`.
@@ -121,6 +177,18 @@ impl Service {
             };
             Refusal::new(kind, format!("admin access denied: {error}"))
         })
+    }
+}
+
+/// Why a pin was not raised.
+enum Unraised {
+    Refused(Refusal),
+    Failed(Error),
+}
+
+impl From<Error> for Unraised {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
     }
 }
 

@@ -140,9 +140,10 @@ impl Service {
     }
 
     fn verifier(&self, tee: Tee) -> Result<&dyn crate::evidence::Verifier, Refusal> {
-        self.verifiers
-            .get(tee)
-            .ok_or_else(|| attestation(format!("no verifier for {tee} in this build")))
+        self.verifiers.get(tee).ok_or_else(|| match tee {
+            Tee::TPM => attestation("tpm evidence is accepted only with --tpm-trusted-key"),
+            _ => attestation(format!("no verifier for {tee} in this build")),
+        })
     }
 
     fn with_cookie(&self, answer: Answer, session: &Session, now: u64) -> Result<Answer, Refusal> {

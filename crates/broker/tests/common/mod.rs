@@ -33,6 +33,7 @@ pub struct Setup {
     pub limits: Limits,
     pub log: Option<Log>,
     pub tls: Option<TlsFiles>,
+    pub tpm_trusted_keys: Vec<PathBuf>,
     pub dirs: Arc<Dirs>,
 }
 
@@ -45,6 +46,7 @@ impl Default for Setup {
             limits: Limits::default(),
             log: None,
             tls: None,
+            tpm_trusted_keys: Vec::new(),
             dirs: Arc::new(Dirs::new()),
         }
     }
@@ -165,6 +167,7 @@ impl Setup {
             insecure_dev: self.insecure_dev,
             listen: "127.0.0.1:0".parse().unwrap(),
             tls: self.tls,
+            tpm_trusted_keys: self.tpm_trusted_keys,
         };
         let clock = Arc::new(AtomicU64::new(NOW));
         let log =

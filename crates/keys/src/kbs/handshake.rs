@@ -22,8 +22,8 @@ pub(super) const CHALLENGE_BYTES_MAX: usize = 8 * 1024;
 const NONCE_BYTES_MAX: usize = 1024;
 /// Shortest nonce that can be unpredictable.
 const NONCE_BYTES_MIN: usize = 16;
-/// Longest session cookie, name included.
-const COOKIE_BYTES_MAX: usize = 4096;
+/// Longest session cookie, name included: our broker's carries the claims.
+const COOKIE_BYTES_MAX: usize = 8 * 1024;
 /// Longest answer to `/attest`: a token repeats the evidence's claims, an event log among them.
 pub(super) const TOKEN_ANSWER_BYTES_MAX: usize = 512 * 1024;
 /// Longest token that is sent as a header, which servers and proxies limit. Longer ones are left

@@ -10,12 +10,9 @@ use crate::code::Code;
 use crate::failure::Failure;
 use crate::output::{self, row};
 
-/// The log at `path`; `-` is stdout, where a container's records belong.
+/// The log that `path` names, in [`audit::Target`]'s words.
 pub(super) fn log(path: &Path) -> Result<audit::Log, Failure> {
-    if path == Path::new("-") {
-        return Ok(audit::Log::stream(Box::new(std::io::stdout())));
-    }
-    Ok(audit::Log::file(path)?)
+    Ok(audit::Target::parse(path).open()?)
 }
 
 /// The same for commands whose result is on stdout: there `-` is stderr, and a person at a

@@ -41,7 +41,10 @@ fn accepted(args: &Init, confidential: Option<&str>) -> Accept {
 
 /// KServe's variable names the key where our own flag does not. Both are the deployer's; if they
 /// differ, something is wrong and nobody should guess.
-fn name_the_key(options: &mut Opening, confidential: Option<String>) -> Result<(), Failure> {
+pub(super) fn name_the_key(
+    options: &mut Opening,
+    confidential: Option<String>,
+) -> Result<(), Failure> {
     let Some(text) = confidential.filter(|text| !text.is_empty()) else { return Ok(()) };
     let named = KeyUri::parse(&text)
         .map_err(|error| Failure::from(error).recode(Code::Usage).at("CONFIDENTIAL_RESOURCE_ID"))?;
@@ -56,7 +59,7 @@ fn name_the_key(options: &mut Opening, confidential: Option<String>) -> Result<(
     }
 }
 
-fn targets(pairs: &[String]) -> Result<Vec<Target>, Failure> {
+pub(super) fn targets(pairs: &[String]) -> Result<Vec<Target>, Failure> {
     if !pairs.len().is_multiple_of(2) {
         return Err(Failure::usage("a source without a destination")
             .hint("Give pairs: SRC DEST [SRC DEST]…"));

@@ -1,4 +1,4 @@
-//! `sealift key put|check`: the administrator's side of a key broker, Sealift's or Trustee.
+//! `sealift key put|bump|check`: the administrator's side of a key broker, Sealift's or Trustee.
 
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -6,14 +6,17 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use aws_lc_rs::signature::Ed25519KeyPair;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use reqwest::{Method, RequestBuilder};
 use rustls_pki_types::PrivatePkcs8KeyDer;
 use rustls_pki_types::pem::PemObject;
+use seal::name::{Digest, ResourceUri};
 use seal::pin::Pins;
 use secret::Secret;
 use serde::{Deserialize, Serialize};
 
 use super::keygen;
-use crate::cli::{Global, Key, KeyCheck, KeyPut};
+use crate::checks::Checks;
+use crate::cli::{BrokerArgs, Global, Key, KeyBump, KeyCheck, KeyPut};
 use crate::code::Code;
 use crate::failure::{Failure, chain};
 use crate::output::{self, row};
@@ -28,6 +31,7 @@ const ANSWER_BYTES_MAX: usize = 16 * 1024;
 pub(crate) async fn run(args: &Key, global: &Global) -> Result<(), Failure> {
     match args {
         Key::Put(args) => put(args, global).await,
+        Key::Bump(args) => bump(args, global).await,
         Key::Check(args) => check(args, global).await,
     }
 }
@@ -55,25 +59,17 @@ async fn put(args: &KeyPut, global: &Global) -> Result<(), Failure> {
                  --allow-unpinned",
             ));
     }
-    let token = admin_token(&args.admin_key)?;
-    let url = resource_url(&args.kbs_url, &args.resource_id.path())?;
-    let client = client(args.kbs_ca.as_deref())?;
     let jwk = kek.to_jwk()?;
-    let mut request = client
-        .post(url)
-        .bearer_auth(token)
+    let mut request = request(Method::POST, &args.broker, &args.resource_id)?
         .header("content-type", "application/octet-stream")
         .body(jwk.expose().to_vec());
     if !args.overwrite {
         request = request.header("if-none-match", "*");
     }
-    let answer = request.send().await.map_err(|error| unreachable(&args.kbs_url, &error))?;
-    if !answer.status().is_success() {
-        return Err(refused(answer).await.at(&args.resource_id));
-    }
+    ask(request, &args.broker, &args.resource_id).await?;
     let registered = Registered {
         resource_id: args.resource_id.to_string(),
-        kbs_url: args.kbs_url.clone(),
+        kbs_url: args.broker.kbs_url.clone(),
         models: models(kek.pins()),
     };
     output::print(global.output, &registered, |registered| {
@@ -86,29 +82,44 @@ async fn put(args: &KeyPut, global: &Global) -> Result<(), Failure> {
 }
 
 #[derive(Serialize)]
-struct Checked {
+struct Bumped {
     resource_id: String,
-    source: &'static str,
-    /// Which models it opens, from which generation on; empty for a key that pins nothing.
-    models: Vec<String>,
+    model: String,
+    min_generation: u64,
+}
+
+async fn bump(args: &KeyBump, global: &Global) -> Result<(), Failure> {
+    let body = serde_json::json!({
+        "model": args.model.to_string(),
+        "min_generation": args.min_generation,
+        "digests": args.digest.iter().map(Digest::to_string).collect::<Vec<_>>(),
+    });
+    let request = request(Method::PATCH, &args.broker, &args.resource_id)?
+        .header("content-type", "application/json")
+        .body(body.to_string());
+    ask(request, &args.broker, &args.resource_id).await?;
+    let bumped = Bumped {
+        resource_id: args.resource_id.to_string(),
+        model: args.model.to_string(),
+        min_generation: args.min_generation,
+    };
+    output::print(global.output, &bumped, |bumped| {
+        vec![
+            row([&"key", &bumped.resource_id]),
+            row([&"opens", &format!("{}@{}", bumped.model, bumped.min_generation)]),
+        ]
+    })
 }
 
 async fn check(args: &KeyCheck, global: &Global) -> Result<(), Failure> {
     let log = super::audit::log_beside_result(&args.audit_file)?;
     let keys = Keys::new(&args.key, &args.remote, "check", &log);
-    let kek = keys.released(&args.resource_id).await?;
-    let checked = Checked {
-        resource_id: args.resource_id.to_string(),
-        source: keys.holder(&args.resource_id),
-        models: models(kek.pins()),
-    };
-    output::print(global.output, &checked, |checked| {
-        vec![
-            row([&"released", &checked.resource_id]),
-            row([&"by", &checked.source]),
-            row([&"opens", &opens(&checked.models)]),
-        ]
-    })
+    let kek = keys.released(&args.resource_id).await;
+    let mut checks = Checks::default();
+    checks.release(keys.holder(&args.resource_id), kek, |kek| {
+        format!("opens {}", opens(&models(kek.pins())))
+    });
+    checks.finish(global.output)
 }
 
 fn models(pins: Option<&Pins>) -> Vec<String> {
@@ -140,6 +151,31 @@ fn admin_token(path: &Path) -> Result<String, Failure> {
     let signed = format!("{head}.{}", URL_SAFE_NO_PAD.encode(claims.to_string()));
     let signature = key.sign(signed.as_bytes());
     Ok(format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature.as_ref())))
+}
+
+/// An administrator's request about a key.
+fn request(
+    method: Method,
+    broker: &BrokerArgs,
+    key: &ResourceUri,
+) -> Result<RequestBuilder, Failure> {
+    let url = resource_url(&broker.kbs_url, &key.path())?;
+    let client = client(broker.kbs_ca.as_deref())?;
+    Ok(client.request(method, url).bearer_auth(admin_token(&broker.admin_key)?))
+}
+
+async fn ask(
+    request: RequestBuilder,
+    broker: &BrokerArgs,
+    key: &ResourceUri,
+) -> Result<(), Failure> {
+    let answer = request.send().await;
+    let answer = answer
+        .map_err(|error| Failure::new(Code::KeyUnreachable, chain(&error)).at(&broker.kbs_url))?;
+    match answer.status().is_success() {
+        true => Ok(()),
+        false => Err(refused(answer).await.at(key)),
+    }
 }
 
 fn resource_url(base: &str, path: &str) -> Result<url::Url, Failure> {
@@ -179,10 +215,6 @@ fn client(ca: Option<&Path>) -> Result<reqwest::Client, Failure> {
     builder.build().map_err(|error| Failure::new(Code::Tls, chain(&error)))
 }
 
-fn unreachable(url: &str, error: &reqwest::Error) -> Failure {
-    Failure::new(Code::KeyUnreachable, chain(error)).at(url)
-}
-
 /// The broker's refusal: its own words, bounded.
 async fn refused(mut answer: reqwest::Response) -> Failure {
     #[derive(Deserialize)]
@@ -209,6 +241,9 @@ async fn refused(mut answer: reqwest::Response) -> Failure {
     match status.as_u16() {
         401 | 403 => Failure::new(Code::AccessDenied, what)
             .hint("Check --admin-key against the broker's administrators"),
+        405 => Failure::usage(what).hint(
+            "This broker cannot change a key: register it anew with `sealift key put --overwrite`",
+        ),
         409 | 412 => Failure::usage(what).hint("Say --overwrite to replace the key"),
         404 => Failure::new(Code::NotFound, what),
         500.. => Failure::new(Code::KeyUnreachable, what),

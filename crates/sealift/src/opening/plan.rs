@@ -44,14 +44,7 @@ impl Run<'_> {
         let destination = Destination::open(&target.dest, &policy)?;
         let store = Store::open(&target.source.location, self.settings)?;
         let objects = Objects { store: &store, limits: &self.limits };
-        let (plan, work) = match objects.manifest().await? {
-            Some(json) => self.plan_sealed(target, &objects, &json).await?,
-            None => match self.accept {
-                Accept::SealedOnly => return Err(not_sealed(&objects).await?),
-                Accept::Jwe => self.plan_jwe(target, &objects).await?,
-                Accept::Plain => plan_plain(&objects).await?,
-            },
-        };
+        let (plan, work) = self.plan_work(target, &objects).await?;
         // Only a manifest's digest names content. What has none is fetched anew, from the start.
         let digest = matches!(work, Work::Sealed { .. }).then_some(plan.digest);
         let unchanged = match (digest, destination.receipt()?) {
@@ -65,6 +58,20 @@ impl Run<'_> {
             destination.preflight(&plan)?;
         }
         Ok(Planned { store, destination, plan, work, unchanged })
+    }
+
+    /// What is there, and what is to be done about it.
+    pub(super) async fn plan_work(
+        &self,
+        target: &Target,
+        objects: &Objects<'_>,
+    ) -> Result<(Plan, Work), Failure> {
+        match (objects.manifest().await?, self.accept) {
+            (Some(json), _) => self.plan_sealed(target, objects, &json).await,
+            (None, Accept::SealedOnly) => Err(not_sealed(objects).await?),
+            (None, Accept::Jwe) => self.plan_jwe(target, objects).await,
+            (None, Accept::Plain) => plan_plain(objects).await,
+        }
     }
 
     async fn plan_sealed(

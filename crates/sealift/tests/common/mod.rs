@@ -16,6 +16,8 @@ use sealift::opening::{self, Accept, Outcome, Target};
 use sealift::source::Source;
 use tempfile::TempDir;
 
+pub(crate) mod broker;
+
 pub(crate) const RESOURCE: &str = "kbs:///team/model/v1";
 
 /// A directory in memory, removed at the end of the test.

@@ -1,0 +1,126 @@
+//! `sealift doctor` and `key check`: the first thing that is wrong is named, whatever it is.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod common;
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use common::broker::Broker;
+use common::{RESOURCE, Sealed, sealift, text, tree};
+use sealift::code::Code;
+
+const ALLOW: &str = "package policy\nimport rego.v1\ndefault allow := false\nallow if input.iss\n";
+const DENY: &str = "package policy\nimport rego.v1\ndefault allow := false\n";
+
+struct Scene {
+    sealed: Sealed,
+    broker: Broker,
+    policy: PathBuf,
+    dest: PathBuf,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let sealed = Sealed::small();
+        let policy = sealed.dir.path().join("policy.rego");
+        std::fs::write(&policy, ALLOW).unwrap();
+        let broker = Broker::start(&sealed.dir.path().join("broker"), Some(policy.clone()));
+        broker.put(RESOURCE, &sealed.key);
+        let dest = sealed.dest("dest");
+        Self { sealed, broker, policy, dest }
+    }
+
+    fn doctor(&self, source: &str, more: &[&str]) -> Command {
+        let mut doctor = sealift();
+        doctor.args(["doctor", source, text(&self.dest), "--resource-id", RESOURCE]);
+        doctor.args(["--kbs-url", &self.broker.url(), "--insecure-dev", "--key-timeout", "2"]);
+        doctor.args(["--output", "json"]).args(more);
+        doctor
+    }
+
+    /// What became of each check, and that nothing was published.
+    fn found(&self, command: &mut Command, code: Option<Code>) -> Vec<(String, String)> {
+        let output = command.output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        let exit = code.map_or(0, Code::exit);
+        assert_eq!(output.status.code(), Some(exit.into()), "{stderr}");
+        let rows: Vec<serde_json::Value> = serde_json::from_slice(&output.stdout).unwrap();
+        assert!(tree(&self.dest).is_empty());
+        if let Some(code) = code {
+            let failed = rows.iter().find(|row| row["outcome"] == "failed").unwrap();
+            let detail = failed["detail"].as_str().unwrap();
+            assert!(detail.starts_with(&format!("{code} {}: ", code.slug())), "{detail}");
+            assert_eq!(stderr.lines().last(), Some(detail));
+        }
+        let word = |row: &serde_json::Value, member: &str| row[member].as_str().unwrap().to_owned();
+        rows.iter().map(|row| (word(row, "check"), word(row, "outcome"))).collect()
+    }
+
+    /// The only check that fails, and the code.
+    #[track_caller]
+    fn fails(&self, command: &mut Command, code: Code, check: &str) {
+        let found = self.found(command, Some(code));
+        let failed: Vec<_> = found.iter().filter(|(_, outcome)| outcome == "failed").collect();
+        assert!(matches!(failed[..], [(failed, _)] if failed == check), "{found:?}");
+        let after = found.iter().skip_while(|(name, _)| name != check).skip(1);
+        let after: Vec<_> = after.map(|(_, outcome)| outcome.as_str()).collect();
+        if check != "destination" && check != "audit log" {
+            assert!(after.iter().all(|outcome| *outcome == "not-tried"), "{found:?}");
+        }
+    }
+}
+
+#[test]
+fn each_thing_that_is_wrong_is_named() {
+    let scene = Scene::new();
+    let bundle = text(&scene.sealed.bundle);
+    let well = scene.found(&mut scene.doctor(bundle, &[]), None);
+    let names: Vec<_> = well.iter().map(|(name, _)| name.as_str()).collect();
+    let expected = [
+        "guest",
+        "audit log",
+        "settings",
+        "attester",
+        "destination",
+        "bundle",
+        "room",
+        "key source",
+        "identity",
+        "policy",
+        "key",
+        "key's form",
+        "current",
+    ];
+    assert_eq!(names, expected);
+    assert!(well.iter().all(|(_, outcome)| outcome == "ok"), "{well:?}");
+
+    let doctor = |more: &[&str]| scene.doctor(bundle, more);
+    scene.fails(&mut doctor(&["--min-generation", "2"]), Code::Stale, "current");
+    scene.fails(&mut doctor(&["--audit-file", "/proc/none"]), Code::Audit, "audit log");
+    std::fs::write(&scene.policy, DENY).unwrap();
+    scene.fails(&mut doctor(&[]), Code::KeyDenied, "policy");
+    std::fs::write(&scene.policy, ALLOW).unwrap();
+    scene.fails(&mut scene.doctor("/nowhere/at/all", &[]), Code::NotFound, "bundle");
+    std::fs::remove_file(scene.sealed.bundle.join("empty.sealed")).unwrap();
+    scene.fails(&mut doctor(&[]), Code::Tampered, "bundle");
+}
+
+#[test]
+fn a_key_check_goes_as_far_as_it_can() {
+    let scene = Scene::new();
+    let url = scene.broker.url();
+    let check = |resource: &str, url: &str| {
+        let mut check = sealift();
+        check.args(["key", "check", "--resource-id", resource, "--kbs-url", url]);
+        check.args(["--insecure-dev", "--key-timeout", "2", "--output", "json"]);
+        check
+    };
+    let found = scene.found(&mut check(RESOURCE, &url), None);
+    assert!(found.iter().all(|(_, outcome)| outcome == "ok") && found.len() == 5, "{found:?}");
+    scene.fails(&mut check("kbs:///team/model/none", &url), Code::KeyNotFound, "key");
+    scene.fails(&mut check(RESOURCE, "http://127.0.0.1:1"), Code::KeyUnreachable, "key source");
+    std::fs::write(&scene.policy, DENY).unwrap();
+    scene.fails(&mut check(RESOURCE, &url), Code::KeyDenied, "policy");
+}

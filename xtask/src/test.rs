@@ -44,6 +44,7 @@ struct Report {
 pub(crate) fn run() -> Result<()> {
     let python = setup::python()?;
     setup::runc()?;
+    setup::softhsm()?;
     let mut report = Report::default();
     let skipped = root().join("target/skipped-tests");
     // What an earlier run left in it is not of this one.
@@ -55,6 +56,8 @@ pub(crate) fn run() -> Result<()> {
         .env("SEALIFT_STRACE", setup::strace()?)
         .env("SEALIFT_SWTPM", setup::swtpm()?)
         .env("SEALIFT_PYTHON", &python)
+        .env("SEALIFT_BAO", setup::openbao()?)
+        .env("SEALIFT_MOTO", setup::moto_server()?)
         .env("SEALIFT_TEST_SKIPPED", &skipped)
         // What a test needs is here now, so nothing may be skipped for want of it.
         .env("SEALIFT_TEST_STRICT", "1");

@@ -1,4 +1,4 @@
-//! Keys that users have elsewhere: Vault and OpenBao, AWS KMS.
+//! Keys that users have elsewhere: Vault and OpenBao, AWS KMS, PKCS#11 tokens.
 //!
 //! Two kinds. One releases a key, like the sources in [`keys`]: [`Vault::release`]. The others
 //! never do: a [`RemoteKey`] wraps a fresh key when a bundle is sealed, and unwraps it when the
@@ -8,6 +8,7 @@
 //! Guests' agents do not link this crate.
 
 mod awskms;
+mod pkcs11;
 mod vault;
 
 use base64::Engine as _;
@@ -19,6 +20,7 @@ use secret::Secret;
 use zeroize::Zeroizing;
 
 pub use awskms::{AwsKms, AwsKmsSettings, CONTEXT};
+pub use pkcs11::{Pin, Pkcs11, Pkcs11Settings};
 pub use vault::{Login, Vault, VaultSettings};
 
 /// A key that stays with its holder, who wraps and unwraps with it.

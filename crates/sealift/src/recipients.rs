@@ -7,14 +7,17 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use keys::{Error, HttpSettings, Retry, Source, with_retry};
-use keys_ext::{Login, RemoteKey, Vault, VaultSettings};
+use keys::{HttpSettings, Retry, Source, with_retry};
+use keys_ext::{
+    AwsKms, AwsKmsSettings, Login, Pin, Pkcs11, Pkcs11Settings, RemoteKey, Vault, VaultSettings,
+};
 use seal::bundle::{Bundle, Recipient};
 use seal::key::Kek;
 use seal::name::{BundleId, KeyUri, ResourceUri, VaultKv};
 use secret::Secret;
 
 use crate::cli::{KeyArgs, NamedKey, RemoteArgs, VaultAuth};
+use crate::code::Code;
 use crate::command::keygen;
 use crate::failure::Failure;
 use crate::key_source::{self, audited};
@@ -89,7 +92,9 @@ impl<'a> Keys<'a> {
             KeyUri::VaultTransit(key) => {
                 self.unwrap(&self.vault()?, key, name, wrapped, &id).await?
             }
-            other => return Err(not_wrapped_with(other)),
+            KeyUri::AwsKms(key) => self.unwrap(&self.aws_kms(), key, name, wrapped, &id).await?,
+            KeyUri::Pkcs11(key) => self.unwrap(&self.pkcs11()?, key, name, wrapped, &id).await?,
+            KeyUri::Kbs(_) | KeyUri::VaultKv(_) => return Err(never_wrapped(name)),
         };
         Ok(Kek::unwrapped(unwrapped)?)
     }
@@ -141,7 +146,9 @@ impl<'a> Keys<'a> {
         let kek = Kek::unwrapped(Secret::random_key())?;
         let wrapped = match name {
             KeyUri::VaultTransit(key) => self.wrap(&self.vault()?, key, name, &kek, bundle).await?,
-            other => return Err(not_wrapped_with(other)),
+            KeyUri::AwsKms(key) => self.wrap(&self.aws_kms(), key, name, &kek, bundle).await?,
+            KeyUri::Pkcs11(key) => self.wrap(&self.pkcs11()?, key, name, &kek, bundle).await?,
+            KeyUri::Kbs(_) | KeyUri::VaultKv(_) => return Err(never_wrapped(name)),
         };
         Ok(Wrapping { key: name.clone(), kek, wrapped_key: Some(wrapped) })
     }
@@ -217,6 +224,38 @@ impl<'a> Keys<'a> {
         }
     }
 
+    fn aws_kms(&self) -> AwsKms {
+        let set = |name: &&str| Some(((*name).to_owned(), std::env::var(name).ok()?));
+        AwsKms::new(AwsKmsSettings {
+            endpoint: self.remote.aws_kms_endpoint.clone(),
+            variables: AwsKms::VARIABLES.iter().filter_map(set).collect(),
+            http: self.http(self.remote.aws_kms_ca.as_ref()),
+        })
+    }
+
+    fn pkcs11(&self) -> Result<Pkcs11, Failure> {
+        let args = self.remote;
+        let module = args.pkcs11_module.clone().ok_or_else(|| {
+            Failure::usage("the key is in a PKCS#11 token, and no library is named")
+                .hint("Add --pkcs11-module")
+        })?;
+        let pin = match &args.pkcs11_pin_file {
+            Some(file) => Pin::File(file.clone()),
+            None => Pin::Given(variable("SEALIFT_PKCS11_PIN").ok_or_else(|| {
+                Failure::usage("the token's PIN is not given")
+                    .hint("Add --pkcs11-pin-file, or set SEALIFT_PKCS11_PIN")
+            })?),
+        };
+        let beside = || std::env::current_exe().map(|own| own.with_file_name("sealift-pkcs11"));
+        let helper = args.pkcs11_helper.clone().or_else(|| beside().ok());
+        Ok(Pkcs11::new(Pkcs11Settings {
+            helper: helper.unwrap_or_else(|| "sealift-pkcs11".into()),
+            module,
+            pin,
+            timeout: REQUEST_TIMEOUT.min(self.key.key_timeout),
+        }))
+    }
+
     fn vault(&self) -> Result<Vault, Failure> {
         let args = self.remote;
         let address = args.vault_addr.clone().ok_or_else(|| {
@@ -239,11 +278,9 @@ fn vault_login(args: &RemoteArgs) -> Result<Login, Failure> {
             if let Some(file) = &args.vault_token_file {
                 return Ok(Login::TokenFile(file.clone()));
             }
-            let token = std::env::var("VAULT_TOKEN").unwrap_or_default();
-            let token =
-                Secret::take(&mut token.into_bytes()).ok().filter(|token| !token.is_empty());
+            let token = variable("VAULT_TOKEN");
             let token = token.ok_or_else(|| needed("--vault-token-file or VAULT_TOKEN"))?;
-            return Ok(Login::Token(Arc::new(token)));
+            return Ok(Login::Token(token));
         }
         VaultAuth::Kubernetes => ("kubernetes", Some(SERVICE_ACCOUNT_TOKEN.into())),
         VaultAuth::Jwt => ("jwt", None),
@@ -264,6 +301,14 @@ fn refuse_file(name: &KeyUri, file: Option<&Path>) -> Result<(), Failure> {
     }
 }
 
-fn not_wrapped_with(name: &KeyUri) -> Failure {
-    Error::Usage(format!("this build cannot ask the holder of {name}")).into()
+/// Both callers have asked [`KeyUri::unwraps`] before.
+fn never_wrapped(name: &KeyUri) -> Failure {
+    Failure::new(Code::Bug, format!("{name} was taken for a key that unwraps"))
+}
+
+/// A secret in a variable, unless it is empty.
+fn variable(name: &str) -> Option<Arc<Secret>> {
+    let value = std::env::var(name).ok()?;
+    let secret = Secret::take(&mut value.into_bytes()).ok()?;
+    (!secret.is_empty()).then(|| Arc::new(secret))
 }

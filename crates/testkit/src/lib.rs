@@ -15,6 +15,7 @@ pub mod relay;
 pub mod s3;
 pub mod sealer;
 mod skip;
+pub mod softhsm;
 pub mod steps;
 pub mod swtpm;
 pub mod tls;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-/// How to reach `vault:///` and `awskms:///` keys. The variables of Vault's own client and of the
+/// How to reach `vault:///`, `awskms:///` and `pkcs11:` keys. The variables of Vault's own client and of the
 /// AWS tools are honoured.
 #[derive(Debug, Clone, Args)]
 pub struct RemoteArgs {
@@ -44,6 +44,15 @@ pub struct RemoteArgs {
     /// Certificates to trust for AWS KMS, PEM
     #[arg(long, value_name = "FILE", env = "SEALIFT_AWS_KMS_CA")]
     pub aws_kms_ca: Option<PathBuf>,
+    /// The library of the PKCS#11 token's maker
+    #[arg(long, value_name = "FILE", env = "SEALIFT_PKCS11_MODULE")]
+    pub pkcs11_module: Option<PathBuf>,
+    /// The token's PIN, one line; without it the variable SEALIFT_PKCS11_PIN is the PIN
+    #[arg(long, value_name = "FILE", env = "SEALIFT_PKCS11_PIN_FILE")]
+    pub pkcs11_pin_file: Option<PathBuf>,
+    /// The program that loads the library [default: sealift-pkcs11 beside this one]
+    #[arg(long, value_name = "FILE", env = "SEALIFT_PKCS11_HELPER")]
+    pub pkcs11_helper: Option<PathBuf>,
 }
 
 /// How to log in to Vault.

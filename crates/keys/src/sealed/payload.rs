@@ -117,6 +117,11 @@ impl Verified {
         Claims { kind, resource, cipher, audience }
     }
 
+    /// Whom it is for.
+    pub fn audience(&self) -> &Audience {
+        &self.audience
+    }
+
     /// Whether it is for `place`.
     pub fn admit(self, place: &Place<'_>) -> Result<Admitted, Error> {
         self.audience.admits(place).map_err(Error::Audience)?;

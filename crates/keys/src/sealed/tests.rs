@@ -274,6 +274,16 @@ fn what_python_sealed_opens() {
         assert_eq!(admitted.resource().to_string(), needs);
         assert!(*admitted.open(&Secret::copy(released).unwrap()).unwrap() == secret, "{name}");
     }
+    let sealed = SealedSecret::parse(text("bound").as_bytes()).unwrap();
+    let verified = || sealed.verify(vectors["jwk"].to_string().as_bytes()).unwrap();
+    assert!(matches!(verified().admit(&NOWHERE), Err(Error::Audience(_))));
+    let here = Place {
+        namespace: Some("team-a"),
+        service_account: Some("db"),
+        file: File::At("password"),
+        ..NOWHERE
+    };
+    assert!(verified().admit(&here).is_ok());
 }
 
 /// Ours, as the other half: every text that [`seal`] makes opens, for its audience alone, and

@@ -178,6 +178,9 @@ mod tests {
         let mut expected = b"\x0a\x17api.SealedSecretService\x12\x0cUnsealSecret".to_vec();
         expected.extend(b"\x1a\x0a\x0a\x08sealed.x\x20\x05");
         assert_eq!(Call::Unseal(b"sealed.x").encode(5), expected);
+        let mut expected = b"\x0a\x17api.SealedSecretService\x12\x0cUnsealSecret".to_vec();
+        expected.extend(b"\x1a\x0c\x0a\x08sealed.x\x10\x01\x20\x05");
+        assert_eq!(Call::UnsealForItsFile(b"sealed.x").encode(5), expected);
         let answer = b"\x0a\x00\x12\x08\x0a\x06secret";
         assert_eq!(decode_answer(answer), Ok(Ok(&b"secret"[..])));
         assert_eq!(answer_head(1, 6)[HEADER_BYTES..], answer[..6]);

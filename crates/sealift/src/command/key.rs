@@ -9,6 +9,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use keys::KeySource;
 use rustls_pki_types::PrivatePkcs8KeyDer;
 use rustls_pki_types::pem::PemObject;
+use seal::name::ResourceUri;
 use seal::pin::Pins;
 use secret::Secret;
 use serde::{Deserialize, Serialize};
@@ -56,22 +57,12 @@ async fn put(args: &KeyPut, global: &Global) -> Result<(), Failure> {
                  --allow-unpinned",
             ));
     }
-    let token = admin_token(&args.admin_key)?;
-    let url = resource_url(&args.kbs_url, &args.resource_id.path())?;
-    let client = client(args.kbs_ca.as_deref())?;
-    let jwk = kek.to_jwk()?;
-    let mut request = client
-        .post(url)
-        .bearer_auth(token)
-        .header("content-type", "application/octet-stream")
-        .body(jwk.expose().to_vec());
-    if !args.overwrite {
-        request = request.header("if-none-match", "*");
-    }
-    let answer = request.send().await.map_err(|error| unreachable(&args.kbs_url, &error))?;
-    if !answer.status().is_success() {
-        return Err(refused(answer).await.at(&args.resource_id));
-    }
+    let broker = Administered {
+        kbs_url: &args.kbs_url,
+        kbs_ca: args.kbs_ca.as_deref(),
+        admin_key: &args.admin_key,
+    };
+    broker.put(&args.resource_id, &kek.to_jwk()?, args.overwrite).await?;
     let registered = Registered {
         resource_id: args.resource_id.to_string(),
         kbs_url: args.kbs_url.clone(),
@@ -84,6 +75,39 @@ async fn put(args: &KeyPut, global: &Global) -> Result<(), Failure> {
             row([&"opens", &opens(&registered.models)]),
         ]
     })
+}
+
+/// A key broker, and who may store in it.
+pub(super) struct Administered<'a> {
+    pub(super) kbs_url: &'a str,
+    pub(super) kbs_ca: Option<&'a Path>,
+    pub(super) admin_key: &'a Path,
+}
+
+impl Administered<'_> {
+    /// Stores a value.
+    pub(super) async fn put(
+        &self,
+        resource: &ResourceUri,
+        value: &Secret,
+        overwrite: bool,
+    ) -> Result<(), Failure> {
+        let token = admin_token(self.admin_key)?;
+        let url = resource_url(self.kbs_url, &resource.path())?;
+        let mut request = client(self.kbs_ca)?
+            .post(url)
+            .bearer_auth(token)
+            .header("content-type", "application/octet-stream")
+            .body(value.expose().to_vec());
+        if !overwrite {
+            request = request.header("if-none-match", "*");
+        }
+        let answer = request.send().await.map_err(|error| unreachable(self.kbs_url, &error))?;
+        if !answer.status().is_success() {
+            return Err(refused(answer).await.at(resource));
+        }
+        Ok(())
+    }
 }
 
 #[derive(Serialize)]

@@ -63,6 +63,10 @@ def main():
         "secret": SECRET.decode(),
         "vault": sign(key, vault),
         "gcm": sign(key, envelope("A256GCM", AESGCM(DEK).encrypt(IV[:12], SECRET, None), IV[:12])),
+        "bound": sign(key, {**vault, "annotations": {"sealift.audience": {
+            "namespace": "team-a", "service_account": "db", "key": "password",
+            "expires": "2999-01-01T00:00:00Z",
+        }}}),
         "ctr": sign(key, envelope("A256CTR", ctr.update(SECRET) + ctr.finalize(), IV)),
     }, indent=2))
 

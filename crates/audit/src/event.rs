@@ -56,6 +56,15 @@ pub enum Event {
         /// Its message.
         reason: String,
     },
+    /// Secrets were fetched, all of them, and are about to be visible together.
+    SecretsPublished {
+        /// Directory.
+        destination: String,
+        /// Number of the revision that they are.
+        revision: u64,
+        /// Each file's path, and the resource or sealed file that it is from: `PATH=SOURCE`.
+        items: Vec<String>,
+    },
     /// A model is verified as a whole and about to be published.
     ModelOpened {
         /// Location of the bundle, without credentials.

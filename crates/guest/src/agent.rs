@@ -9,17 +9,16 @@ use std::time::Instant;
 use aws_lc_rs::rand;
 use publish::volumes::{Error, HeldState, Mounter, Options, Store};
 use volumes::chain;
-use volumes::name::{Category, VolumeId};
+use volumes::name::{Category, TreePath, VolumeId};
 use volumes::refusal::{Reason, Refusal};
 use volumes::session::{Current, Volumes};
 use volumes::tree::{Digest, Tree};
 use volumes::wire::message::{Chunk, Held, OpenRequest, OpenResponse, VolumeStatus};
 
 use crate::bind::data_dir;
-use crate::cdh::Cdh;
 use crate::policy::Policy;
 use crate::server::lock;
-use crate::unseal::{Unsealer, hopeless};
+use crate::unseal::{Opener, Unsealer, hopeless};
 
 /// Memory that a content takes which is staged: how far it has come, and what opening it needs.
 const CONTENT_BYTES: usize = 512;
@@ -151,8 +150,9 @@ impl Agent {
         volume: &VolumeId,
         digest: Digest,
         plaintext: &[u8],
+        only_at: Option<TreePath>,
     ) -> Result<(), String> {
-        match self.store.replace(volume, digest, plaintext) {
+        match self.store.replace(volume, digest, plaintext, only_at) {
             // Gone in the meantime: nobody waits for it.
             Ok(()) | Err(Error::Unknown { .. } | Error::Lacking { .. }) => Ok(()),
             Err(Error::Sealed { .. }) => Err("what is sealed in it is sealed again".into()),
@@ -377,7 +377,7 @@ fn refusal(error: &Error) -> Refusal {
         Error::Length { .. } | Error::Offset { .. } => Reason::Invalid,
         Error::Digest { .. } => Reason::Digest,
         Error::Lacking { .. } => Reason::Missing,
-        Error::Sealed { .. } => Reason::Sealed,
+        Error::Sealed { .. } | Error::Bound { .. } => Reason::Sealed,
         Error::Stale { .. } => Reason::Stale,
         Error::Conflict { .. } => Reason::Conflict,
         Error::TooSoon { .. } => Reason::TooSoon,
@@ -399,8 +399,8 @@ pub fn spawn_keeper(agent: &Arc<Mutex<Agent>>) -> io::Result<()> {
     thread.spawn(move || Agent::keep(&agent)).map(drop)
 }
 
-/// From now on sealed contents are opened, by the key source that `cdh` speaks to.
-pub fn unseal_by(agent: &Arc<Mutex<Agent>>, cdh: Cdh) {
-    let unsealer = Unsealer::new(agent, cdh);
+/// From now on sealed contents are opened.
+pub fn unseal_by(agent: &Arc<Mutex<Agent>>, opener: impl Into<Opener>) {
+    let unsealer = Unsealer::new(agent, opener.into());
     lock(agent).unsealer = Some(unsealer);
 }

@@ -65,9 +65,10 @@ impl Cdh {
         Self { dial, path: path.into(), timeout }
     }
 
-    /// Opens a sealed secret, of at most [`volumes::wire::cdh::VALUE_BYTES_MAX`] bytes.
+    /// Opens a sealed secret, of at most [`volumes::wire::cdh::VALUE_BYTES_MAX`] bytes. The caller
+    /// sees to its [audience](volumes::audience::Audience).
     pub fn unseal(&self, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, Error> {
-        self.call(Call::Unseal(sealed))
+        self.call(Call::UnsealForItsFile(sealed))
     }
 
     /// A resource of the key broker: `kbs:///<repository>/<type>/<tag>`.

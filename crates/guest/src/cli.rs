@@ -55,6 +55,8 @@ pub(crate) struct Run {
     /// can say why not
     #[arg(long, value_name = "SECONDS", default_value_t = 90, value_parser = clap::value_parser!(u16).range(1..=600), env = "SEALIFT_GUEST_KEY_SOURCE_TIMEOUT")]
     pub(crate) key_source_timeout: u16,
+    #[command(flatten)]
+    pub(crate) audience: Audience,
     /// Kinds of volumes that are accepted; default all
     #[arg(long = "category", value_name = "NAME", value_delimiter = ',', value_parser = category, env = "SEALIFT_GUEST_CATEGORIES")]
     pub(crate) categories: Vec<Category>,
@@ -95,6 +97,18 @@ pub(crate) struct Run {
     /// Log JSON lines
     #[arg(long, env = "SEALIFT_LOG_JSON")]
     pub(crate) log_json: bool,
+}
+
+/// Which pod this guest is for. Worth as much as who may choose the arguments: measure them.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Audience {
+    /// The namespace of this guest's pod. Without it, sealed values that are for one namespace are
+    /// refused
+    #[arg(long = "audience-namespace", value_name = "NAME", value_parser = kubernetes_name, env = "SEALIFT_AUDIENCE_NAMESPACE")]
+    pub(crate) namespace: Option<String>,
+    /// Its service account, likewise
+    #[arg(long = "audience-service-account", value_name = "NAME", value_parser = kubernetes_name, env = "SEALIFT_AUDIENCE_SERVICE_ACCOUNT")]
+    pub(crate) service_account: Option<String>,
 }
 
 /// For tls: addresses. Files are read again for every connection.
@@ -182,6 +196,13 @@ fn file_or_resource(path: &str) -> std::io::Result<PathBuf> {
     match guest::identity::is_resource(path) {
         true => Ok(path.into()),
         false => absolute(path),
+    }
+}
+
+fn kubernetes_name(name: &str) -> Result<String, &'static str> {
+    match volumes::audience::is_name(name) {
+        true => Ok(name.to_owned()),
+        false => Err("lower-case letters, digits, `-` and `.`"),
     }
 }
 

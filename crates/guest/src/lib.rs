@@ -5,7 +5,7 @@
 //! |---|---|
 //! | [`server`] | connections, their deadlines and their number |
 //! | [`agent`] | the volumes behind the sessions |
-//! | `unseal` | sealed values, opened before anybody sees them |
+//! | [`unseal`] | sealed values, opened before anybody sees them |
 //! | [`cdh`] | the key source that opens them |
 //! | [`identity`] | this guest's certificate, if the key source releases it |
 //! | [`policy`] | what the host may do |
@@ -24,4 +24,4 @@ pub mod mounter;
 pub mod policy;
 pub mod report;
 pub mod server;
-mod unseal;
+pub mod unseal;

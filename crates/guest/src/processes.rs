@@ -18,6 +18,7 @@ use guest::identity::{Released, is_resource};
 use guest::mounter::{Bounds, Client, Passed, Switchboard, places, serve};
 use guest::policy::Policy;
 use guest::server::{Limits, Server};
+use guest::unseal::Opener;
 use link::listen::{Address, Listener};
 use link::pages::Pages;
 use link::tls;
@@ -27,7 +28,7 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 use volumes::chain;
 use volumes::name::Category;
 
-use crate::cli::{Run, Tls};
+use crate::cli::{Audience, Run, Tls};
 use crate::status_address;
 
 /// How long what an agent before this one holds is waited for: the kernel takes it from a killed
@@ -192,7 +193,8 @@ fn hear(
     let agent = Arc::new(Mutex::new(agent));
     spawn_keeper(&agent).map_err(|error| format!("no thread: {error}"))?;
     if let Some(source) = source {
-        unseal_by(&agent, source);
+        let Audience { namespace, service_account } = run.audience.clone();
+        unseal_by(&agent, Opener { cdh: source, namespace, service_account });
     }
     for (for_root, pages) in all_pages {
         let agent = Arc::clone(&agent);

@@ -11,9 +11,11 @@ use std::fmt;
 use std::fs::File;
 use std::io::Read;
 use std::sync::{Arc, Mutex, Weak};
+use std::time::SystemTime;
 
+use volumes::audience::{Audience, File as Bound, Place};
 use volumes::chain;
-use volumes::name::VolumeId;
+use volumes::name::{TreePath, VolumeId};
 use volumes::refusal::{Reason, Refusal};
 use volumes::tree::{Digest, Node, Tree};
 use volumes::wire::cdh::VALUE_BYTES_MAX;
@@ -33,10 +35,24 @@ const STACK_BYTES: usize = 128 << 10;
 /// What is being opened.
 pub(crate) struct Unsealer {
     agent: Weak<Mutex<Agent>>,
-    cdh: Cdh,
+    opener: Arc<Opener>,
     volumes: BTreeMap<VolumeId, Contents>,
     threads: usize,
 }
+
+/// Who opens sealed values, and for which pod.
+#[derive(Debug)]
+pub struct Opener {
+    /// The key source.
+    pub cdh: Cdh,
+    /// The namespace of the guest's pod. `None`: values that are for one are refused.
+    pub namespace: Option<String>,
+    /// Its service account, likewise.
+    pub service_account: Option<String>,
+}
+
+/// What was sealed, and the one path where it may be.
+type Opened = (Zeroizing<Vec<u8>>, Option<TreePath>);
 
 /// One volume's.
 #[derive(Default)]
@@ -49,8 +65,9 @@ struct Contents {
 }
 
 impl Unsealer {
-    pub(crate) fn new(agent: &Arc<Mutex<Agent>>, cdh: Cdh) -> Self {
-        Self { agent: Arc::downgrade(agent), cdh, volumes: BTreeMap::new(), threads: 0 }
+    pub(crate) fn new(agent: &Arc<Mutex<Agent>>, opener: Opener) -> Self {
+        let (agent, opener) = (Arc::downgrade(agent), Arc::new(opener));
+        Self { agent, opener, volumes: BTreeMap::new(), threads: 0 }
     }
 
     /// Why `tree` cannot be committed yet: its `sealed` contents are being opened from now on, or
@@ -95,10 +112,10 @@ impl Unsealer {
     fn start(&mut self) {
         while self.threads < THREADS_MAX {
             let Some((volume, digest)) = self.next() else { return };
-            let (agent, cdh) = (self.agent.clone(), self.cdh.clone());
+            let (agent, opener) = (self.agent.clone(), Arc::clone(&self.opener));
             let thread = std::thread::Builder::new().name("unseal".into()).stack_size(STACK_BYTES);
             let first = (volume.clone(), digest);
-            if let Err(error) = thread.spawn(move || run(&agent, &cdh, first)) {
+            if let Err(error) = thread.spawn(move || run(&agent, &opener, first)) {
                 tracing::warn!(%error, "no thread to open sealed values");
                 self.ended(&volume, &digest, Err("the guest has no thread for it".into()));
                 return;
@@ -137,7 +154,7 @@ impl Unsealer {
 
 impl fmt::Debug for Unsealer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Unsealer").field("cdh", &self.cdh).finish_non_exhaustive()
+        f.debug_struct("Unsealer").field("opener", &self.opener).finish_non_exhaustive()
     }
 }
 
@@ -165,21 +182,21 @@ fn path_of(tree: &Tree, digest: &Digest) -> String {
 
 /// A thread: opens one content after the other, until there is none left, or no agent. The agent is
 /// locked to read and to write a content, never while the key source is asked.
-fn run(agent: &Weak<Mutex<Agent>>, cdh: &Cdh, first: (VolumeId, Digest)) {
+fn run(agent: &Weak<Mutex<Agent>>, opener: &Opener, first: (VolumeId, Digest)) {
     let mut next = Some(first);
     while let Some((volume, digest)) = next {
         let Some(shared) = agent.upgrade() else { return };
         let staged = lock(&shared).store.staged(&volume, digest);
         drop(shared);
         let opened = match staged {
-            Ok(Some(file)) => Some(open(cdh, file)),
+            Ok(Some(file)) => Some(opener.open(file)),
             // Discarded in the meantime: nobody waits for it.
             Ok(None) | Err(_) => None,
         };
         let Some(shared) = agent.upgrade() else { return };
         let mut agent = lock(&shared);
         let result = match opened {
-            Some(Ok(plaintext)) => agent.opened(&volume, digest, &plaintext),
+            Some(Ok((plaintext, only_at))) => agent.opened(&volume, digest, &plaintext, only_at),
             Some(Err(why)) => Err(why),
             None => Ok(()),
         };
@@ -192,12 +209,35 @@ fn run(agent: &Weak<Mutex<Agent>>, cdh: &Cdh, first: (VolumeId, Digest)) {
     }
 }
 
-fn open(cdh: &Cdh, file: File) -> Result<Zeroizing<Vec<u8>>, String> {
-    // Its length was looked at before; a bound costs nothing.
-    let (mut sealed, limit) = (Vec::new(), VALUE_BYTES_MAX as u64);
-    let read = file.take(limit).read_to_end(&mut sealed);
-    read.map_err(|error| format!("it cannot be read: {error}"))?;
-    cdh.unseal(&sealed).map_err(|error| chain(&error))
+impl From<Cdh> for Opener {
+    /// For a pod of which nothing is known.
+    fn from(cdh: Cdh) -> Self {
+        Self { cdh, namespace: None, service_account: None }
+    }
+}
+
+impl Opener {
+    fn open(&self, file: File) -> Result<Opened, String> {
+        // Its length was looked at before; a bound costs nothing.
+        let (mut sealed, limit) = (Vec::new(), VALUE_BYTES_MAX as u64);
+        let read = file.take(limit).read_to_end(&mut sealed);
+        read.map_err(|error| format!("it cannot be read: {error}"))?;
+        // Here and not by the key source alone, since upstream's knows nothing of it. What is opened
+        // afterwards has the signature of these very bytes.
+        let audience = Audience::claimed(&sealed).map_err(|error| error.to_string())?;
+        let place = Place {
+            namespace: self.namespace.as_deref(),
+            service_account: self.service_account.as_deref(),
+            // The store commits it at no other path.
+            file: Bound::KeptByCaller,
+            now: SystemTime::now(),
+        };
+        audience.admits(&place).map_err(|refused| refused.to_string())?;
+        let only_at = audience.key.as_deref().map(TreePath::parse).transpose();
+        let only_at = only_at.map_err(|error| error.to_string())?;
+        let plaintext = self.cdh.unseal(&sealed).map_err(|error| chain(&error))?;
+        Ok((plaintext, only_at))
+    }
 }
 
 #[cfg(test)]
@@ -211,9 +251,10 @@ mod tests {
     #[test]
     fn a_failure_after_the_volume_is_gone_leaves_nothing() {
         let cdh = Cdh::new("nowhere", Duration::from_secs(1));
+        let opener = Arc::new(cdh.into());
         // It starts none of its own.
         let (agent, threads) = (Weak::new(), THREADS_MAX);
-        let mut unsealer = Unsealer { agent, cdh, volumes: BTreeMap::new(), threads };
+        let mut unsealer = Unsealer { agent, opener, volumes: BTreeMap::new(), threads };
         let meta = Meta { mode: 0o755, uid: 0, gid: 0 };
         let tree = Tree::new(meta, [].into(), Limits { entries: 1, bytes: 1 }).unwrap();
         let sealed = BTreeMap::from([(Digest::of(b"sealed.x"), 8)]);

@@ -118,7 +118,9 @@ fn serve(
             let frame = read_frame_up_to(&mut stream, &mut payload, PAYLOAD_BYTES_MAX);
             let Ok(Some(header)) = frame else { continue };
             let value = match Call::decode(&payload).unwrap() {
-                Call::Unseal(sealed) => [b"opened ", &sealed[b"sealed.".len()..]].concat(),
+                Call::Unseal(sealed) | Call::UnsealForItsFile(sealed) => {
+                    [b"opened ", &sealed[b"sealed.".len()..]].concat()
+                }
                 Call::Resource(uri) => {
                     asked.lock().unwrap().push(uri.to_owned());
                     // One that is not there closes the connection, which is an error, too.

@@ -15,7 +15,9 @@ use guest::agent::unseal_by;
 use guest::cdh::{Cdh, Error};
 use guest::policy::Policy;
 use guest::server::Limits;
+use serde_json::json;
 use tempfile::TempDir;
+use testkit::sealer::Sealer;
 use volumes::name::Category;
 use volumes::refusal::{Reason, Refusal};
 use volumes::tree::Limits as TreeLimits;
@@ -54,7 +56,7 @@ impl FakeCdh {
                     else {
                         return;
                     };
-                    let Ok(Call::Unseal(sealed)) = Call::decode(&payload) else { return };
+                    let Ok(Call::UnsealForItsFile(sealed)) = Call::decode(&payload) else { return };
                     count.fetch_add(1, Ordering::SeqCst);
                     let answer = Arc::clone(&answer.lock().unwrap());
                     let (bytes, closes) = answer(sealed);
@@ -141,6 +143,58 @@ fn sealed(result: Result<(), Refusal>) -> String {
     let refusal = result.unwrap_err();
     assert_eq!(refusal.reason, Reason::Sealed, "{refusal}");
     refusal.what
+}
+
+/// A text with an audience. Who signed it is the key source's affair.
+fn bound(audience: serde_json::Value) -> Vec<u8> {
+    let mut payload = Sealer::vault_payload("kbs:///team/db/password");
+    payload["annotations"]["sealift.audience"] = audience;
+    Sealer::new("one.jwk").sign(&payload).into_bytes()
+}
+
+/// By a key source that opens everything, as upstream's, which knows of no audience.
+#[test]
+fn whom_a_value_is_for_is_kept_to_whatever_the_key_source_opens() {
+    let cdh = FakeCdh::honest();
+    let known = Guest::start(Policy::default(), Limits::default());
+    let opener = guest::unseal::Opener {
+        cdh: Cdh::new(cdh.path(), PATIENCE),
+        namespace: Some("team-a".into()),
+        service_account: Some("db".into()),
+    };
+    unseal_by(&known.agent, opener);
+    let unknown = start(Policy::default(), Some(&cdh), PATIENCE);
+    let bring = |guest: &Guest, path: &str, sealed: &[u8], sequence| {
+        bring(guest, "pod.v", Category::Secret, sequence, &[(path, sealed)])
+    };
+    let all = bound(json!({
+        "namespace": "team-a", "service_account": "db", "key": "password",
+        "expires": "9999-01-01T00:00:00Z",
+    }));
+    bring(&known, "password", &all, 1).unwrap();
+    let asked = cdh.asked();
+    for (guest, audience, why) in [
+        (
+            &known,
+            json!({"namespace":"team-b"}),
+            "for the namespace team-b alone, and this is team-a",
+        ),
+        (&known, json!({"service_account":"web"}), "service account web"),
+        (&known, json!({"expires":"2020-01-01T00:00:00Z"}), "it expired at 2020-01-01T00:00:00Z"),
+        (&known, json!({"pod":"x"}), "cannot be read"),
+        (&unknown, json!({"namespace":"team-a"}), "--audience-namespace does"),
+        (&unknown, json!({"service_account":"db"}), "--audience-service-account does"),
+    ] {
+        let refused = sealed(bring(guest, "password", &bound(audience), 2));
+        assert!(refused.starts_with("password: ") && refused.contains(why), "{refused}");
+    }
+    assert_eq!(cdh.asked(), asked, "nobody was asked for what may not be here");
+    // Beside the file that it is for, and in another's place, also when it is there already.
+    for path in ["user", "a/password"] {
+        let refused = sealed(bring(&known, path, &all, 2));
+        assert!(refused.contains("for the file password alone"), "{refused}");
+    }
+    bring(&unknown, "a/b", &bound(json!({"key": "a/b"})), 2).unwrap();
 }
 
 #[test]
@@ -459,7 +513,7 @@ fn a_server_of_the_ttrpc_crate_is_understood() {
             request: ttrpc::Request,
         ) -> ttrpc::Result<()> {
             let mut response = ttrpc::Response::new();
-            if request.payload.ends_with(b"sealed.bad") {
+            if request.payload.windows(10).any(|part| part == b"sealed.bad") {
                 let message = "[CDH] [ERROR]: Unseal Secret failed".to_owned();
                 response.set_status(ttrpc::get_status(ttrpc::Code::INTERNAL, message));
             } else {

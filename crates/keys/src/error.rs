@@ -139,6 +139,9 @@ pub enum Error {
         /// Who says to have signed it.
         signer: String,
     },
+    /// Signed, but not for here.
+    #[error("the sealed secret is not for here: {0}")]
+    Audience(volumes::audience::Refused),
     /// What should be a signer's public key is none of P-256.
     #[error("{signer} is no public key of P-256 in JWK form")]
     SignerUnusable {

@@ -8,12 +8,14 @@
 //!        {"version":"0.1.0","type":"envelope","key_id":…,"encrypted_key":…,"encrypted_data":…,…}
 //! ```
 //!
-//! Opening is three steps, none of which does I/O, so that whoever holds the key source decides how to
+//! Opening is four steps, none of which does I/O, so that whoever holds the key source decides how to
 //! ask it and what to record: [`SealedSecret::parse`] says who must have signed it,
-//! [`SealedSecret::verify`] which resource it needs, [`Verified::open`] what was sealed.
+//! [`SealedSecret::verify`] that it was, [`Verified::admit`] that it is for this place, and which
+//! resource it needs, [`Admitted::open`] what was sealed. [`seal`] is the way back.
 //!
-//! Stricter than upstream on purpose: no unknown members, no `crit`, and settings and annotations must
-//! be empty, since a restriction that this version does not know would otherwise be ignored.
+//! Stricter than upstream on purpose: no unknown members, no `crit`, no settings, and no annotation
+//! but our [audience](volumes::audience), since a restriction that this version does not know would
+//! otherwise be ignored.
 //!
 //! Upstream's envelopes need a cloud's KMS, which this crate does not speak to. The provider `kbs` of
 //! envelopes is ours: `key_id` names the key-encryption key (what [`seal::key::Kek`] reads), and
@@ -22,6 +24,7 @@
 //! Source: guest-components, `confidential-data-hub/hub/src/secret`.
 
 mod payload;
+mod sealing;
 
 use std::fmt;
 use std::path::Path;
@@ -33,7 +36,8 @@ use seal::name::ResourceUri;
 use secret::Secret;
 use serde::Deserialize;
 
-pub use self::payload::Verified;
+pub use self::payload::{Admitted, Claims, Verified};
+pub use self::sealing::{Content, SigningKey, seal};
 use crate::error::printable;
 use crate::{Error, file};
 
@@ -142,6 +146,11 @@ impl<'a> SealedSecret<'a> {
     /// Who says to have signed it.
     pub fn signer(&self) -> &Signer {
         &self.signer
+    }
+
+    /// What it says of itself, unverified: for people, not to decide by.
+    pub fn claimed(&self) -> Result<Claims, Error> {
+        Verified::parse(&decode(self.payload)?).map(Verified::claims)
     }
 
     /// Verifies the signature by the signer's key, a JWK of P-256 with or without its private part,

@@ -50,7 +50,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ::volumes::name::{Category, VolumeId};
+use ::volumes::name::{Category, TreePath, VolumeId};
 use ::volumes::tree::{Digest, Limits, Tree};
 
 pub use self::error::Error;
@@ -382,17 +382,19 @@ impl Store {
     }
 
     /// Exchanges staged contents by what was sealed in them, filed under the same digest. What was
-    /// sealed may not be sealed again.
+    /// sealed may not be sealed again. With `only_at` no revision is committed, now or later, in
+    /// which they are at another path.
     pub fn replace(
         &mut self,
         id: &VolumeId,
         digest: Digest,
         plaintext: &[u8],
+        only_at: Option<TreePath>,
     ) -> Result<(), Error> {
         let volume = self.volume(id)?;
         let (_, limits) = volume.kind()?;
         let staging = volume.staging()?;
-        volume.contents.replace(&staging, limits, digest, plaintext)
+        volume.contents.replace(&staging, limits, digest, plaintext, only_at)
     }
 
     /// The contents that have to be [put](Self::put) before `tree` can be committed.

@@ -15,7 +15,7 @@ use volume_common::{
     GRACE, Kind, LIMITS, Model, Place, current, exactly, held, id, other, publish, read, send,
     shapes,
 };
-use volumes::name::{Category, VolumeId};
+use volumes::name::{Category, TreePath, VolumeId};
 use volumes::tree::{Digest, Limits, Meta, Node, Tree};
 
 #[test]
@@ -187,7 +187,7 @@ fn what_was_sealed_is_filed_under_the_digest_of_what_came() {
         let mut text = String::new();
         store.staged(&id(), digest).unwrap().unwrap().read_to_string(&mut text).unwrap();
         assert_eq!(text, "sealed.abc");
-        store.replace(&id(), digest, b"a much longer plaintext").unwrap();
+        store.replace(&id(), digest, b"a much longer plaintext", None).unwrap();
         store.commit(&id(), 1, &wire.tree(), || now).unwrap();
         exactly(&place, &opened, 1).unwrap();
 
@@ -201,9 +201,48 @@ fn what_was_sealed_is_filed_under_the_digest_of_what_came() {
         assert_eq!(store.expire(now + GRACE).next, None);
         let opened = Model::new(&[("password", "a much longer plaintext"), ("user", "me")]);
         exactly(&place, &opened, 2).unwrap();
-        let missing = store.replace(&id(), digest, b"x");
+        let missing = store.replace(&id(), digest, b"x", None);
         assert!(matches!(missing, Err(Error::Lacking { .. })), "{missing:?}");
     }
+}
+
+/// What was sealed for one path is at no other: not when it comes, not beside where it is, not in its
+/// place, not after a restart.
+#[test]
+fn what_was_sealed_for_one_path_is_at_no_other() {
+    let (place, now) = (Place::new(), Instant::now());
+    let mut store = Kind::Plain.open(&place.root, None, now).unwrap();
+    // As long as what is sealed in it: lengths tell nothing.
+    let (sealed, secret) = ("sealed.abc", "0123456789");
+    let digest = Digest::of(sealed.as_bytes());
+    let right = Model::new(&[("a/password", sealed), ("user", "me")]);
+    let wrong = [
+        Model::new(&[("password", sealed)]),
+        Model::new(&[("a/password", sealed), ("b", sealed)]),
+        Model::new(&[("a", sealed)]),
+    ];
+    let only_at = || Some(TreePath::parse("a/password").unwrap());
+    store.create(&id(), Category::Secret, LIMITS).unwrap();
+    let refused = |store: &mut Store, sequence| {
+        for wrong in &wrong {
+            let result = store.commit(&id(), sequence, &wrong.tree(), || now);
+            assert!(matches!(result, Err(Error::Bound { .. })), "{result:?}");
+        }
+    };
+    send(&mut store, &right).unwrap();
+    store.replace(&id(), digest, secret.as_bytes(), only_at()).unwrap();
+    refused(&mut store, 1);
+    store.commit(&id(), 1, &right.tree(), || now).unwrap();
+    refused(&mut store, 2);
+    drop(store);
+    let mut store = Kind::Plain.open(&place.root, None, now).unwrap();
+    refused(&mut store, 2);
+    // Taken over where it is, again and again; free again once it is gone and comes anew.
+    let fewer = Model::new(&[("a/password", sealed)]);
+    store.commit(&id(), 2, &fewer.tree(), || now).unwrap();
+    refused(&mut store, 3);
+    assert_eq!(store.expire(now + GRACE).next, None);
+    exactly(&place, &Model::new(&[("a/password", secret)]), 2).unwrap();
 }
 
 /// Whoever calls it: what is sealed is in no revision.
@@ -219,8 +258,8 @@ fn no_revision_holds_what_is_sealed() {
     assert!(matches!(refused, Err(Error::Sealed { count: 2, .. })), "{refused:?}");
     let (x, y) = (Digest::of(b"sealed.x"), Digest::of(b"sealed.y"));
     assert_eq!(store.sealed(&id(), &wire.tree()).unwrap(), [(x, 8), (y, 8)].into());
-    store.replace(&id(), x, b"x").unwrap();
-    let again = store.replace(&id(), y, b"sealed.z");
+    store.replace(&id(), x, b"x", None).unwrap();
+    let again = store.replace(&id(), y, b"sealed.z", None);
     assert!(matches!(again, Err(Error::Sealed { .. })), "{again:?}");
     assert_eq!(store.sealed(&id(), &wire.tree()).unwrap(), [(y, 8)].into());
     assert!(store.commit(&id(), 2, &wire.tree(), || now).is_err());
@@ -229,7 +268,7 @@ fn no_revision_holds_what_is_sealed() {
     send(&mut store, &wire).unwrap();
     store.put(&id(), y, 8, 0, b"innocent").unwrap();
     assert!(store.commit(&id(), 2, &wire.tree(), || now).is_err());
-    store.replace(&id(), y, b"y").unwrap();
+    store.replace(&id(), y, b"y", None).unwrap();
     store.commit(&id(), 2, &wire.tree(), || now).unwrap();
     let opened = Model::new(&[("a", "1"), ("b", "x"), ("c", "x"), ("d", "y")]);
     assert_eq!(store.expire(now + GRACE).next, None);
@@ -246,9 +285,9 @@ fn what_was_sealed_counts_as_long_as_it_is() {
     let wires =
         [Model::new(&[("a", "sealed.a")]), Model::new(&[("a", "sealed.a"), ("b", "sealed.b")])];
     send(&mut store, &wires[0]).unwrap();
-    let long = store.replace(&id(), Digest::of(b"sealed.a"), &[b'x'; 101]);
+    let long = store.replace(&id(), Digest::of(b"sealed.a"), &[b'x'; 101], None);
     assert!(matches!(long, Err(Error::Limit { .. })), "{long:?}");
-    store.replace(&id(), Digest::of(b"sealed.a"), &[b'x'; 60]).unwrap();
+    store.replace(&id(), Digest::of(b"sealed.a"), &[b'x'; 60], None).unwrap();
     store.commit(&id(), 1, &wires[0].tree(), || now).unwrap();
     for restarted in [false, true] {
         if restarted {
@@ -256,11 +295,11 @@ fn what_was_sealed_counts_as_long_as_it_is() {
             store = Kind::Plain.open(&place.root, None, now).unwrap();
         }
         send(&mut store, &wires[1]).unwrap();
-        store.replace(&id(), Digest::of(b"sealed.b"), &[b'x'; 41]).unwrap();
+        store.replace(&id(), Digest::of(b"sealed.b"), &[b'x'; 41], None).unwrap();
         let full = store.commit(&id(), 2, &wires[1].tree(), || now);
         assert!(matches!(full, Err(Error::Limit { found: 101, limit: 100, .. })), "{full:?}");
     }
-    store.replace(&id(), Digest::of(b"sealed.b"), &[b'x'; 40]).unwrap();
+    store.replace(&id(), Digest::of(b"sealed.b"), &[b'x'; 40], None).unwrap();
     store.commit(&id(), 2, &wires[1].tree(), || now).unwrap();
 }
 

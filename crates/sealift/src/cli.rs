@@ -2,6 +2,8 @@
 //!
 //! Flags win over `SEALIFT_…` variables, which win over KServe's own variables.
 
+mod secret;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,6 +12,10 @@ use keys::Pcrs;
 use keys::sealed::Signer;
 use seal::name::{Digest, KeyUri, ModelName, ResourceUri};
 
+pub use self::secret::{
+    AudienceArgs, Item, ItemSource, Notice, PodArgs, Secret, SecretInspect, SecretKeygen,
+    SecretPut, SecretSeal, SecretSync, SecretUnseal, SignerArgs,
+};
 use crate::progress;
 
 mod remote;
@@ -94,6 +100,9 @@ pub enum Command {
     Key(Key),
     /// Replace the keys that a bundle is sealed for; data and digests stay
     Rewrap(Rewrap),
+    /// Seal secrets for Kubernetes, and keep them current in a pod
+    #[command(subcommand)]
+    Secret(Secret),
     /// Open sealed secrets for this guest's agents
     #[command(subcommand)]
     Unsealer(Unsealer),
@@ -571,18 +580,12 @@ pub struct UnsealerRun {
     /// Where the guest's agents connect
     #[arg(long, value_name = "unix:/PATH", value_parser = unix_socket, default_value = "unix:/run/sealift-unsealer.sock", env = "SEALIFT_UNSEALER_LISTEN")]
     pub listen: PathBuf,
-    /// Whose signatures count: kbs:///REPOSITORY/TYPE/TAG or the name of a file in --signer-dir; may
-    /// be repeated [default: everybody whose public key is there]
-    #[arg(long, value_name = "KID", value_parser = signer, value_delimiter = ',', env = "SEALIFT_SIGNER")]
-    pub signer: Vec<Signer>,
-    /// Signers' public keys (JWK) that are files
-    #[arg(
-        long,
-        value_name = "DIR",
-        default_value = "/run/confidential-containers/cdh/sealed-secret",
-        env = "SEALIFT_SIGNER_DIR"
-    )]
-    pub signer_dir: PathBuf,
+    /// Who is believed
+    #[command(flatten)]
+    pub signers: SignerArgs,
+    /// Which pod this guest is for
+    #[command(flatten)]
+    pub pod: PodArgs,
     /// How to reach keys and secrets
     #[command(flatten)]
     pub key: KeyArgs,

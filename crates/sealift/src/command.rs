@@ -14,5 +14,6 @@ pub(crate) mod man;
 pub(crate) mod open;
 pub(crate) mod rewrap;
 pub(crate) mod seal;
+pub(crate) mod secret;
 pub(crate) mod unsealer;
 pub(crate) mod verify;

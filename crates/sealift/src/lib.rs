@@ -10,7 +10,9 @@ pub mod code;
 mod command;
 pub mod failure;
 mod key_source;
+mod kubernetes;
 mod objects;
+mod opener;
 pub mod opening;
 mod output;
 pub mod progress;
@@ -52,6 +54,7 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
     }
     let termination_log = match &cli.command {
         Command::Init(init) => Some(init.termination_log.clone()),
+        Command::Secret(cli::Secret::Sync(sync)) => Some(sync.termination_log.clone()),
         _ => None,
     };
     match dispatch(cli) {
@@ -100,6 +103,7 @@ fn dispatch(cli: Cli) -> Result<(), Stop> {
         Command::Rewrap(args) => stop::in_runtime(command::rewrap::run(&args, global)),
         Command::Key(args) => stop::in_runtime(command::key::run(&args, global)),
         Command::Unsealer(args) => stop::in_runtime(command::unsealer::run(&args, global)),
+        Command::Secret(args) => command::secret::run(&args, global),
         Command::Keygen(args) => Ok(command::keygen::run(&args, global)?),
         Command::Attest(args) => Ok(command::attest::run(&args, global)?),
         Command::Audit(args) => Ok(command::audit::run(&args, global)?),

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use common::broker::Broker;
-use common::{RESOURCE, Sealed, sealift, text, tree};
+use common::{RESOURCE, Sealed, sealift, succeed, text, tree};
 use sealift::code::Code;
 
 const ALLOW: &str = "package policy\nimport rego.v1\ndefault allow := false\nallow if input.iss\n";
@@ -17,19 +17,17 @@ const DENY: &str = "package policy\nimport rego.v1\ndefault allow := false\n";
 struct Scene {
     sealed: Sealed,
     broker: Broker,
-    policy: PathBuf,
     dest: PathBuf,
 }
 
 impl Scene {
     fn new() -> Self {
         let sealed = Sealed::small();
-        let policy = sealed.dir.path().join("policy.rego");
-        std::fs::write(&policy, ALLOW).unwrap();
-        let broker = Broker::start(&sealed.dir.path().join("broker"), Some(policy.clone()));
-        broker.put(RESOURCE, &sealed.key);
+        let broker = Broker::start(&sealed.dir.path().join("broker"));
+        broker.policy(ALLOW);
+        succeed(&mut broker.key("put", RESOURCE, &["--key-file", text(&sealed.key)]));
         let dest = sealed.dest("dest");
-        Self { sealed, broker, policy, dest }
+        Self { sealed, broker, dest }
     }
 
     fn doctor(&self, source: &str, more: &[&str]) -> Command {
@@ -99,9 +97,9 @@ fn each_thing_that_is_wrong_is_named() {
     let doctor = |more: &[&str]| scene.doctor(bundle, more);
     scene.fails(&mut doctor(&["--min-generation", "2"]), Code::Stale, "current");
     scene.fails(&mut doctor(&["--audit-file", "/proc/none"]), Code::Audit, "audit log");
-    std::fs::write(&scene.policy, DENY).unwrap();
+    scene.broker.policy(DENY);
     scene.fails(&mut doctor(&[]), Code::KeyDenied, "policy");
-    std::fs::write(&scene.policy, ALLOW).unwrap();
+    scene.broker.policy(ALLOW);
     scene.fails(&mut scene.doctor("/nowhere/at/all", &[]), Code::NotFound, "bundle");
     std::fs::remove_file(scene.sealed.bundle.join("empty.sealed")).unwrap();
     scene.fails(&mut doctor(&[]), Code::Tampered, "bundle");
@@ -121,6 +119,6 @@ fn a_key_check_goes_as_far_as_it_can() {
     assert!(found.iter().all(|(_, outcome)| outcome == "ok") && found.len() == 5, "{found:?}");
     scene.fails(&mut check("kbs:///team/model/none", &url), Code::KeyNotFound, "key");
     scene.fails(&mut check(RESOURCE, "http://127.0.0.1:1"), Code::KeyUnreachable, "key source");
-    std::fs::write(&scene.policy, DENY).unwrap();
+    scene.broker.policy(DENY);
     scene.fails(&mut check(RESOURCE, &url), Code::KeyDenied, "policy");
 }

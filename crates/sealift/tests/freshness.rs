@@ -25,7 +25,6 @@ struct Scene {
     sealed: Sealed,
     newer: PathBuf,
     broker: Broker,
-    policy: PathBuf,
 }
 
 const ALLOW: &str = "package policy\nimport rego.v1\ndefault allow := false\nallow if input.iss\n";
@@ -36,11 +35,10 @@ impl Scene {
         let sealed = Sealed::new(&[("config.json", b"{}"), ("weights", &[7; 3000])]);
         let newer = sealed.dir.path().join("newer");
         seal(&sealed.model, &newer, RESOURCE, &sealed.key, 2);
-        let policy = sealed.dir.path().join("policy.rego");
-        std::fs::write(&policy, ALLOW).unwrap();
-        let broker = Broker::start(&sealed.dir.path().join("broker"), Some(policy.clone()));
-        broker.put(RESOURCE, &sealed.key);
-        Self { sealed, newer, broker, policy }
+        let broker = Broker::start(&sealed.dir.path().join("broker"));
+        broker.policy(ALLOW);
+        succeed(&mut broker.key("put", RESOURCE, &["--key-file", text(&sealed.key)]));
+        Self { sealed, newer, broker }
     }
 
     fn bump(&self, generation: u64) {
@@ -129,9 +127,9 @@ fn a_revoked_key_is_refused_at_the_next_release_and_running_pods_keep_what_they_
     let running = scene.sealed.dest("running");
     scene.init(text(&scene.sealed.bundle), &running, &[]).unwrap();
     let has = tree(&running);
-    std::fs::write(&scene.policy, DENY).unwrap();
+    scene.broker.policy(DENY);
     scene.refused(&scene.sealed.bundle, Code::KeyDenied);
-    std::fs::write(&scene.policy, ALLOW).unwrap();
+    scene.broker.policy(ALLOW);
     scene.opens(&scene.sealed.bundle);
     assert!(tree(&running) == has);
 }
@@ -264,7 +262,7 @@ fn a_compromised_key_is_replaced_without_touching_data() {
     let scene = Scene::new();
     let next = scene.sealed.dir.path().join("next.jwk");
     keygen(&next, NEXT, "model@2");
-    scene.broker.put(NEXT, &next);
+    succeed(&mut scene.broker.key("put", NEXT, &["--key-file", text(&next)]));
     let data = std::fs::read(scene.newer.join("weights.sealed")).unwrap();
     let mut rewrap = common::sealift();
     rewrap.args(["rewrap", text(&scene.newer), "--resource-id", RESOURCE]);

@@ -7,21 +7,18 @@ mod common;
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use aws_lc_rs::signature::Ed25519KeyPair;
-use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use common::broker::Broker;
 use common::{sealift, text};
 use guest::policy::Policy;
 use host::agent::{Agent, VolumeReport};
 use host::kubelet::{Kubelet, Source};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tempfile::TempDir;
 use testkit::kubelet::{AtomicWriter, Payload, Projection, make_volume, pod_uid};
 use testkit::sealer::Sealer;
@@ -32,74 +29,6 @@ use volumes::wire::stream::read_frame_up_to;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const SIGNER: &str = "kbs:///team/signer/one";
-
-/// A key broker in this process, for as long as the test runs.
-struct Broker {
-    address: SocketAddr,
-    admin_key: PathBuf,
-}
-
-impl Broker {
-    fn start(dir: &Path) -> Self {
-        let keys = broker::init(&dir.join("data"), &dir.join("keys")).unwrap();
-        let config = broker::Config {
-            data_dir: dir.join("data"),
-            master_key_file: keys.master_key,
-            policy_file: None,
-            attestation_policy_file: None,
-            reference_values_file: None,
-            tdx_collateral_dir: None,
-            amd_certificates: None,
-            admin_public_keys: vec![keys.admin_public_key],
-            admin_issuers: vec![],
-            insecure_dev: true,
-            tpm_trusted_keys: Vec::new(),
-            listen: "127.0.0.1:0".parse().unwrap(),
-            tls: None,
-        };
-        let log = audit::Log::file(&dir.join("broker.log")).unwrap();
-        let service = broker::service::Service::open(&config, log, broker::system_clock()).unwrap();
-        let (ready, address) = std::sync::mpsc::channel();
-        std::thread::spawn(move || {
-            let runtime = tokio::runtime::Runtime::new().unwrap();
-            runtime.block_on(async {
-                let server = broker::server::Server::bind(&config, Default::default()).await;
-                let server = server.unwrap();
-                ready.send(server.address()).unwrap();
-                server.run(Arc::new(service), std::future::pending()).await;
-            });
-        });
-        Self { address: address.recv().unwrap(), admin_key: keys.admin_key }
-    }
-
-    fn url(&self) -> String {
-        format!("http://{}", self.address)
-    }
-
-    /// As an administrator does.
-    fn put(&self, resource: &str, bytes: &[u8]) {
-        let pem = std::fs::read_to_string(&self.admin_key).unwrap();
-        let body: String = pem.lines().filter(|line| !line.starts_with('-')).collect();
-        let key = Ed25519KeyPair::from_pkcs8(&STANDARD.decode(body).unwrap()).unwrap();
-        let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs();
-        let claims = json!({"iss": "t", "sub": "t", "aud": ["KBS"], "role": "admin", "iat": now, "exp": now + 60});
-        let encode = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
-        let signed = format!("{}.{}", encode(&json!({"alg": "EdDSA"})), encode(&claims));
-        let token = format!("{signed}.{}", URL_SAFE_NO_PAD.encode(key.sign(signed.as_bytes())));
-        let mut stream = TcpStream::connect(self.address).unwrap();
-        let (path, length) = (resource.strip_prefix("kbs:///").unwrap(), bytes.len());
-        write!(
-            stream,
-            "POST /kbs/v0/resource/{path} HTTP/1.1\r\nHost: b\r\nConnection: close\r\n\
-             Authorization: Bearer {token}\r\nContent-Length: {length}\r\n\r\n"
-        )
-        .unwrap();
-        stream.write_all(bytes).unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-    }
-}
 
 /// `sealift unsealer run`, killed at the end.
 struct Unsealer(Child);
@@ -144,7 +73,7 @@ impl Gate {
                     let mut payload = Vec::new();
                     let header = read_frame_up_to(&mut guest, &mut payload, PAYLOAD_BYTES_MAX);
                     let stream = header.unwrap().unwrap().stream;
-                    if let Ok(Call::Unseal(sealed)) = Call::decode(&payload) {
+                    if let Ok(Call::UnsealForItsFile(sealed)) = Call::decode(&payload) {
                         let sealed = String::from_utf8(sealed.to_vec()).unwrap();
                         let held = gate.held.lock().unwrap();
                         drop(gate.changed.wait_while(held, |held| held.contains(&sealed)));
@@ -184,6 +113,11 @@ struct Volume {
 
 impl World {
     fn new(more: &[&str]) -> Self {
+        Self::of(None, more)
+    }
+
+    /// Whose guest knows its pod's namespace, or does not.
+    fn of(namespace: Option<&str>, more: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let broker = Broker::start(dir.path());
         let unsealer = Unsealer::start(dir.path(), &broker, more);
@@ -196,7 +130,12 @@ impl World {
         let guest = guest::agent::Agent::open(&root, Policy::default(), options, mounter).unwrap();
         let guest = Arc::new(Mutex::new(guest));
         guest::agent::spawn_keeper(&guest).unwrap();
-        guest::agent::unseal_by(&guest, guest::cdh::Cdh::new(cdh, PATIENCE));
+        let opener = guest::unseal::Opener {
+            cdh: guest::cdh::Cdh::new(cdh, PATIENCE),
+            namespace: namespace.map(str::to_owned),
+            service_account: None,
+        };
+        guest::agent::unseal_by(&guest, opener);
         let address = link::listen::Address::Unix(dir.path().join("guest.sock"));
         let listener = link::listen::Listener::bind(&address, None).unwrap();
         let server = guest::server::Server::new(guest, Default::default());
@@ -440,4 +379,74 @@ fn the_unsealer_answers_as_the_data_hub_does() {
     drop(waiting);
     let mode = std::os::unix::fs::PermissionsExt::mode(&path.metadata().unwrap().permissions());
     assert_eq!(mode & 0o777, 0o600);
+}
+
+/// From `sealift secret seal` to what a container reads: who is meant gets it, and nobody else. What
+/// the guest's agent would let pass for want of a name, the unsealer does not.
+#[test]
+fn a_value_is_shown_to_whom_it_is_for_and_to_nobody_else() {
+    let world = World::of(Some("team-a"), &["--audience-namespace", "team-a"]);
+    let dir = world.dir.path();
+    let (signing, public) = (dir.join("signing.pem"), dir.join("signer.jwk"));
+    let mut keygen = sealift();
+    keygen.args(["secret", "keygen", "--signing-key", text(&signing)]);
+    common::succeed(keygen.args(["--public-key", text(&public)]));
+    let put = |file: &Path, resource: &str| {
+        let mut put = sealift();
+        put.args(["secret", "put", text(file), "--resource", resource]);
+        put.args(["--kbs-url", &world.broker.url(), "--admin-key"]).arg(&world.broker.admin_key);
+        put
+    };
+    common::succeed(&mut put(&public, SIGNER));
+    let password = dir.join("password");
+    std::fs::write(&password, "hunter2").unwrap();
+    common::succeed(&mut put(&password, "kbs:///team/db/password"));
+    assert!(!put(&public, "kbs:///team/db/password").output().unwrap().status.success());
+    let seal = |more: &[&str]| {
+        let mut seal = sealift();
+        seal.args(["secret", "seal", "--resource", "kbs:///team/db/password", "--kid", SIGNER]);
+        let output = common::succeed(seal.args(["--signing-key", text(&signing)]).args(more));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let own = seal(&[
+        "--audience-namespace",
+        "team-a",
+        "--audience-key",
+        "password",
+        "--expires",
+        "9999-01-01T00:00:00Z",
+    ]);
+    let db = world.volume("secret", "db", &[("password", &own), ("user", "me")]);
+    world.current(&db);
+    assert_eq!(world.read(&db, "password"), "hunter2");
+    // The host moves it, copies it, and swaps it with another; and what is for others.
+    let other = seal(&["--audience-namespace", "team-b"]);
+    let account = seal(&["--audience-service-account", "db"]);
+    let expired = seal(&["--expires", "2020-01-01T00:00:00Z"]);
+    let lies: [(&[(&str, &str)], &str); 5] = [
+        (&[("user", &own)], "sealed: user: what is sealed in it is for the file password alone"),
+        (&[("password", &own), ("user", &own)], "is for the file password alone"),
+        (&[("password", &other)], "sealed: password: it is for the namespace team-b alone"),
+        (&[("password", &account)], "service account db alone, and nobody says which this is"),
+        (&[("password", &expired)], "sealed: password: it expired at 2020-01-01T00:00:00Z"),
+    ];
+    for (files, why) in lies {
+        db.write(files);
+        world.fails(&db, why);
+        assert_eq!([world.read(&db, "password"), world.read(&db, "user")], ["hunter2", "me"]);
+    }
+    // By the unsealer itself, which knows the namespace, and a file only from who keeps to it.
+    let cdh = guest::cdh::Cdh::new(dir.join("unsealer.sock"), PATIENCE);
+    assert_eq!(**cdh.unseal(own.as_bytes()).unwrap(), *b"hunter2");
+    for sealed in [&other, &account, &expired] {
+        let refused = cdh.unseal(sealed.as_bytes()).unwrap_err().to_string();
+        assert!(refused.starts_with("E36 not-for-here: "), "{refused}");
+    }
+    let mut stream = UnixStream::connect(dir.join("unsealer.sock")).unwrap();
+    let upstreams = Call::Unseal(own.as_bytes()).encode(0);
+    stream.write_all(&frame(Kind::Request, 1, &upstreams)).unwrap();
+    let mut payload = Vec::new();
+    read_frame_up_to(&mut stream, &mut payload, PAYLOAD_BYTES_MAX).unwrap().unwrap();
+    let refused = volumes::wire::cdh::decode_answer(&payload).unwrap().unwrap_err();
+    assert!(refused.message.contains("E36 not-for-here: "), "{}", refused.message);
 }

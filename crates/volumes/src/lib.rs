@@ -9,6 +9,7 @@
 //!
 //! | module | holds |
 //! |---|---|
+//! | [`audience`] | whom a sealed secret is for |
 //! | [`name`] | what volumes and their files may be called |
 //! | [`tree`] | a revision's tree, its digest, the difference between two |
 //! | [`wire`] | frames, fields, messages: `sealift.volumes.v1` over ttrpc |
@@ -18,6 +19,7 @@
 //!
 //! [digest]: tree::Tree::digest
 
+pub mod audience;
 mod error;
 pub mod name;
 pub mod refusal;

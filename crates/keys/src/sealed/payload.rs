@@ -13,6 +13,7 @@ use seal::name::ResourceUri;
 use secret::Secret;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
+use volumes::audience::{Annotations, Audience, Place};
 use zeroize::Zeroizing;
 
 use super::{malformed, object};
@@ -28,9 +29,17 @@ const KEY_BYTES: usize = 32;
 /// Bytes of a data key, wrapped.
 const WRAPPED_BYTES: usize = KEY_BYTES + 8;
 
-/// A secret whose signature was verified. Fetch [`Verified::resource`], then [`Verified::open`] it.
+/// A secret whose signature was verified. It opens where it is [admitted](Verified::admit).
 #[derive(Debug)]
 pub struct Verified {
+    resource: ResourceUri,
+    content: Content,
+    audience: Audience,
+}
+
+/// A secret that may be opened here. Fetch [`Admitted::resource`], then [`Admitted::open`] it.
+#[derive(Debug)]
+pub struct Admitted {
     resource: ResourceUri,
     content: Content,
 }
@@ -57,7 +66,7 @@ struct Wire {
     kind: String,
     provider: String,
     provider_settings: BTreeMap<String, IgnoredAny>,
-    annotations: BTreeMap<String, IgnoredAny>,
+    annotations: Annotations,
     name: Option<String>,
     key_id: Option<String>,
     encrypted_key: Option<String>,
@@ -76,13 +85,14 @@ impl Verified {
             let provider = printable(&wire.provider);
             return Err(malformed(format!("provider {provider}: only kbs is known here")));
         }
-        if !wire.provider_settings.is_empty() || !wire.annotations.is_empty() {
-            return Err(malformed("settings or annotations, of which this version knows none"));
+        if !wire.provider_settings.is_empty() {
+            return Err(malformed("settings, of which this version knows none"));
         }
+        let audience = wire.annotations.audience;
         let Wire { kind, name, key_id, encrypted_key, encrypted_data, wrap_type, iv, .. } = wire;
         match (&kind[..], name, key_id, encrypted_key, encrypted_data, wrap_type, iv) {
             ("vault", Some(name), None, None, None, None, None) => {
-                Ok(Self { resource: resource(&name)?, content: Content::Vault })
+                Ok(Self { resource: resource(&name)?, content: Content::Vault, audience })
             }
             ("envelope", None, Some(key), Some(wrapped), Some(data), Some(cipher), Some(iv)) => {
                 let content = Content::Envelope {
@@ -90,18 +100,55 @@ impl Verified {
                     data: decode(&data)?,
                     cipher: Cipher::parse(&cipher, &decode(&iv)?)?,
                 };
-                Ok(Self { resource: resource(&key)?, content })
+                Ok(Self { resource: resource(&key)?, content, audience })
             }
             _ => Err(malformed("neither a vault's nor an envelope's members")),
         }
     }
 
+    /// What its signer says of it.
+    pub fn claims(self) -> Claims {
+        let Self { resource, content, audience } = self;
+        let (kind, cipher) = match content {
+            Content::Vault => ("vault", None),
+            Content::Envelope { cipher: Cipher::Gcm(_), .. } => ("envelope", Some("A256GCM")),
+            Content::Envelope { cipher: Cipher::Ctr(_), .. } => ("envelope", Some("A256CTR")),
+        };
+        Claims { kind, resource, cipher, audience }
+    }
+
+    /// Whom it is for.
+    pub fn audience(&self) -> &Audience {
+        &self.audience
+    }
+
+    /// Whether it is for `place`.
+    pub fn admit(self, place: &Place<'_>) -> Result<Admitted, Error> {
+        self.audience.admits(place).map_err(Error::Audience)?;
+        Ok(Admitted { resource: self.resource, content: self.content })
+    }
+}
+
+/// What a sealed secret says of itself.
+#[derive(Debug)]
+pub struct Claims {
+    /// `vault` or `envelope`.
+    pub kind: &'static str,
+    /// The secret itself, or the key that its data key is wrapped with.
+    pub resource: ResourceUri,
+    /// An envelope's, as JOSE calls it.
+    pub cipher: Option<&'static str>,
+    /// Whom it is for.
+    pub audience: Audience,
+}
+
+impl Admitted {
     /// What has to be fetched: the secret itself, or the key that its data key is wrapped with.
     pub fn resource(&self) -> &ResourceUri {
         &self.resource
     }
 
-    /// What was sealed, given the bytes of [`Verified::resource`].
+    /// What was sealed, given the bytes of [`Admitted::resource`].
     pub fn open(self, released: &Secret) -> Result<Zeroizing<Vec<u8>>, Error> {
         let Content::Envelope { wrapped_key, mut data, cipher } = self.content else {
             return Ok(Zeroizing::new(released.expose().to_vec()));

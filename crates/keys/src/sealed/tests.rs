@@ -1,10 +1,18 @@
 use serde_json::{Value, json};
 use testkit::sealer::Sealer;
+use volumes::audience::{Audience, File, Place, Time};
 use zeroize::Zeroizing;
 
 use super::*;
 
 const KEK: [u8; 32] = [9; 32];
+/// Where nothing is known but the time, which is the beginning.
+const NOWHERE: Place<'static> = Place {
+    namespace: None,
+    service_account: None,
+    file: File::Unknown,
+    now: std::time::SystemTime::UNIX_EPOCH,
+};
 const NAME: &str = "kbs:///team/db/password";
 
 fn sealer() -> Sealer {
@@ -14,9 +22,9 @@ fn sealer() -> Sealer {
 /// Opened with what the key source would release.
 fn open(text: &str, jwk: &Value, released: &[u8]) -> Result<Zeroizing<Vec<u8>>, Error> {
     let sealed = SealedSecret::parse(text.as_bytes())?;
-    let verified = sealed.verify(jwk.to_string().as_bytes())?;
-    assert_eq!(verified.resource().to_string(), NAME);
-    verified.open(&Secret::copy(released).unwrap())
+    let admitted = sealed.verify(jwk.to_string().as_bytes())?.admit(&NOWHERE)?;
+    assert_eq!(admitted.resource().to_string(), NAME);
+    admitted.open(&Secret::copy(released).unwrap())
 }
 
 #[test]
@@ -182,6 +190,10 @@ fn signed_payloads_that_say_something_else_are_refused() {
         changed(&vault, "provider_settings", json!({"region": "x"})),
         // A restriction that is not understood must not be ignored.
         changed(&vault, "annotations", json!({"audience": "somebody else"})),
+        changed(&vault, "annotations", json!({"sealift.audience": {"pod": "x"}})),
+        changed(&vault, "annotations", json!({"sealift.audience": {"key": null}})),
+        changed(&vault, "annotations", json!({"sealift.audience": ["team-a"]})),
+        changed(&vault, "annotations", json!({"sealift.audience": {"key": "a"}, "x": 1})),
         changed(&vault, "name", json!("kbs:///a/../b")),
         changed(&vault, "name", json!("https://host/a/b/c")),
         changed(&vault, "extra", json!(1)),
@@ -258,7 +270,139 @@ fn what_python_sealed_opens() {
         let sealed = SealedSecret::parse(text(name).as_bytes()).unwrap();
         assert_eq!(sealed.signer().to_string(), "kbs:///team/signer/python");
         let verified = sealed.verify(vectors["jwk"].to_string().as_bytes()).unwrap();
-        assert_eq!(verified.resource().to_string(), needs);
-        assert!(*verified.open(&Secret::copy(released).unwrap()).unwrap() == secret, "{name}");
+        let admitted = verified.admit(&NOWHERE).unwrap();
+        assert_eq!(admitted.resource().to_string(), needs);
+        assert!(*admitted.open(&Secret::copy(released).unwrap()).unwrap() == secret, "{name}");
+    }
+    let sealed = SealedSecret::parse(text("bound").as_bytes()).unwrap();
+    let verified = || sealed.verify(vectors["jwk"].to_string().as_bytes()).unwrap();
+    assert!(matches!(verified().admit(&NOWHERE), Err(Error::Audience(_))));
+    let here = Place {
+        namespace: Some("team-a"),
+        service_account: Some("db"),
+        file: File::At("password"),
+        ..NOWHERE
+    };
+    assert!(verified().admit(&here).is_ok());
+}
+
+/// Ours, as the issue's other half: every text that [`seal`] makes opens, for its audience alone, and
+/// no changed byte of it does.
+#[test]
+fn what_is_sealed_here_opens_here_and_for_its_audience_alone() {
+    let key = SigningKey::generate().unwrap();
+    let jwk = key.public_jwk();
+    let signer = Signer::parse("kbs:///team/signer/one").unwrap();
+    let name = ResourceUri::parse(NAME).unwrap();
+    let kek = seal::key::Kek::parse(&Secret::copy(&KEK).unwrap()).unwrap();
+    let bound = Audience {
+        namespace: Some("team-a".into()),
+        service_account: Some("db".into()),
+        key: Some("password".into()),
+        expires: Time::parse("2027-01-01T00:00:00Z"),
+    };
+    let here = Place {
+        namespace: Some("team-a"),
+        service_account: Some("db"),
+        file: File::At("password"),
+        ..NOWHERE
+    };
+    let envelope = |plaintext| Content::Envelope { key: &name, kek: &kek, plaintext };
+    for (content, released, secret) in [
+        (Content::Vault(&name), &b"hunter2"[..], &b"hunter2"[..]),
+        (envelope(b"hunter2"), &KEK, b"hunter2"),
+        (envelope(b""), &KEK, b""),
+    ] {
+        let text = seal(&content, &Audience::default(), &signer, &key).unwrap();
+        assert_eq!(**open(&text, &jwk, released).unwrap(), *secret);
+        let text = seal(&content, &bound, &signer, &key).unwrap();
+        assert_eq!(Audience::claimed(text.as_bytes()).as_ref(), Ok(&bound));
+        let sealed = SealedSecret::parse(text.as_bytes()).unwrap();
+        assert_eq!(sealed.claimed().unwrap().audience, bound);
+        let verified = || sealed.verify(jwk.to_string().as_bytes()).unwrap();
+        let opened = verified().admit(&here).unwrap().open(&Secret::copy(released).unwrap());
+        assert_eq!(**opened.unwrap(), *secret);
+        for elsewhere in [
+            NOWHERE,
+            Place { namespace: Some("team-b"), ..here },
+            Place { service_account: None, ..here },
+            Place { file: File::Unknown, ..here },
+            Place {
+                now: std::time::SystemTime::now() + std::time::Duration::from_secs(1 << 30),
+                ..here
+            },
+        ] {
+            assert!(matches!(verified().admit(&elsewhere), Err(Error::Audience(_))));
+        }
+        for position in 0..text.len() {
+            let mut changed = text.clone().into_bytes();
+            changed[position] ^= 1;
+            let opened = SealedSecret::parse(&changed)
+                .and_then(|sealed| sealed.verify(jwk.to_string().as_bytes()).map(drop));
+            assert!(opened.is_err(), "{position}");
+        }
+    }
+    let long = vec![0; TEXT_BYTES_MAX];
+    let refused = seal(&envelope(&long), &Audience::default(), &signer, &key);
+    assert!(matches!(refused, Err(Error::TooLarge { .. })), "{refused:?}");
+}
+
+#[test]
+fn signing_keys_are_read_in_every_form_that_they_are_kept_in() {
+    let key = SigningKey::generate().unwrap();
+    let parse = |text: &str| SigningKey::parse(&Secret::copy(text.as_bytes()).unwrap());
+    let pem = key.to_pem().unwrap();
+    let again = SigningKey::parse(&pem).unwrap();
+    assert_eq!(again.public_jwk(), key.public_jwk());
+    // By OpenSSL: `genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256`, and as `ec` prints it.
+    let sec1 = "-----BEGIN EC PRIVATE KEY-----\n\
+        MHcCAQEEIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4foAoGCCqGSM49\n";
+    assert!(parse(&format!("{sec1}-----END EC PRIVATE KEY-----\n")).is_err(), "cut short");
+    // RFC 7515, A.3: d belongs to x and y.
+    let jwk = json!({
+        "kty": "EC", "crv": "P-256",
+        "x": "f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU",
+        "y": "x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0",
+        "d": "jpsQnnGQmL-YBIffH1136cspYG6-0iY7X1fCE9-E9LI",
+    });
+    assert_eq!(parse(&jwk.to_string()).unwrap().public_jwk()["x"], jwk["x"]);
+    let mut other = key.public_jwk();
+    other["d"] = jwk["d"].clone();
+    let public = key.public_jwk().to_string();
+    for bad in ["", "{}", "x", &public, &other.to_string(), "-----BEGIN PRIVATE KEY-----\n"] {
+        let refused = parse(bad).unwrap_err();
+        assert!(!refused.to_string().contains("jpsQ"), "{refused}");
+    }
+    assert_eq!(format!("{key:?}"), "SigningKey([redacted])");
+}
+
+/// The public key as an HMAC's key, another curve's name, no signature: only ES256 is looked at.
+#[test]
+fn no_algorithm_is_confused_with_another() {
+    use aws_lc_rs::hmac;
+    let sealer = sealer();
+    let jwk = sealer.jwk().to_string();
+    let kid = "kbs:///team/signer/one";
+    let payload = URL_SAFE_NO_PAD.encode(Sealer::vault_payload(NAME).to_string());
+    for alg in ["HS256", "ES256"] {
+        let header = URL_SAFE_NO_PAD.encode(json!({"alg": alg, "kid": kid}).to_string());
+        let signed = format!("{header}.{payload}");
+        for key in [jwk.as_bytes(), &point(jwk.as_bytes()).unwrap()] {
+            let key = hmac::Key::new(hmac::HMAC_SHA256, key);
+            let tag = hmac::sign(&key, signed.as_bytes());
+            for tag in [tag.as_ref().to_vec(), [tag.as_ref(), tag.as_ref()].concat(), vec![0; 64]] {
+                let text = format!("sealed.{signed}.{}", URL_SAFE_NO_PAD.encode(tag));
+                assert!(open(&text, &sealer.jwk(), b"x").is_err(), "{alg}");
+            }
+        }
+    }
+    for header in [
+        r#"{"alg":"ES256","alg":"none","kid":"a"}"#,
+        r#"{"alg":"none","alg":"ES256","kid":"a"}"#,
+        r#"{"alg":"ES256","\u0061lg":"none","kid":"a"}"#,
+    ] {
+        let text =
+            format!("sealed.{}.{payload}.{}", URL_SAFE_NO_PAD.encode(header), "A".repeat(86));
+        assert!(SealedSecret::parse(text.as_bytes()).is_err(), "{header}");
     }
 }

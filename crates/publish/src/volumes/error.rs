@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ::volumes::name::{Category, VolumeId};
+use ::volumes::name::{Category, TreePath, VolumeId};
 use ::volumes::tree::Digest;
 
 /// Why something was not done. The current revision is as it was, except after
@@ -87,6 +87,14 @@ pub enum Error {
         count: usize,
         /// One of them.
         first: Digest,
+    },
+    /// Contents that were sealed for one path are at another.
+    #[error("{path}: what is sealed in it is for the file {only_at} alone")]
+    Bound {
+        /// Where they are.
+        path: TreePath,
+        /// Where they may be.
+        only_at: TreePath,
     },
     /// The sequence number is not above the current one's.
     #[error("revision {sequence} is not above {held}, which is current")]

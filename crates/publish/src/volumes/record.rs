@@ -9,14 +9,14 @@
 //! | sequence | u64 |
 //! | root: mode, uid, gid | 3 × u32 |
 //! | number of nodes | u32 |
-//! | per node: length of the path, path, kind (1 directory, 2 file), mode, uid, gid | |
+//! | per node: length of the path, path, kind (1 directory, 2 file, 3 file that may be at no other path), mode, uid, gid | |
 //! | of files also: length, digest | u64, 32 |
 //! | SHA-256 of all before | 32 |
 //!
 //! with big-endian numbers. Lengths and digests of files are those on the wire, also where the file
 //! holds what was sealed in it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use ::volumes::name::{Category, TreePath, VolumeId};
 use ::volumes::tree::{Digest, Limits, Meta, Node, Tree};
@@ -24,6 +24,8 @@ use ::volumes::tree::{Digest, Limits, Meta, Node, Tree};
 const MAGIC: &[u8] = b"sealift.volumes.record.v1\n";
 const DIRECTORY: u8 = 1;
 const FILE: u8 = 2;
+/// A version that does not know it takes the record for damaged, and has all of it sent again.
+const BOUND_FILE: u8 = 3;
 /// At most what is beside the nodes.
 const HEAD: usize = 1_024;
 /// At most what is of a node beside its path.
@@ -37,6 +39,8 @@ pub(super) struct Record {
     pub(super) limits: Limits,
     pub(super) sequence: u64,
     pub(super) tree: Tree,
+    /// Contents that may be at no other path than they are.
+    pub(super) bound: HashSet<Digest>,
 }
 
 impl Record {
@@ -67,7 +71,7 @@ impl Record {
                     put_meta(&mut bytes, *meta);
                 }
                 Node::File { meta, bytes: length, digest } => {
-                    bytes.push(FILE);
+                    bytes.push(if self.bound.contains(digest) { BOUND_FILE } else { FILE });
                     put_meta(&mut bytes, *meta);
                     bytes.extend(length.to_be_bytes());
                     bytes.extend(digest.as_bytes());
@@ -95,16 +99,22 @@ impl Record {
         if count > limits.entries.min(Limits::MAX.entries) {
             return None;
         }
-        let mut nodes = BTreeMap::new();
+        let (mut nodes, mut bound) = (BTreeMap::new(), HashSet::new());
         for _ in 0..count {
             let path = TreePath::parse(reader.text()?).ok()?;
             let [kind] = reader.take()?;
             let meta = reader.meta()?;
             let node = match kind {
                 DIRECTORY => Node::Directory(meta),
-                FILE => {
+                FILE | BOUND_FILE => {
                     let bytes = reader.number_u64()?;
-                    Node::File { meta, bytes, digest: Digest::from_bytes(reader.take()?) }
+                    let digest = Digest::from_bytes(reader.take()?);
+                    // Contents that are bound are at one path.
+                    let again = kind == BOUND_FILE && !bound.insert(digest);
+                    if again || (kind == FILE && bound.contains(&digest)) {
+                        return None;
+                    }
+                    Node::File { meta, bytes, digest }
                 }
                 _ => return None,
             };
@@ -113,7 +123,13 @@ impl Record {
             }
         }
         let tree = Tree::new(root, nodes, limits).ok()?;
-        reader.0.is_empty().then_some(Self { id, category, limits, sequence, tree })
+        // Nor was one of them met before, unbound.
+        let bound_files = tree
+            .nodes()
+            .values()
+            .filter(|node| matches!(node, Node::File { digest, .. } if bound.contains(digest)));
+        let whole = reader.0.is_empty() && bound_files.count() == bound.len();
+        whole.then_some(Self { id, category, limits, sequence, tree, bound })
     }
 }
 
@@ -165,17 +181,24 @@ mod tests {
 
     fn record() -> Record {
         let meta = |mode| Meta { mode, uid: 7, gid: u32::MAX - 1 };
-        let file = Node::File { meta: meta(0o640), bytes: 3, digest: Digest::of(b"abc") };
+        let of = |digest| Node::File { meta: meta(0o640), bytes: 3, digest };
+        let (file, bound) = (of(Digest::of(b"abc")), Digest::of(b"abd"));
         let directory = Node::Directory(meta(0o2755));
         let path = |text| TreePath::parse(text).expect("a path");
-        let nodes = [(path("a"), directory), (path("a/b"), file), (path("é"), file)].into();
-        let limits = Limits { entries: 3, bytes: 6 };
+        let nodes = [
+            (path("a"), directory),
+            (path("a/b"), file),
+            (path("a/c"), of(bound)),
+            (path("é"), file),
+        ];
+        let limits = Limits { entries: 4, bytes: 9 };
         Record {
             id: VolumeId::parse("a.b").expect("a name"),
             category: Category::Secret,
             limits,
             sequence: u64::MAX,
-            tree: Tree::new(meta(0o755), nodes, limits).expect("a tree"),
+            tree: Tree::new(meta(0o755), nodes.into(), limits).expect("a tree"),
+            bound: [bound].into(),
         }
     }
 

@@ -1,9 +1,10 @@
 //! [`recover`]: what a volume is, and its repair, after an agent that ended anywhere.
 
+use std::collections::{HashMap, HashSet};
 use std::time::Instant;
 
-use ::volumes::name::VolumeId;
-use ::volumes::tree::Limits;
+use ::volumes::name::{TreePath, VolumeId};
+use ::volumes::tree::{Digest, Limits, Node, Tree};
 
 use super::error::Error;
 use super::layout::{
@@ -11,7 +12,7 @@ use super::layout::{
 };
 use super::record::Record;
 use super::revision::check;
-use super::staging::Contents;
+use super::staging::{Contents, Opened};
 use super::volume::{Current, Previous, Volume};
 use crate::dir::{Dir, is_dir};
 
@@ -47,7 +48,8 @@ pub(super) fn recover(
         None => None,
     };
     let (kind, current) = match known {
-        Some((Record { category, limits, tree, .. }, opened)) => {
+        Some((Record { category, limits, tree, bound, .. }, opened)) => {
+            let opened = restored(&tree, &bound, &opened);
             (Some((category, limits)), Current::revision(sequence, tree, opened))
         }
         None => (None, Current::Damaged { sequence }),
@@ -63,6 +65,21 @@ pub(super) fn recover(
     };
     volume.settle()?;
     Ok(Some(volume))
+}
+
+/// What was sealed in contents of a revision, by how long its files are and by its record.
+fn restored(
+    tree: &Tree,
+    bound: &HashSet<Digest>,
+    lengths: &HashMap<Digest, u64>,
+) -> HashMap<Digest, Opened> {
+    let opened = |(path, node): (&TreePath, &Node)| {
+        let Node::File { bytes, digest, .. } = node else { return None };
+        let only_at = bound.contains(digest).then(|| path.clone());
+        let length = lengths.get(digest).copied().or(only_at.is_some().then_some(*bytes))?;
+        Some((*digest, Opened { bytes: length, only_at }))
+    };
+    tree.nodes().iter().filter_map(opened).collect()
 }
 
 /// The youngest revisions before the current one, oldest first.

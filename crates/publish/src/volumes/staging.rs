@@ -5,6 +5,7 @@ use std::fs::File;
 
 use rustix::fs::OFlags;
 
+use ::volumes::name::TreePath;
 use ::volumes::tree::{Digest, Limits};
 
 use super::error::{Error, within};
@@ -27,11 +28,19 @@ struct Blob {
     state: State,
 }
 
+/// What was sealed in contents.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Opened {
+    pub(super) bytes: u64,
+    /// The one path that it may be at; `None`: any.
+    pub(super) only_at: Option<TreePath>,
+}
+
 enum State {
     /// `written` bytes are there.
     Partial { written: u64, hash: Hash },
-    /// All of it, verified. `opened`: how long what was sealed in it is, which stands in its place.
-    Complete { opened: Option<u64> },
+    /// All of it, verified. `opened`: what stands in its place.
+    Complete { opened: Option<Opened> },
 }
 
 impl Blob {
@@ -39,7 +48,9 @@ impl Blob {
     fn takes(&self) -> u64 {
         match self.state {
             State::Partial { .. } => self.total,
-            State::Complete { opened } => opened.unwrap_or(0).max(self.total),
+            State::Complete { ref opened } => {
+                opened.as_ref().map_or(0, |opened| opened.bytes).max(self.total)
+            }
         }
     }
 
@@ -66,10 +77,10 @@ impl Contents {
         self.0.get(digest).filter(|blob| blob.is_sealed()).map(|blob| blob.total)
     }
 
-    /// How long what was sealed in contents is; `None`: they are as they came.
-    pub(super) fn opened(&self, digest: &Digest) -> Option<u64> {
-        match self.0.get(digest)?.state {
-            State::Complete { opened } => opened,
+    /// What was sealed in contents; `None`: they are as they came.
+    pub(super) fn opened(&self, digest: &Digest) -> Option<&Opened> {
+        match &self.0.get(digest)?.state {
+            State::Complete { opened } => opened.as_ref(),
             State::Partial { .. } => None,
         }
     }
@@ -211,6 +222,7 @@ impl Contents {
         limits: Limits,
         digest: Digest,
         bytes: &[u8],
+        only_at: Option<TreePath>,
     ) -> Result<(), Error> {
         let length = bytes.len() as u64;
         let Some(blob) = self.0.get(&digest).filter(|_| self.complete(&digest).is_some()) else {
@@ -233,7 +245,7 @@ impl Contents {
             return Err(error.into());
         }
         if let Some(blob) = self.0.get_mut(&digest) {
-            blob.state = State::Complete { opened: Some(length) };
+            blob.state = State::Complete { opened: Some(Opened { bytes: length, only_at }) };
         }
         Ok(())
     }

@@ -14,7 +14,7 @@ use super::layout::{
 use super::mounter::{Mounter, Space};
 use super::record::Record;
 use super::revision::{Sources, build, check, lacking, lengths, sealed};
-use super::staging::Contents;
+use super::staging::{Contents, Opened};
 use super::{Committed, Options};
 use crate::dir::Dir;
 use crate::wipe::empty;
@@ -39,13 +39,12 @@ pub(super) enum Current {
     Nothing,
     /// Something that can be read, but nobody knows what it should be.
     Damaged { sequence: u64 },
-    /// A revision, the lengths on the wire of the contents in it, and how long those of them are that
-    /// were sealed.
+    /// A revision, the lengths on the wire of the contents in it, and what was sealed in them.
     Revision {
         sequence: u64,
         tree: Tree,
         lengths: HashMap<Digest, u64>,
-        opened: HashMap<Digest, u64>,
+        opened: HashMap<Digest, Opened>,
     },
 }
 
@@ -56,14 +55,14 @@ pub(super) struct Previous {
 }
 
 impl Current {
-    pub(super) fn revision(sequence: u64, tree: Tree, opened: HashMap<Digest, u64>) -> Self {
+    pub(super) fn revision(sequence: u64, tree: Tree, opened: HashMap<Digest, Opened>) -> Self {
         Self::Revision { sequence, lengths: lengths(&tree), opened, tree }
     }
 
-    /// How long what was sealed in contents of the revision is; `None`: they are as they came.
-    fn opened(&self, digest: &Digest) -> Option<u64> {
+    /// What was sealed in contents of the revision; `None`: they are as they came.
+    fn opened(&self, digest: &Digest) -> Option<&Opened> {
         match self {
-            Self::Revision { opened, .. } => opened.get(digest).copied(),
+            Self::Revision { opened, .. } => opened.get(digest),
             Self::Nothing | Self::Damaged { .. } => None,
         }
     }
@@ -140,7 +139,16 @@ impl Volume {
             mounter.adjust(&self.id, true, space)?;
         }
 
-        let record = Record { id: self.id.clone(), category, limits, sequence, tree: tree.clone() };
+        let bound =
+            |(digest, opened): (&Digest, &Opened)| opened.only_at.is_some().then_some(*digest);
+        let record = Record {
+            id: self.id.clone(),
+            category,
+            limits,
+            sequence,
+            tree: tree.clone(),
+            bound: opened.iter().filter_map(bound).collect(),
+        };
         match self.switch(&record, mounter) {
             Ok(()) => {}
             Err(error) => {
@@ -188,17 +196,22 @@ impl Volume {
         Ok((!whole).then_some(*sequence))
     }
 
-    /// The lengths of what was sealed in contents of `tree`, which count instead of their own.
-    fn opened(&self, tree: &Tree, limits: Limits) -> Result<HashMap<Digest, u64>, Error> {
-        let (mut opened, mut sum) = (HashMap::new(), 0_u64);
-        for node in tree.nodes().values() {
+    /// What was sealed in contents of `tree`, whose lengths count instead of their own, and which has
+    /// to be where it may be.
+    fn opened(&self, tree: &Tree, limits: Limits) -> Result<HashMap<Digest, Opened>, Error> {
+        let (mut found, mut sum) = (HashMap::new(), 0_u64);
+        for (path, node) in tree.nodes() {
             let Node::File { bytes, digest, .. } = node else { continue };
-            let length = self.current.opened(digest).or_else(|| self.contents.opened(digest));
-            sum = sum.saturating_add(length.unwrap_or(*bytes));
-            opened.extend(length.map(|length| (*digest, length)));
+            let opened = self.current.opened(digest).or_else(|| self.contents.opened(digest));
+            sum = sum.saturating_add(opened.map_or(*bytes, |opened| opened.bytes));
+            let Some(opened) = opened else { continue };
+            if let Some(only_at) = opened.only_at.as_ref().filter(|only_at| *only_at != path) {
+                return Err(Error::Bound { path: path.clone(), only_at: only_at.clone() });
+            }
+            found.insert(*digest, opened.clone());
         }
         within("bytes when opened", sum, limits.bytes)?;
-        Ok(opened)
+        Ok(found)
     }
 
     /// Removes revisions whose grace is over. Returns when the next one's is.

@@ -201,7 +201,7 @@ pub fn send(store: &mut Store, model: &Model) -> Result<(), Error> {
             }
         }
         if sent != *content && store.sealed(&id(), &model.tree())?.contains_key(&digest) {
-            store.replace(&id(), digest, content)?;
+            store.replace(&id(), digest, content, None)?;
         }
     }
     Ok(())

@@ -59,14 +59,7 @@ async fn put(args: &KeyPut, global: &Global) -> Result<(), Failure> {
                  --allow-unpinned",
             ));
     }
-    let jwk = kek.to_jwk()?;
-    let mut request = request(Method::POST, &args.broker, &args.resource_id)?
-        .header("content-type", "application/octet-stream")
-        .body(jwk.expose().to_vec());
-    if !args.overwrite {
-        request = request.header("if-none-match", "*");
-    }
-    ask(request, &args.broker, &args.resource_id).await?;
+    store(&args.broker, &args.resource_id, &kek.to_jwk()?, args.overwrite).await?;
     let registered = Registered {
         resource_id: args.resource_id.to_string(),
         kbs_url: args.broker.kbs_url.clone(),
@@ -79,6 +72,22 @@ async fn put(args: &KeyPut, global: &Global) -> Result<(), Failure> {
             row([&"opens", &opens(&registered.models)]),
         ]
     })
+}
+
+/// Stores a value in a key broker.
+pub(super) async fn store(
+    broker: &BrokerArgs,
+    resource: &ResourceUri,
+    value: &Secret,
+    overwrite: bool,
+) -> Result<(), Failure> {
+    let mut request = request(Method::POST, broker, resource)?
+        .header("content-type", "application/octet-stream")
+        .body(value.expose().to_vec());
+    if !overwrite {
+        request = request.header("if-none-match", "*");
+    }
+    ask(request, broker, resource).await
 }
 
 #[derive(Serialize)]

@@ -73,7 +73,8 @@ pub(crate) fn read(path: &Path) -> Result<Kek, Failure> {
     Kek::parse(&secret).map_err(|error| Failure::from(error).at(path.display()))
 }
 
-fn write_new(path: &Path, key: &Secret) -> Result<(), Failure> {
+/// Makes a file of one's own, 0600, where there is none.
+pub(super) fn write_new(path: &Path, key: &Secret) -> Result<(), Failure> {
     let failed = |error: std::io::Error| {
         let failure = Failure::new(Code::Publish, format!("{}: {error}", path.display()));
         if error.kind() == std::io::ErrorKind::AlreadyExists {

@@ -60,6 +60,7 @@ impl From<keys::Error> for Failure {
             }
             Error::Sealed(_) => Code::Tampered,
             Error::Signature { .. } => Code::Mismatch,
+            Error::Audience(_) => Code::Audience,
             Error::Tls { .. } => Code::Tls,
             Error::File { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
                 Code::KeyNotFound

@@ -1,24 +1,30 @@
-//! A key broker in this process, for as long as the test runs.
+//! A real key broker for tests.
 
-use std::net::SocketAddr;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
-use super::{sealift, succeed, text};
+use aws_lc_rs::signature::Ed25519KeyPair;
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use serde_json::{Value, json};
 
+use super::{sealift, text};
+
+/// A key broker in this process, for as long as the test runs.
 pub(crate) struct Broker {
-    address: SocketAddr,
+    pub(crate) address: SocketAddr,
     pub(crate) admin_key: PathBuf,
     pub(crate) audit_log: PathBuf,
 }
 
 impl Broker {
     /// With its data below `dir`. It accepts sample evidence, as `--insecure-dev` does.
-    pub(crate) fn start(dir: &Path, policy_file: Option<PathBuf>) -> Self {
+    pub(crate) fn start(dir: &Path) -> Self {
         let keys = broker::init(&dir.join("data"), &dir.join("keys")).unwrap();
         let config = broker::Config {
-            policy_file,
             admin_public_keys: vec![keys.admin_public_key],
             insecure_dev: true,
             ..broker::Config::new(dir.join("data"), keys.master_key)
@@ -51,8 +57,38 @@ impl Broker {
         key
     }
 
-    /// Registers a key file.
-    pub(crate) fn put(&self, resource: &str, key_file: &Path) {
-        succeed(&mut self.key("put", resource, &["--key-file", text(key_file)]));
+    /// As an administrator does.
+    pub(crate) fn put(&self, resource: &str, bytes: &[u8]) {
+        let path = resource.strip_prefix("kbs:///").unwrap();
+        self.ask("POST", &format!("/kbs/v0/resource/{path}"), bytes);
+    }
+
+    /// From now on this decides.
+    pub(crate) fn policy(&self, rego: &str) {
+        let body = json!({"policy": URL_SAFE_NO_PAD.encode(rego)}).to_string();
+        self.ask("POST", "/kbs/v0/resource-policy", body.as_bytes());
+    }
+
+    fn ask(&self, method: &str, path: &str, body: &[u8]) {
+        let pem = std::fs::read_to_string(&self.admin_key).unwrap();
+        let key: String = pem.lines().filter(|line| !line.starts_with('-')).collect();
+        let key = Ed25519KeyPair::from_pkcs8(&STANDARD.decode(key).unwrap()).unwrap();
+        let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs();
+        let claims = json!({"iss": "t", "sub": "t", "aud": ["KBS"], "role": "admin", "iat": now, "exp": now + 60});
+        let encode = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+        let signed = format!("{}.{}", encode(&json!({"alg": "EdDSA"})), encode(&claims));
+        let token = format!("{signed}.{}", URL_SAFE_NO_PAD.encode(key.sign(signed.as_bytes())));
+        let mut stream = TcpStream::connect(self.address).unwrap();
+        let length = body.len();
+        write!(
+            stream,
+            "{method} {path} HTTP/1.1\r\nHost: b\r\nConnection: close\r\n\
+             Authorization: Bearer {token}\r\nContent-Length: {length}\r\n\r\n"
+        )
+        .unwrap();
+        stream.write_all(body).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     }
 }

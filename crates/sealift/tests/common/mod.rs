@@ -4,6 +4,8 @@
 #![allow(dead_code, reason = "each test program uses its own part")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+pub(crate) mod broker;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -15,8 +17,6 @@ use sealift::failure::Failure;
 use sealift::opening::{self, Accept, Outcome, Target};
 use sealift::source::Source;
 use tempfile::TempDir;
-
-pub(crate) mod broker;
 
 pub(crate) const RESOURCE: &str = "kbs:///team/model/v1";
 

@@ -4,8 +4,11 @@
 //!
 //! | service | method | request | answer |
 //! |---|---|---|---|
-//! | `api.SealedSecretService` | `UnsealSecret` | 1: the sealed text | 1: what was sealed in it |
+//! | `api.SealedSecretService` | `UnsealSecret` | 1: the sealed text; 2: 1 from who keeps to the file that it is for | 1: what was sealed in it |
 //! | `api.GetResourceService` | `GetResource` | 1: `kbs:///<repository>/<type>/<tag>` | 1: its bytes |
+//!
+//! Field 2 is ours, and upstream passes over it: a secret that is for [one file](crate::audience) is
+//! opened by `sealift unsealer` only for who says to put it nowhere else.
 //!
 //! Source: guest-components, `confidential-data-hub/api.proto`. Answers carry secrets: they are built
 //! and read without a copy that the caller does not know of.
@@ -30,6 +33,8 @@ const RESOURCES: (&str, &str) = ("api.GetResourceService", "GetResource");
 pub enum Call<'a> {
     /// Opens a sealed secret.
     Unseal(&'a [u8]),
+    /// The same, for who makes it no other file than the one that it is for.
+    UnsealForItsFile(&'a [u8]),
     /// Fetches a resource of the key broker.
     Resource(&'a str),
     /// Something of the API that nobody here serves.
@@ -40,14 +45,22 @@ impl<'a> Call<'a> {
     /// Reads a request frame's payload.
     pub fn decode(payload: &'a [u8]) -> Result<Self, Error> {
         let request = Request::decode(payload)?;
-        let mut argument = None;
+        let (mut argument, mut for_its_file) = (None, None);
         for field in Fields::of(request.payload) {
-            if let (1, value) = field? {
-                argument = Some(value);
+            match field? {
+                (1, value) => argument = Some(value),
+                (2, value) => for_its_file = Some(value),
+                _ => {}
             }
         }
         Ok(match (request.service, request.method) {
-            SEALED_SECRETS => Self::Unseal(argument.map_or(Ok(&[][..]), |value| value.bytes())?),
+            SEALED_SECRETS => {
+                let sealed = argument.map_or(Ok(&[][..]), |value| value.bytes())?;
+                match for_its_file.map_or(Ok(0), |value| value.number_u32())? {
+                    1 => Self::UnsealForItsFile(sealed),
+                    _ => Self::Unseal(sealed),
+                }
+            }
             RESOURCES => Self::Resource(argument.map_or(Ok(""), |value| value.text())?),
             _ => Self::Other,
         })
@@ -56,11 +69,16 @@ impl<'a> Call<'a> {
     /// The payload of a request frame; the server may give up after `timeout_ns` nanoseconds.
     pub fn encode(&self, timeout_ns: u64) -> Vec<u8> {
         let ((service, method), argument) = match self {
-            Self::Unseal(sealed) => (SEALED_SECRETS, *sealed),
+            Self::Unseal(sealed) | Self::UnsealForItsFile(sealed) => (SEALED_SECRETS, *sealed),
             Self::Resource(name) => (RESOURCES, name.as_bytes()),
             Self::Other => (("", ""), &[][..]),
         };
-        let payload = &Encoder::default().bytes(1, argument).finish();
+        let mut payload = Encoder::default();
+        payload.bytes(1, argument);
+        if let Self::UnsealForItsFile(_) = self {
+            payload.number(2, 1_u32);
+        }
+        let payload = &payload.finish();
         Request { service, method, payload, timeout_ns }.encode()
     }
 }
@@ -133,9 +151,11 @@ mod tests {
     #[test]
     fn calls_and_answers_are_read_as_they_are_written() {
         let long = vec![b'x'; VALUE_BYTES_MAX];
-        for call in
-            [Call::Unseal(b"sealed.a.b.c"), Call::Unseal(&long), Call::Resource("kbs:///a/b/c")]
-        {
+        for call in [
+            Call::Unseal(b"sealed.a.b.c"),
+            Call::UnsealForItsFile(&long),
+            Call::Resource("kbs:///a/b/c"),
+        ] {
             let bytes = call.encode(7);
             assert!(bytes.len() <= PAYLOAD_BYTES_MAX);
             assert_eq!(Call::decode(&bytes), Ok(call));
@@ -158,6 +178,9 @@ mod tests {
         let mut expected = b"\x0a\x17api.SealedSecretService\x12\x0cUnsealSecret".to_vec();
         expected.extend(b"\x1a\x0a\x0a\x08sealed.x\x20\x05");
         assert_eq!(Call::Unseal(b"sealed.x").encode(5), expected);
+        let mut expected = b"\x0a\x17api.SealedSecretService\x12\x0cUnsealSecret".to_vec();
+        expected.extend(b"\x1a\x0c\x0a\x08sealed.x\x10\x01\x20\x05");
+        assert_eq!(Call::UnsealForItsFile(b"sealed.x").encode(5), expected);
         let answer = b"\x0a\x00\x12\x08\x0a\x06secret";
         assert_eq!(decode_answer(answer), Ok(Ok(&b"secret"[..])));
         assert_eq!(answer_head(1, 6)[HEADER_BYTES..], answer[..6]);

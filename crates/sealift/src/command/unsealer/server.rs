@@ -7,18 +7,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::process::geteuid;
+use seal::name::ResourceUri;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
+use volumes::audience::File;
 use volumes::wire::cdh::{Call, ERROR_PREFIX, PAYLOAD_BYTES_MAX, Status, answer_head};
 use volumes::wire::frame::{HEADER_BYTES, Header, Kind, frame};
 use zeroize::Zeroizing;
 
-use super::Opener;
 use crate::code::Code;
 use crate::failure::{Failure, chain};
+use crate::opener::Opener;
 
 /// Connections at a time; further ones are closed.
 const CONNECTIONS_MAX: usize = 32;
@@ -128,8 +130,9 @@ async fn answer(
     _permit: OwnedSemaphorePermit,
 ) {
     let value = match Call::decode(&payload) {
-        Ok(Call::Unseal(sealed)) => opener.unseal(sealed).await.map_err(|e| refused(&e)),
-        Ok(Call::Resource(name)) => opener.resource(name).await.map_err(|e| refused(&e)),
+        Ok(Call::Unseal(sealed)) => unseal(&opener, sealed, File::Unknown).await,
+        Ok(Call::UnsealForItsFile(sealed)) => unseal(&opener, sealed, File::KeptByCaller).await,
+        Ok(Call::Resource(name)) => resource(&opener, name).await,
         Ok(Call::Other) => Err(status(12, "only UnsealSecret and GetResource are served here")),
         Err(error) => Err(status(3, &error.to_string())),
     };
@@ -150,6 +153,21 @@ async fn answer(
     }
 }
 
+async fn unseal(
+    opener: &Opener,
+    sealed: &[u8],
+    file: File<'_>,
+) -> Result<Zeroizing<Vec<u8>>, Status> {
+    opener.unseal(sealed, file).await.map(|opened| opened.plaintext).map_err(|e| refused(&e))
+}
+
+async fn resource(opener: &Opener, name: &str) -> Result<Zeroizing<Vec<u8>>, Status> {
+    let resource = ResourceUri::parse(name)
+        .map_err(|error| refused(&Failure::from(error).recode(Code::Usage)))?;
+    let released = opener.resource(&resource, "GetResource").await.map_err(|e| refused(&e))?;
+    Ok(Zeroizing::new(released.expose().to_vec()))
+}
+
 /// The failure as upstream's clients expect it, with our code in front.
 fn refused(failure: &Failure) -> Status {
     // google.rpc.Code
@@ -157,7 +175,7 @@ fn refused(failure: &Failure) -> Status {
         Code::Usage => 3,
         Code::KeyNotFound => 5,
         Code::KeyDenied => 7,
-        Code::Tampered | Code::Mismatch | Code::KeyUnusable => 9,
+        Code::Tampered | Code::Mismatch | Code::KeyUnusable | Code::Audience => 9,
         Code::Network | Code::KeyUnreachable => 14,
         Code::Attestation => 16,
         _ => 13,

@@ -1,4 +1,4 @@
-//! [`Unsealer`]: sealed contents are opened by threads of its own, so that a key source that is slow
+//! Sealed contents are opened by threads of its own, so that a key source that is slow
 //! or hangs holds up no volume but the one whose contents it is asked to open.
 //!
 //! The store commits nothing that is sealed. A commit that finds such contents hands them over and is

@@ -1,5 +1,5 @@
 //! Verifiers of evidence: one for each TEE. What they prove is judged by the attestation policy
-//! ([`appraisal`](crate::appraisal)), not here.
+//! (`appraisal`), not here.
 
 mod refused;
 mod roots;

@@ -11,7 +11,7 @@
 //! Opening is four steps, none of which does I/O, so that whoever holds the key source decides how to
 //! ask it and what to record: [`SealedSecret::parse`] says who must have signed it,
 //! [`SealedSecret::verify`] that it was, [`Verified::admit`] that it is for this place, and which
-//! resource it needs, [`Admitted::open`] what was sealed. [`seal`] is the way back.
+//! resource it needs, [`Admitted::open`] what was sealed. [`seal()`] is the way back.
 //!
 //! Stricter than upstream on purpose: no unknown members, no `crit`, no settings, and no annotation
 //! but our [audience](volumes::audience), since a restriction that this version does not know would

@@ -99,7 +99,7 @@ pub(crate) struct Serve {
     /// Reference values (JSON) that the attestation policy compares measurements with
     #[arg(long, value_name = "FILE", env = "SEALIFT_BROKER_REFERENCE_VALUES")]
     reference_values: Option<PathBuf>,
-    /// Intel's collateral, <fmspc>.json each; without it, TDX is not verified
+    /// Intel's collateral, FMSPC.json each; without it, TDX is not verified
     #[arg(long, value_name = "DIR", env = "SEALIFT_BROKER_TDX_COLLATERAL_DIR")]
     tdx_collateral_dir: Option<PathBuf>,
     /// AMD's ASK and ASVK certificates that guests do not send themselves, PEM

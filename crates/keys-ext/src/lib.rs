@@ -21,7 +21,7 @@ use zeroize::Zeroizing;
 
 pub use awskms::{AwsKms, AwsKmsSettings, CONTEXT};
 pub use pkcs11::{Pin, Pkcs11, Pkcs11Settings};
-pub use vault::{Login, Vault, VaultSettings};
+pub use vault::{Jwt, Login, Vault, VaultSettings};
 
 /// A key that stays with its holder, who wraps and unwraps with it.
 ///

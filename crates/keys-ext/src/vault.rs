@@ -57,16 +57,25 @@ pub enum Login {
     TokenFile(PathBuf),
     /// With this token.
     Token(std::sync::Arc<Secret>),
-    /// With a JWT from a file, as `role`, at `auth/<mount>/login`: the methods `kubernetes` (the
-    /// projected token of the service account) and `jwt` (any other, an attestation token too).
+    /// With a JWT, as `role`, at `auth/<mount>/login`: the methods `kubernetes` (the projected token
+    /// of the service account) and `jwt` (any other).
     Jwt {
         /// Where the method is mounted, below `auth/`.
         mount: String,
         /// The role to be.
         role: String,
-        /// The file, read anew for each login.
-        file: PathBuf,
+        /// The JWT.
+        jwt: Jwt,
     },
+}
+
+/// A JWT to log in with.
+#[derive(Debug, Clone)]
+pub enum Jwt {
+    /// In a file, read anew for each login.
+    File(PathBuf),
+    /// This one: a key broker's attestation token.
+    Given(std::sync::Arc<Secret>),
 }
 
 /// A Vault or OpenBao server.
@@ -151,7 +160,10 @@ impl Vault {
             Login::Token(token) => {
                 return Ok(Session { token: header(&one_line(token, "the token")?)?, ours: false });
             }
-            Login::Jwt { mount, role, file: path } => (mount, role, file(path)?),
+            Login::Jwt { mount, role, jwt: Jwt::File(path) } => (mount, role, file(path)?),
+            Login::Jwt { mount, role, jwt: Jwt::Given(jwt) } => {
+                (mount, role, one_line(jwt, "the JWT")?)
+            }
         };
         let body = Zeroizing::new(json!({"role": role, "jwt": &*jwt}).to_string());
         let request = self.endpoint.post(&format!("/v1/auth/{mount}/login")).body(body.to_string());

@@ -12,7 +12,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use common::{answering, bundle, fresh, http};
 use keys::{Error, HttpSettings, Retry, with_retry};
-use keys_ext::{Login, RemoteKey, Vault, VaultSettings};
+use keys_ext::{Jwt, Login, RemoteKey, Vault, VaultSettings};
 use seal::name::{KeyUri, VaultKv, VaultTransit};
 use secret::Secret;
 use serde_json::{Value, json};
@@ -218,8 +218,11 @@ async fn a_jwt_logs_in_for_one_question_and_leaves_no_token_behind() {
     let signer = jwt_method(&bao);
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("token");
-    let login =
-        |role: &str| Login::Jwt { mount: "jwt".into(), role: role.into(), file: file.clone() };
+    let login = |role: &str| Login::Jwt {
+        mount: "jwt".into(),
+        role: role.into(),
+        jwt: Jwt::File(file.clone()),
+    };
     let guest = vault(&bao.address(), login("model"));
 
     let absent = guest.unwrap(&key, &wrapped, &id).await;
@@ -240,7 +243,8 @@ async fn a_jwt_logs_in_for_one_question_and_leaves_no_token_behind() {
     std::fs::write(&file, "two\nlines\n").unwrap();
     let garbled = guest.unwrap(&key, &wrapped, &id).await;
     assert!(matches!(garbled, Err(Error::Usage(_))), "{garbled:?}");
-    let unknown = Login::Jwt { mount: "kubernetes".into(), role: "r".into(), file: file.clone() };
+    let unknown =
+        Login::Jwt { mount: "kubernetes".into(), role: "r".into(), jwt: Jwt::File(file.clone()) };
     write_jwt(&signer, "guest", &file);
     let unknown = vault(&bao.address(), unknown).unwrap(&key, &wrapped, &id).await;
     assert!(matches!(unknown, Err(Error::Login { .. })), "{unknown:?}");
@@ -314,7 +318,11 @@ fn plain_http_to_another_machine_and_odd_mounts_are_refused() {
     let settings = |address: &str, mount: &str| VaultSettings {
         address: address.to_owned(),
         namespace: None,
-        login: Login::Jwt { mount: mount.into(), role: "r".into(), file: "/dev/null".into() },
+        login: Login::Jwt {
+            mount: mount.into(),
+            role: "r".into(),
+            jwt: Jwt::File("/dev/null".into()),
+        },
         http: HttpSettings::default(),
     };
     assert!(Vault::new(&settings("https://vault.example:8200", "jwt")).is_ok());

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, COOKIE, SET_COOKIE};
 use reqwest::{RequestBuilder, Response, StatusCode};
 use seal::jwe::TeeKeyPair;
-use seal::name::ResourceUri;
+use seal::name::{KeyUri, ResourceUri};
 use secret::Secret;
 use tokio::sync::Mutex;
 use zeroize::Zeroizing;
@@ -63,20 +63,21 @@ impl KeySource for Kbs {
     }
 
     async fn release(&self, resource: &ResourceUri) -> Result<Secret, Error> {
-        let mut session = self.session(None, resource).await?;
+        let about = &KeyUri::from(resource);
+        let mut session = self.session(None, about).await?;
         let mut refusal = match self.fetch(&session, resource).await? {
             Ok(key) => return Ok(key),
             Err(refusal) => refusal,
         };
         // A session may have ended since it was used last: attest again, once, and only then.
         if refusal.is_about_the_session() {
-            session = self.session(Some(&session), resource).await?;
+            session = self.session(Some(&session), about).await?;
             refusal = match self.fetch(&session, resource).await? {
                 Ok(key) => return Ok(key),
                 Err(refusal) => refusal,
             };
         }
-        Err(refusal.into_error(self.endpoint.name(), resource))
+        Err(refusal.into_error(self.endpoint.name(), about))
     }
 }
 
@@ -85,7 +86,7 @@ impl Kbs {
     async fn session(
         &self,
         refused: Option<&Arc<Session>>,
-        resource: &ResourceUri,
+        about: &KeyUri,
     ) -> Result<Arc<Session>, Error> {
         let mut current = self.session.lock().await;
         match &*current {
@@ -93,16 +94,24 @@ impl Kbs {
                 Ok(Arc::clone(session))
             }
             _ => {
-                let session = Arc::new(self.attest(resource).await?);
+                let session = Arc::new(self.attest(about).await?);
                 *current = Some(Arc::clone(&session));
                 Ok(session)
             }
         }
     }
 
-    async fn attest(&self, resource: &ResourceUri) -> Result<Session, Error> {
+    /// What the broker says of this guest, signed, for others who believe the broker: a JWT, good for
+    /// minutes. Attests for it. `about` is the key that it is for, in messages.
+    pub async fn token(&self, about: &KeyUri) -> Result<Secret, Error> {
+        let token = self.attest(about).await?.token;
+        let token = token.ok_or_else(|| self.protocol("no token, or one that fits no header"))?;
+        Secret::take(&mut token.into_bytes()).map_err(|error| self.protocol(error.to_string()))
+    }
+
+    async fn attest(&self, about: &KeyUri) -> Result<Session, Error> {
         let request = handshake::request(self.attester.tee());
-        let response = self.post("/kbs/v0/auth", request, None, resource).await?;
+        let response = self.post("/kbs/v0/auth", request, None, about).await?;
         let cookie = session_cookie(&response).ok_or_else(|| {
             self.protocol("no usable kbs-session-id cookie in the answer to /auth")
         })?;
@@ -116,7 +125,7 @@ impl Kbs {
         let evidence = self.evidence(report_data).await?;
 
         let attestation = handshake::attestation(&challenge, &public_key, &evidence);
-        let response = self.post("/kbs/v0/attest", attestation, Some(&cookie), resource).await?;
+        let response = self.post("/kbs/v0/attest", attestation, Some(&cookie), about).await?;
         let cookie = session_cookie(&response).unwrap_or(cookie);
         let body = self.endpoint.body(response, handshake::TOKEN_ANSWER_BYTES_MAX).await?;
         let token = handshake::parse_token(&body).map_err(|why| self.protocol(why))?;
@@ -138,7 +147,7 @@ impl Kbs {
         path: &str,
         body: String,
         cookie: Option<&str>,
-        resource: &ResourceUri,
+        about: &KeyUri,
     ) -> Result<Response, Error> {
         let mut request = self.endpoint.post(path).header(CONTENT_TYPE, "application/json");
         if let Some(cookie) = cookie {
@@ -149,7 +158,7 @@ impl Kbs {
             return Ok(response);
         }
         let refusal = self.refusal(response).await;
-        Err(refusal.into_error(self.endpoint.name(), resource))
+        Err(refusal.into_error(self.endpoint.name(), about))
     }
 
     /// The key, or the broker's refusal.

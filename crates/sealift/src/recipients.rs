@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use keys::{HttpSettings, Retry, Source, with_retry};
 use keys_ext::{
-    AwsKms, AwsKmsSettings, Login, Pin, Pkcs11, Pkcs11Settings, RemoteKey, Vault, VaultSettings,
+    AwsKms, AwsKmsSettings, Jwt, Login, Pin, Pkcs11, Pkcs11Settings, RemoteKey, Vault,
+    VaultSettings,
 };
 use seal::bundle::{Bundle, Recipient};
 use seal::key::Kek;
@@ -90,7 +91,7 @@ impl<'a> Keys<'a> {
         let id = bundle.claimed().id;
         let unwrapped = match name {
             KeyUri::VaultTransit(key) => {
-                self.unwrap(&self.vault()?, key, name, wrapped, &id).await?
+                self.unwrap(&self.vault(name).await?, key, name, wrapped, &id).await?
             }
             KeyUri::AwsKms(key) => self.unwrap(&self.aws_kms(), key, name, wrapped, &id).await?,
             KeyUri::Pkcs11(key) => self.unwrap(&self.pkcs11()?, key, name, wrapped, &id).await?,
@@ -145,7 +146,9 @@ impl<'a> Keys<'a> {
         }
         let kek = Kek::unwrapped(Secret::random_key())?;
         let wrapped = match name {
-            KeyUri::VaultTransit(key) => self.wrap(&self.vault()?, key, name, &kek, bundle).await?,
+            KeyUri::VaultTransit(key) => {
+                self.wrap(&self.vault(name).await?, key, name, &kek, bundle).await?
+            }
             KeyUri::AwsKms(key) => self.wrap(&self.aws_kms(), key, name, &kek, bundle).await?,
             KeyUri::Pkcs11(key) => self.wrap(&self.pkcs11()?, key, name, &kek, bundle).await?,
             KeyUri::Kbs(_) | KeyUri::VaultKv(_) => return Err(never_wrapped(name)),
@@ -182,7 +185,7 @@ impl<'a> Keys<'a> {
     }
 
     async fn vault_value(&self, key: &VaultKv, name: &KeyUri) -> Result<Kek, Failure> {
-        let vault = self.vault()?;
+        let vault = self.vault(name).await?;
         let asked = async {
             let retry = self.retry();
             let released = with_retry(name, vault.kind(), &retry, || vault.release(key)).await?;
@@ -256,7 +259,18 @@ impl<'a> Keys<'a> {
         }))
     }
 
-    fn vault(&self) -> Result<Vault, Failure> {
+    /// With what a key broker says of this guest, and has signed.
+    async fn attested_login(&self, about: &KeyUri) -> Result<Login, Failure> {
+        let (mount, role) = mount_and_role(self.remote, "jwt")?;
+        let Source::Kbs(broker) = key_source::open(self.key)? else {
+            return Err(needed("--kbs-url: the broker whose token it is"));
+        };
+        let retry = self.retry();
+        let token = with_retry(about, "kbs", &retry, || broker.token(about)).await?;
+        Ok(Login::Jwt { mount, role, jwt: Jwt::Given(Arc::new(token)) })
+    }
+
+    async fn vault(&self, about: &KeyUri) -> Result<Vault, Failure> {
         let args = self.remote;
         let address = args.vault_addr.clone().ok_or_else(|| {
             Failure::usage("the key is in Vault, and no address is given").hint("Add --vault-addr")
@@ -264,16 +278,28 @@ impl<'a> Keys<'a> {
         let settings = VaultSettings {
             address,
             namespace: args.vault_namespace.clone(),
-            login: vault_login(args)?,
+            login: match args.vault_auth {
+                VaultAuth::Attestation => self.attested_login(about).await?,
+                _ => vault_login(args)?,
+            },
             http: self.http(args.vault_ca.as_ref()),
         };
         Ok(Vault::new(&settings)?)
     }
 }
 
+/// Where the method is mounted, and the role to be.
+fn mount_and_role(args: &RemoteArgs, method: &str) -> Result<(String, String), Failure> {
+    let mount = args.vault_auth_mount.clone().unwrap_or_else(|| method.to_owned());
+    Ok((mount, args.vault_role.clone().ok_or_else(|| needed("--vault-role"))?))
+}
+
+fn needed(what: &str) -> Failure {
+    Failure::usage(format!("to log in to Vault so, give {what}"))
+}
+
 fn vault_login(args: &RemoteArgs) -> Result<Login, Failure> {
-    let needed = |what: &str| Failure::usage(format!("to log in to Vault so, give {what}"));
-    let (mount, file) = match args.vault_auth {
+    let (method, file) = match args.vault_auth {
         VaultAuth::Token => {
             if let Some(file) = &args.vault_token_file {
                 return Ok(Login::TokenFile(file.clone()));
@@ -283,13 +309,11 @@ fn vault_login(args: &RemoteArgs) -> Result<Login, Failure> {
             return Ok(Login::Token(token));
         }
         VaultAuth::Kubernetes => ("kubernetes", Some(SERVICE_ACCOUNT_TOKEN.into())),
-        VaultAuth::Jwt => ("jwt", None),
+        VaultAuth::Jwt | VaultAuth::Attestation => ("jwt", None),
     };
-    Ok(Login::Jwt {
-        mount: args.vault_auth_mount.clone().unwrap_or_else(|| mount.to_owned()),
-        role: args.vault_role.clone().ok_or_else(|| needed("--vault-role"))?,
-        file: args.vault_jwt_file.clone().or(file).ok_or_else(|| needed("--vault-jwt-file"))?,
-    })
+    let (mount, role) = mount_and_role(args, method)?;
+    let file = args.vault_jwt_file.clone().or(file).ok_or_else(|| needed("--vault-jwt-file"))?;
+    Ok(Login::Jwt { mount, role, jwt: Jwt::File(file) })
 }
 
 fn refuse_file(name: &KeyUri, file: Option<&Path>) -> Result<(), Failure> {

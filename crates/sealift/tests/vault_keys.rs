@@ -6,6 +6,7 @@ mod common;
 use std::path::Path;
 use std::process::Command;
 
+use common::broker::Broker;
 use common::{Sealed, memory, model_tree, refuse, sealift, succeed, text, write_tree};
 use sealift::code::Code;
 use serde_json::json;
@@ -201,4 +202,49 @@ fn what_goes_wrong_is_named_with_its_code() {
     assert!(line.contains("sealed"), "{line}");
     bao.kill();
     refuse(&mut down(), Code::KeyUnreachable);
+}
+
+/// The broker says what the guest is, and Vault believes the broker.
+#[test]
+fn a_guest_that_a_broker_has_attested_logs_in_to_vault() {
+    let Some(bao) = started() else { return };
+    let sealed = Sealed::small();
+    let broker = Broker::start(&sealed.dir.path().join("broker"));
+    let jwks = format!("{}/.well-known/jwks.json", broker.url());
+    bao.must("POST", "sys/auth/jwt", json!({"type": "jwt"})).unwrap();
+    bao.must("POST", "auth/jwt/config", json!({"jwks_url": jwks})).unwrap();
+    let rules = "path \"transit/*\" { capabilities = [\"update\"] }";
+    bao.must("POST", "sys/policies/acl/llama", json!({"policy": rules})).unwrap();
+    let role = |status: &str| {
+        json!({
+            "role_type": "jwt", "user_claim": "iss", "policies": ["llama"],
+            "bound_claims": {"iss": "sealift-broker", "/submods/cpu0/ear.status": status},
+        })
+    };
+    // Sample evidence is never better than that; a role for real guests wants `affirming`.
+    bao.must("POST", "auth/jwt/role/any", role("contraindicated")).unwrap();
+    bao.must("POST", "auth/jwt/role/good", role("affirming")).unwrap();
+
+    let bundle = sealed.dir.path().join("transit");
+    let sealing = ["seal", text(&sealed.model), text(&bundle), "--resource-id", TRANSIT];
+    succeed(at(&bao, &sealing).arg("--name=llama"));
+    let dest = sealed.dest("dest");
+    let attested = |role: &str, more: &[&str]| {
+        let mut open = sealift();
+        open.args(["open", text(&bundle), text(&dest), "--resource-id", TRANSIT]);
+        open.args(["--min-generation", "1", "--vault-addr", &bao.address()]);
+        open.args(["--vault-auth", "attestation", "--vault-role", role]).args(more);
+        open
+    };
+    let by_broker = ["--kbs-url", &broker.url(), "--insecure-dev"];
+    let refused = refuse(&mut attested("good", &by_broker), Code::AccessDenied);
+    assert!(refused.contains("login"), "{refused}");
+    refuse(&mut attested("any", &[]), Code::Usage);
+    assert!(model_tree(&dest).is_empty());
+    succeed(&mut attested("any", &by_broker));
+    assert!(model_tree(&dest) == model_tree(&sealed.model));
+    // Nobody else's token counts.
+    let other = Broker::start(&sealed.dir.path().join("other"));
+    let by_other = ["--kbs-url", &other.url(), "--insecure-dev"];
+    refuse(&mut attested("any", &by_other), Code::AccessDenied);
 }

@@ -4,7 +4,7 @@
 //! is only in the body: `{"type":"https://…/errors/<Variant>","detail":"…"}`. The variant decides
 //! here, and the status only where there is no variant, or one with two meanings.
 
-use seal::name::ResourceUri;
+use seal::name::KeyUri;
 use serde::Deserialize;
 
 use crate::Error;
@@ -49,8 +49,8 @@ impl Refusal {
         }
     }
 
-    pub(super) fn into_error(self, endpoint: &str, resource: &ResourceUri) -> Error {
-        let (endpoint, resource) = (endpoint.to_owned(), resource.into());
+    pub(super) fn into_error(self, endpoint: &str, about: &KeyUri) -> Error {
+        let (endpoint, resource) = (endpoint.to_owned(), about.clone());
         let detail = format!("{} {} {}", self.status, self.variant, self.detail);
         match (self.variant.as_str(), self.status) {
             ("AttestationError" | "TokenNotFound" | "TokenVerifierError", _) => {
@@ -81,7 +81,7 @@ mod tests {
     }
 
     fn error(refusal: Refusal) -> Error {
-        refusal.into_error("https://kbs", &ResourceUri::from_path("a/b/c").unwrap())
+        refusal.into_error("https://kbs", &KeyUri::parse("kbs:///a/b/c").unwrap())
     }
 
     #[test]

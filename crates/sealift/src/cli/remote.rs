@@ -63,6 +63,8 @@ pub enum VaultAuth {
     Token,
     /// As this pod's service account.
     Kubernetes,
-    /// With any other JWT: a workload identity, or a key broker's attestation token.
+    /// With any other JWT: a workload identity.
     Jwt,
+    /// With the attestation token of the broker at --kbs-url, by the jwt method.
+    Attestation,
 }

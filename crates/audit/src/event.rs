@@ -169,6 +169,9 @@ pub enum Event {
         model: String,
         /// The lowest generation that the key will open.
         min_generation: u64,
+        /// The only manifests that it will open, if any are named.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        digests: Vec<String>,
         /// Who.
         admin: String,
     },

@@ -6,7 +6,7 @@ use std::io::Write;
 use std::path::Path;
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::{fmt, mem, slice};
+use std::{fmt, iter, mem, slice};
 
 use jiff::Timestamp;
 
@@ -107,16 +107,26 @@ impl Log {
         }
     }
 
-    /// Writes all of them at once, or, if that fails, each alone: an error is that of one record.
+    /// Writes all of them at once. If one of them is too much, each alone: that is no fault of the
+    /// others. Any other error is everybody's.
     fn write(&self, entries: &[Entry]) -> Vec<Result<(), Error>> {
         // Poisoned: a writer panicked, perhaps within a record.
         let Ok(mut sink) = self.sink.lock() else {
             return entries.iter().map(|_| Err(self.failed_before())).collect();
         };
-        if entries.len() > 1 && self.append(&mut sink, entries).is_ok() {
-            return entries.iter().map(|_| Ok(())).collect();
+        let failed = match self.append(&mut sink, entries) {
+            Ok(()) => return entries.iter().map(|_| Ok(())).collect(),
+            Err(failed) => failed,
+        };
+        if entries.len() > 1 && matches!(failed, Error::TooLong { .. } | Error::Full { .. }) {
+            return entries
+                .iter()
+                .map(|entry| self.append(&mut sink, slice::from_ref(entry)))
+                .collect();
         }
-        entries.iter().map(|entry| self.append(&mut sink, slice::from_ref(entry))).collect()
+        let others = entries.iter().skip(1).map(|_| Err(failed.again()));
+        let others: Vec<_> = others.collect();
+        iter::once(Err(failed)).chain(others).collect()
     }
 
     fn append(&self, sink: &mut Sink, entries: &[Entry]) -> Result<(), Error> {

@@ -25,6 +25,8 @@ const POLICY: &str = "policy.rego";
 /// Writes all resources and the posted policy of a data directory to `out`, which must not exist. Each
 /// is recorded first. How many resources; on an error nothing is left in `out`.
 pub fn export(data_dir: &Path, master: &MasterKey, out: &Path, log: &Log) -> Result<usize, Error> {
+    // Opening would make one.
+    fs::read_dir(data_dir).map_err(|source| Error::file(data_dir, source))?;
     let listed = Resources::open(data_dir, master)?.list()?;
     if listed.len() >= LISTED_MAX {
         return Err(Error::Settings("there are too many resources for one export"));
@@ -83,6 +85,7 @@ pub fn import(
     let mut found = Vec::new();
     names(&from.join(RESOURCES), "", 0, &mut found)?;
     found.sort_unstable();
+    let policy = policy(&from.join(POLICY))?;
     let now = system_clock();
     for name in &found {
         let path = from.join(RESOURCES).join(name);
@@ -98,18 +101,24 @@ pub fn import(
             .map_err(Error::Audit)?;
         store.write(&resource, &value, existing, now())?;
     }
-    let path = from.join(POLICY);
-    if path.symlink_metadata().is_ok() {
-        let text = files::read_own(&path, POLICY_BYTES_MAX)
-            .map_err(|source| Error::file(&path, source))?;
-        let text = String::from_utf8(text.to_vec())
-            .map_err(|_| Error::Policy("not UTF-8 text".to_owned()))?;
-        let policy = Compiled::parse(text)?;
+    if let Some(policy) = policy {
         let digest = policy.digest().to_owned();
         log.record(Event::PolicyChanged { digest }).map_err(Error::Audit)?;
         Policy::open(data_dir, master, None, false)?.store(&policy)?;
     }
     Ok(found.len())
+}
+
+/// The policy to import, if there is one.
+fn policy(path: &Path) -> Result<Option<Compiled>, Error> {
+    if path.symlink_metadata().is_err() {
+        return Ok(None);
+    }
+    let text =
+        files::read_own(path, POLICY_BYTES_MAX).map_err(|source| Error::file(path, source))?;
+    let text =
+        String::from_utf8(text.to_vec()).map_err(|_| Error::Policy("not UTF-8 text".to_owned()))?;
+    Compiled::parse(text).map(Some)
 }
 
 /// Everything below `resources/`: files at the third level and nothing else.

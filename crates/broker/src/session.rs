@@ -69,7 +69,8 @@ impl Sessions {
     pub(crate) fn open(&self, headers: &HeaderMap, now: u64) -> Result<Session, NoSession> {
         let value = cookie_value(headers).ok_or(NoSession::Missing)?;
         let session = self.parse(value).ok_or(NoSession::Forged)?;
-        if now >= session.expires {
+        // One that ends later than any that begins now is of a clock that was set back since.
+        if now >= session.expires || session.expires > now.saturating_add(SESSION_SECONDS) {
             return Err(NoSession::Expired);
         }
         Ok(session)

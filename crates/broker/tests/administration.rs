@@ -109,6 +109,11 @@ fn a_keys_minimum_is_raised_and_never_lowered() {
     let named = json!({ "model": "m", "min_generation": 7, "digests": [digest] });
     assert_eq!(raise(named).status, 200);
     held(&jwk(7, std::slice::from_ref(&digest)));
+    // Another manifest goes with a higher generation only.
+    let other = format!("sha256:{}", "cd".repeat(32));
+    let exchanged = raise(json!({ "model": "m", "min_generation": 7, "digests": [other] }));
+    assert_eq!(exchanged.refusal(), (400, "ResourceRefused".to_owned()));
+    held(&jwk(7, std::slice::from_ref(&digest)));
     // Else the manifests that it names would be older than what it demands.
     assert_eq!(to("m", 8).refusal(), (400, "ResourceRefused".to_owned()));
     let raised: Vec<_> = broker.events().split_off(events);

@@ -399,3 +399,26 @@ fn garbage_is_refused_at_every_step_and_the_broker_lives_on() {
     }
     assert_eq!(broker.wire.get("/healthz").status, 200);
 }
+
+/// Sessions and tokens of a clock that was set back since are none, however far.
+#[test]
+fn a_clock_set_back_brings_no_session_and_no_token_back() {
+    let broker = Broker::start();
+    broker.put("default/key/one", b"value");
+    let key = Key::p256();
+    let (cookie, token) = broker.attested(&key);
+    let get = |cookie: &str, token: &str| {
+        let bearer = format!("Bearer {token}");
+        let path = "/kbs/v0/resource/default/key/one";
+        let by_cookie = broker.wire.send("GET", path, &[("Cookie", cookie)], b"").status;
+        (by_cookie, broker.wire.send("GET", path, &[("Authorization", &bearer)], b"").status)
+    };
+    assert_eq!(get(&cookie, &token), (200, 200));
+    for years in [1, 10] {
+        let now = broker.now();
+        broker.clock.store(now - years * 365 * 86_400, std::sync::atomic::Ordering::SeqCst);
+        assert_eq!(get(&cookie, &token), (401, 401));
+        broker.clock.store(now, std::sync::atomic::Ordering::SeqCst);
+    }
+    assert_eq!(get(&cookie, &token), (200, 200));
+}

@@ -119,7 +119,7 @@ impl RemoteKey for AwsKms {
     }
 
     async fn wrap(&self, key: &AwsKmsKey, kek: &Kek, bundle: &BundleId) -> Result<Vec<u8>, Error> {
-        let name = KeyUri::AwsKms(key.clone());
+        let name = definite(key)?;
         let plaintext = Zeroizing::new(STANDARD.encode(kek.expose()));
         let body = json!({
             "KeyId": key.id(), "Plaintext": &*plaintext,
@@ -137,7 +137,7 @@ impl RemoteKey for AwsKms {
         wrapped: &[u8],
         bundle: &BundleId,
     ) -> Result<Secret, Error> {
-        let name = KeyUri::AwsKms(key.clone());
+        let name = definite(key)?;
         // With the key named, KMS uses no other that the ciphertext may name.
         let body = json!({
             "KeyId": key.id(), "CiphertextBlob": STANDARD.encode(wrapped),
@@ -160,5 +160,17 @@ impl fmt::Debug for AwsKmsSettings {
             .field("variables", &variables)
             .field("http", &self.http)
             .finish()
+    }
+}
+
+/// Credentials may be the host's, of an account of its own, where it gives any alias to a key of its
+/// own: what that has wrapped must not open here.
+fn definite(key: &AwsKmsKey) -> Result<KeyUri, Error> {
+    let name = KeyUri::AwsKms(key.clone());
+    match key.is_definite() {
+        true => Ok(name),
+        false => Err(Error::Usage(format!(
+            "{name} is an alias of whoever asks: name the key by its ARN, or by its id"
+        ))),
     }
 }

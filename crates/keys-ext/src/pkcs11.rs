@@ -83,6 +83,15 @@ enum Answer {
     Refused { refused: String, detail: String },
 }
 
+/// Variables that hold secrets of this program's.
+const OTHERS_SECRETS: [&str; 5] = [
+    "SEALIFT_PKCS11_PIN",
+    "VAULT_TOKEN",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AWS_CONTAINER_AUTHORIZATION_TOKEN",
+];
+
 impl Pkcs11 {
     /// Asks nothing yet.
     pub fn new(settings: Pkcs11Settings) -> Self {
@@ -135,8 +144,12 @@ impl Pkcs11 {
     /// Runs the program. Whoever drops this future kills it.
     async fn run(&self, question: &str) -> Result<Zeroizing<Vec<u8>>, Error> {
         let helper = &self.settings.helper;
-        let mut child = Command::new(helper)
-            .env_remove("SEALIFT_PKCS11_PIN")
+        let mut child = Command::new(helper);
+        // The library's vendor reads settings there, and has no business with these.
+        for name in OTHERS_SECRETS {
+            child.env_remove(name);
+        }
+        let mut child = child
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())

@@ -50,7 +50,8 @@ async fn kms_unwraps_what_it_wrapped_for_this_bundle_and_this_key_alone() {
     let described = moto.must("DescribeKey", json!({"KeyId": one})).unwrap();
     let arn = described["KeyMetadata"]["Arn"].as_str().unwrap().to_owned();
     let (kms, kek) = (with_keys(&moto.endpoint()), fresh());
-    for name in [one.as_str(), "alias/team/llama", &arn] {
+    let alias = format!("{}:alias/team/llama", arn.rsplit_once(':').unwrap().0);
+    for name in [one.as_str(), &alias, &arn] {
         let wrapped = kms.wrap(&key(name), &kek, &bundle("1")).await.unwrap();
         let unwrapped = kms.unwrap(&key(name), &wrapped, &bundle("1")).await.unwrap();
         assert_eq!(unwrapped.expose(), kek.expose());
@@ -65,6 +66,12 @@ async fn kms_unwraps_what_it_wrapped_for_this_bundle_and_this_key_alone() {
         let changed = kms.unwrap(&key(name), &changed, &bundle("1")).await;
         assert!(matches!(changed, Err(Error::Unwrap { .. })), "{changed:?}");
     }
+    // Of whichever account the credentials are.
+    let anybodys = key("alias/team/llama");
+    let refused = kms.wrap(&anybodys, &kek, &bundle("1")).await;
+    assert!(matches!(refused, Err(Error::Usage(_))), "{refused:?}");
+    let refused = kms.unwrap(&anybodys, &[7; 32], &bundle("1")).await;
+    assert!(matches!(refused, Err(Error::Usage(_))), "{refused:?}");
     let missing = kms.wrap(&key("00000000-0000-4000-8000-000000000000"), &kek, &bundle("1")).await;
     assert!(matches!(missing, Err(Error::NotFound { .. })), "{missing:?}");
 }

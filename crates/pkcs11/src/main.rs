@@ -6,7 +6,6 @@
 //!
 //! | key | wrapped as |
 //! | --- | --- |
-//! | RSA | RSAES-OAEP with SHA-256; with SHA-1 if the token has no other |
 //! | AES | AES-GCM: 12-byte IV, ciphertext, 16-byte tag, over `associated_data` |
 //! | AES that may only wrap | AES key wrap (RFC 3394) |
 

@@ -3,7 +3,6 @@
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Function, Pkcs11};
 use cryptoki::error::{Error, RvError};
 use cryptoki::mechanism::aead::GcmParams;
-use cryptoki::mechanism::rsa::{PkcsMgfType, PkcsOaepParams, PkcsOaepSource};
 use cryptoki::mechanism::{Mechanism, MechanismType};
 use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle};
 use cryptoki::session::{Session, UserType};
@@ -65,10 +64,7 @@ impl Token {
         if key.len() != KEY_BYTES {
             return Err(Refusal::new("usage", "a key has 32 bytes"));
         }
-        let (handle, kind) = self.find(object, ObjectClass::PUBLIC_KEY)?;
-        if kind == KeyType::RSA {
-            return oaep(|mechanism| self.session.encrypt(mechanism, handle, key)).map_err(refused);
-        }
+        let handle = self.find(object)?;
         if self.may(handle, AttributeType::Encrypt)? && self.has(MechanismType::AES_GCM) {
             let mut wrapped = random_iv()?.to_vec();
             let mut iv = wrapped.clone();
@@ -101,24 +97,15 @@ impl Token {
         wrapped: &[u8],
         associated_data: &[u8],
     ) -> Result<Zeroizing<Vec<u8>>, Refusal> {
-        let (handle, kind) = self.find(object, ObjectClass::PRIVATE_KEY)?;
-        let plain = if kind == KeyType::RSA {
-            oaep(|mechanism| self.session.decrypt(mechanism, handle, wrapped))
-        } else {
-            match wrapped.len() {
-                GCM_BYTES => {
-                    let (iv, sealed) = wrapped.split_at(IV_BYTES);
-                    let mut iv = iv.to_vec();
-                    self.session.decrypt(&gcm(&mut iv, associated_data)?, handle, sealed)
-                }
-                KEY_WRAP_BYTES => self.unwrapped(handle, wrapped),
-                _ => {
-                    return Err(Refusal::new(
-                        "input",
-                        "not of the length that an AES key wraps to",
-                    ));
-                }
+        let handle = self.find(object)?;
+        let plain = match wrapped.len() {
+            GCM_BYTES => {
+                let (iv, sealed) = wrapped.split_at(IV_BYTES);
+                let mut iv = iv.to_vec();
+                self.session.decrypt(&gcm(&mut iv, associated_data)?, handle, sealed)
             }
+            KEY_WRAP_BYTES => self.unwrapped(handle, wrapped),
+            _ => return Err(Refusal::new("input", "not of the length that an AES key wraps to")),
         };
         plain.map(Zeroizing::new).map_err(|error| match error {
             // Whatever the library calls it, a key that is there did not take these bytes.
@@ -141,28 +128,23 @@ impl Token {
         }
     }
 
-    /// The one key of this name: of the class `asymmetric`, or a secret one.
-    fn find(
-        &self,
-        object: &Object,
-        asymmetric: ObjectClass,
-    ) -> Result<(ObjectHandle, KeyType), Refusal> {
-        let mut found = Vec::new();
-        for class in [asymmetric, ObjectClass::SECRET_KEY] {
-            let name = match object {
-                Object::Label(label) => Attribute::Label(label.clone()),
-                Object::Id(id) => Attribute::Id(id.clone()),
-            };
-            let template = [Attribute::Token(true), Attribute::Class(class), name];
-            found.extend(self.session.find_objects(&template).map_err(refused)?);
-        }
+    /// The one secret key of this name. Not RSA: whoever has its public half could wrap a key of his
+    /// own, and with that seal what then opens.
+    fn find(&self, object: &Object) -> Result<ObjectHandle, Refusal> {
+        let name = match object {
+            Object::Label(label) => Attribute::Label(label.clone()),
+            Object::Id(id) => Attribute::Id(id.clone()),
+        };
+        let template = [Attribute::Token(true), Attribute::Class(ObjectClass::SECRET_KEY), name];
+        let found = self.session.find_objects(&template).map_err(refused)?;
         let [handle] = found[..] else {
-            return Err(Refusal::new("key", format!("{} keys have this name", found.len())));
+            let detail = format!("{} secret keys have this name", found.len());
+            return Err(Refusal::new("key", detail));
         };
         let attributes = self.session.get_attributes(handle, &[AttributeType::KeyType]);
         match attributes.map_err(refused)?.pop() {
-            Some(Attribute::KeyType(kind @ (KeyType::RSA | KeyType::AES))) => Ok((handle, kind)),
-            _ => Err(Refusal::new("usage", "the key is neither RSA nor AES")),
+            Some(Attribute::KeyType(KeyType::AES)) => Ok(handle),
+            _ => Err(Refusal::new("usage", "the key is no AES key")),
         }
     }
 
@@ -173,21 +155,6 @@ impl Token {
 
     fn has(&self, mechanism: MechanismType) -> bool {
         self.mechanisms.contains(&mechanism)
-    }
-}
-
-/// OAEP with SHA-256, or if the token does not take those parameters, with SHA-1, which is as safe
-/// here: OAEP does not rest on its hash resisting collisions.
-fn oaep(ask: impl Fn(&Mechanism<'_>) -> Result<Vec<u8>, Error>) -> Result<Vec<u8>, Error> {
-    let of = |hash, mask| {
-        let source = PkcsOaepSource::empty();
-        ask(&Mechanism::RsaPkcsOaep(PkcsOaepParams::new(hash, mask, source)))
-    };
-    match of(MechanismType::SHA256, PkcsMgfType::MGF1_SHA256) {
-        Err(Error::Pkcs11(RvError::ArgumentsBad | RvError::MechanismParamInvalid, _)) => {
-            of(MechanismType::SHA1, PkcsMgfType::MGF1_SHA1)
-        }
-        answer => answer,
     }
 }
 

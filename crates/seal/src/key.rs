@@ -142,6 +142,13 @@ impl Kek {
         if let Some(held) = pin.min_generation.filter(|held| *held > minimum) {
             return Err(Error::Stale { name: name.to_string(), found: minimum, minimum: held });
         }
+        let is_raised = pin.min_generation.is_some_and(|held| held < minimum);
+        let narrows = pin.digests.is_empty() || digests.iter().all(|new| pin.digests.contains(new));
+        if !is_raised && !narrows {
+            return Err(Error::KeyUnusable(
+                "other manifests than it names now go with a higher generation only",
+            ));
+        }
         if !pin.digests.is_empty() && digests.is_empty() {
             return Err(Error::KeyUnusable(
                 "it names the manifests that it opens: name the new one",

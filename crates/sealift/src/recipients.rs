@@ -83,7 +83,7 @@ impl<'a> Keys<'a> {
     ) -> Result<Kek, Failure> {
         let Some(wrapped) = bundle.wrapped_key(name)? else {
             return match file {
-                Some(file) => keygen::read(file),
+                Some(file) => self.in_file(name, file).await,
                 None => self.released(name).await,
             };
         };
@@ -104,15 +104,17 @@ impl<'a> Keys<'a> {
     pub(crate) async fn released(&self, name: &KeyUri) -> Result<Kek, Failure> {
         match (name, &self.key.key_file) {
             (KeyUri::Kbs(resource), _) => self.brokers_key(self.key, resource).await,
-            (KeyUri::VaultKv(_), Some(file)) => {
-                audited(name, "file", self.purpose, self.log, async { keygen::read(file) }).await
-            }
+            (KeyUri::VaultKv(_), Some(file)) => self.in_file(name, file).await,
             (KeyUri::VaultKv(key), None) => self.vault_value(key, name).await,
             _ => Err(Failure::usage(format!(
                 "{name} is never released: it unwraps what a bundle holds"
             ))
             .hint("Try it on a bundle: sealift verify SRC --resource-id URI")),
         }
+    }
+
+    async fn in_file(&self, name: &KeyUri, file: &Path) -> Result<Kek, Failure> {
+        audited(name, "file", self.purpose, self.log, async { keygen::read(file) }).await
     }
 
     /// Who is asked for `name`: for people.
@@ -137,7 +139,7 @@ impl<'a> Keys<'a> {
         // `--key-file` is another key's file here: whoever has no file of its own is asked.
         match (name, file) {
             (name, file) if name.unwraps() => refuse_file(name, file.as_deref())?,
-            (_, Some(file)) => return released(keygen::read(file)?),
+            (_, Some(file)) => return released(self.in_file(name, file).await?),
             (KeyUri::Kbs(resource), None) => {
                 return released(self.named_brokers_key(resource).await?);
             }
@@ -206,12 +208,16 @@ impl<'a> Keys<'a> {
     }
 
     async fn brokers_key(&self, args: &KeyArgs, resource: &ResourceUri) -> Result<Kek, Failure> {
+        let source = self.source(args)?;
+        key_source::release(source, resource, self.purpose, args, self.log).await
+    }
+
+    fn source(&self, args: &KeyArgs) -> Result<&Source, Failure> {
         if self.broker.get().is_none() {
             // Whoever was first, if it could be two: both are the same.
             let _ = self.broker.set(key_source::open(args)?);
         }
-        let source = self.broker.get().expect("it was set");
-        key_source::release(source, resource, self.purpose, args, self.log).await
+        Ok(self.broker.get().expect("it was set"))
     }
 
     fn retry(&self) -> Retry {
@@ -262,11 +268,14 @@ impl<'a> Keys<'a> {
     /// With what a key broker says of this guest, and has signed.
     async fn attested_login(&self, about: &KeyUri) -> Result<Login, Failure> {
         let (mount, role) = mount_and_role(self.remote, "jwt")?;
-        let Source::Kbs(broker) = key_source::open(self.key)? else {
+        let Source::Kbs(broker) = self.source(self.key)? else {
             return Err(needed("--kbs-url: the broker whose token it is"));
         };
-        let retry = self.retry();
-        let token = with_retry(about, "kbs", &retry, || broker.token(about)).await?;
+        let asked = async {
+            let retry = self.retry();
+            Ok(with_retry(about, "kbs", &retry, || broker.token(about)).await?)
+        };
+        let token = audited(about, "kbs", "login", self.log, asked).await?;
         Ok(Login::Jwt { mount, role, jwt: Jwt::Given(Arc::new(token)) })
     }
 

@@ -295,3 +295,27 @@ fn help_pages_completions_and_man_pages_are_there() {
         assert!(page.starts_with(format!("# {code} ").as_bytes()));
     }
 }
+
+/// Somebody who seals for a name with another key's file has made something that nobody opens; and
+/// what was done with keys in files is on record, too.
+#[test]
+fn a_rewrap_is_recorded_and_names_the_key_that_it_is() {
+    let sealed = Sealed::tiny();
+    let (next, log) = (sealed.dir.path().join("next.jwk"), sealed.dir.path().join("log"));
+    keygen(&next, "kbs:///team/model/v2", "model@1");
+    let rewrap = |to: &str| {
+        let mut rewrap = sealift();
+        rewrap.args(["rewrap", text(&sealed.bundle), "--resource-id", RESOURCE]);
+        rewrap.args(["--key-file", text(&sealed.key), "--audit-file", text(&log)]);
+        rewrap.args(["--to", &format!("{to}={}", text(&next))]);
+        rewrap
+    };
+    let before = tree(&sealed.bundle);
+    refuse(&mut rewrap("kbs:///team/model/v3"), Code::Usage);
+    assert!(tree(&sealed.bundle) == before);
+    succeed(&mut rewrap("kbs:///team/model/v2"));
+    let log = std::fs::read_to_string(log).unwrap();
+    assert_eq!(log.matches(r#""event":"rewrapped""#).count(), 1, "{log}");
+    assert!(log.contains(r#""recipients":["kbs:///team/model/v2"]"#), "{log}");
+    assert_eq!(log.matches(r#""event":"key-released""#).count(), 4, "{log}");
+}

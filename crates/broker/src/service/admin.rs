@@ -100,6 +100,7 @@ impl Service {
                 resource: resource.to_string(),
                 model: model.to_string(),
                 min_generation: posted.min_generation,
+                digests: posted.digests.clone(),
                 admin: admin.0,
             })
             .map_err(Unraised::Refused)?;

@@ -190,6 +190,12 @@ impl AwsKmsKey {
         &self.id
     }
 
+    /// Whether it names one key and no other, whoever asks: an alias without its account is another
+    /// key in another account.
+    pub fn is_definite(&self) -> bool {
+        self.is_arn() || !is_alias(&self.id)
+    }
+
     fn is_arn(&self) -> bool {
         self.id.starts_with("arn:")
     }

@@ -1,6 +1,6 @@
 //! `sealift audit verify`, and the log that the other commands write.
 
-use std::io::{BufReader, IsTerminal};
+use std::io::BufReader;
 use std::path::Path;
 
 use serde::Serialize;
@@ -15,16 +15,12 @@ pub(super) fn log(path: &Path) -> Result<audit::Log, Failure> {
     Ok(audit::Target::parse(path).open()?)
 }
 
-/// The same for commands whose result is on stdout: there `-` is stderr, and a person at a
-/// terminal is spared the records.
+/// The same for commands whose result is on stdout: there `-` is stderr.
 pub(super) fn log_beside_result(path: &Path) -> Result<audit::Log, Failure> {
-    if path != Path::new("-") {
-        return log(path);
+    match path == Path::new("-") {
+        true => Ok(audit::Log::stream(Box::new(std::io::stderr()))),
+        false => log(path),
     }
-    if std::io::stderr().is_terminal() {
-        return Ok(audit::Log::stream(Box::new(std::io::sink())));
-    }
-    Ok(audit::Log::stream(Box::new(std::io::stderr())))
 }
 
 #[derive(Serialize)]

@@ -1,5 +1,6 @@
 //! `sealift rewrap`: other keys for the same bundle; data, manifest and digest stay.
 
+use audit::Event;
 use bytes::Bytes;
 use seal::bundle::{Bundle, MANIFEST_BYTES_MAX, MANIFEST_OBJECT, Recipient};
 use serde::Serialize;
@@ -29,7 +30,9 @@ pub(crate) async fn run(args: &Rewrap, global: &Global) -> Result<(), Failure> {
     let kek = keys.opening(&args.resource_id, args.key.key_file.as_deref(), &bundle).await?;
     let mut wrappings = Vec::with_capacity(args.recipients.len());
     for recipient in &args.recipients {
-        wrappings.push(keys.wrapping(recipient, &bundle.claimed().id).await?);
+        let wrapping = keys.wrapping(recipient, &bundle.claimed().id).await?;
+        wrapping.check_name()?;
+        wrappings.push(wrapping);
     }
     let recipients: Vec<_> = wrappings.iter().map(Wrapping::recipient).collect();
     let rewrapped = bundle.rewrap(&args.resource_id, &kek, &recipients)?;
@@ -38,10 +41,25 @@ pub(crate) async fn run(args: &Rewrap, global: &Global) -> Result<(), Failure> {
         let demand = seal::pin::Demand { allow_unpinned: true, ..Default::default() };
         match Bundle::parse(&rewrapped)?.open(resource, kek, &demand) {
             // A key that is for other models is the broker's business, not a broken rewrap.
-            Ok(_) | Err(seal::Error::ModelNotAllowed { .. } | seal::Error::Stale { .. }) => {}
+            Ok(_)
+            | Err(
+                seal::Error::ModelNotAllowed { .. }
+                | seal::Error::Stale { .. }
+                | seal::Error::DigestMismatch { .. },
+            ) => {}
             Err(error) => return Err(Failure::from(error).at("the rewrapped bundle")),
         }
     }
+    let result = Rewrapped {
+        location: source.location.to_string(),
+        digest: bundle.digest().to_string(),
+        recipients: recipients.iter().map(|recipient| recipient.key.to_string()).collect(),
+    };
+    log.record(Event::Rewrapped {
+        location: result.location.clone(),
+        manifest_digest: hex::encode(bundle.digest().as_bytes()),
+        recipients: result.recipients.clone(),
+    })?;
     match &args.manifest_out {
         Some(path) => std::fs::write(path, &rewrapped)
             .map_err(|error| Failure::new(Code::Publish, format!("{}: {error}", path.display())))?,
@@ -51,11 +69,6 @@ pub(crate) async fn run(args: &Rewrap, global: &Global) -> Result<(), Failure> {
             writer.finish().await?;
         }
     }
-    let result = Rewrapped {
-        location: source.location.to_string(),
-        digest: bundle.digest().to_string(),
-        recipients: recipients.iter().map(|recipient| recipient.key.to_string()).collect(),
-    };
     output::print(global.output, &result, |result| {
         vec![
             row([&"bundle", &result.location]),

@@ -9,6 +9,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use audit::Event;
 use aws_lc_rs::digest;
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, TryStreamExt};
@@ -89,13 +90,23 @@ pub(crate) async fn run(args: &Seal, global: &Global) -> Result<(), Failure> {
         .try_collect()
         .await?;
     let (json, digest) = sealing.finish(entries, &recipients)?;
+    let sealed_for: Vec<String> = recipients.iter().map(|one| one.key.to_string()).collect();
+    // Without its manifest there is no bundle yet.
+    log.record(Event::ModelSealed {
+        destination: dest.location.to_string(),
+        model: name.to_string(),
+        generation: args.generation,
+        manifest_digest: hex::encode(digest.as_bytes()),
+        recipients: sealed_for.clone(),
+        files: files as u64,
+        bytes,
+    })?;
     let mut writer = store.writer(MANIFEST_OBJECT).await?;
     writer.write(Bytes::from(json)).await?;
     writer.finish().await?;
     let seal_ms = progress.elapsed().as_millis();
     drop(shown);
 
-    let sealed_for: Vec<String> = recipients.iter().map(|one| one.key.to_string()).collect();
     let sealed = Sealed {
         bundle: dest.location.to_string(),
         model: name.to_string(),

@@ -24,7 +24,7 @@ pub(super) const VARIABLES: [&str; 14] = [
     "AWS_ROLE_SESSION_NAME",
     "AWS_STS_REGIONAL_ENDPOINTS",
     "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
-    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+    CONTAINER_URI,
     "AWS_CONTAINER_AUTHORIZATION_TOKEN",
     "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
     "AWS_EC2_METADATA_DISABLED",
@@ -37,9 +37,35 @@ const METADATA_TIME_MAX: Duration = Duration::from_secs(2);
 /// Longest answer of a credential service.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 
+/// Where a container's credentials are, as a whole address.
+const CONTAINER_URI: &str = "AWS_CONTAINER_CREDENTIALS_FULL_URI";
+/// The container services of ECS and EKS, which have no TLS: the AWS SDKs' own list.
+const CONTAINER_HOSTS: [&str; 3] = ["169.254.170.2", "169.254.170.23", "[fd00:ec2::23]"];
+
+/// The request carries a token, and the answer decides who we are: in the clear to this machine and
+/// to the container services alone.
+fn check_container_uri(uri: &str) -> Result<(), Error> {
+    let url = reqwest::Url::parse(uri).ok();
+    let host = url.as_ref().and_then(|url| Some((url.scheme(), url.host_str()?)));
+    let allowed = match host {
+        Some(("https", _)) => true,
+        Some(("http", host)) => {
+            CONTAINER_HOSTS.contains(&host) || ["127.0.0.1", "localhost", "[::1]"].contains(&host)
+        }
+        _ => false,
+    };
+    match allowed {
+        true => Ok(()),
+        false => Err(Error::Usage(format!("{CONTAINER_URI} must be https://, or on this machine"))),
+    }
+}
+
 /// What the providers may see and do.
 pub(super) fn context(settings: &AwsKmsSettings, region: &str) -> Result<Context, Error> {
     let mut envs = settings.variables.clone();
+    if let Some(uri) = envs.get(CONTAINER_URI).filter(|uri| !uri.is_empty()) {
+        check_container_uri(uri)?;
+    }
     envs.entry("AWS_REGION".to_owned()).or_insert_with(|| region.to_owned());
     Ok(Context::new()
         .with_env(StaticEnv { home_dir: None, envs })
@@ -66,9 +92,7 @@ impl ProvideCredential for Ambient {
             let provider = AssumeRoleWithWebIdentityCredentialProvider::new();
             return provider.provide_credential(context).await;
         }
-        if set("AWS_CONTAINER_CREDENTIALS_FULL_URI")
-            || set("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI")
-        {
+        if set(CONTAINER_URI) || set("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI") {
             return ECSCredentialProvider::new().provide_credential(context).await;
         }
         let provider = IMDSv2CredentialProvider::new();
@@ -155,5 +179,27 @@ impl HttpSend for Http {
             body.extend_from_slice(&chunk);
         }
         answer.body(body.into()).map_err(|error| reqsign_core::Error::unexpected(error.to_string()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_containers_token_goes_to_nobody_in_the_clear() {
+        for uri in [
+            "https://credentials.example/x",
+            "http://127.0.0.1:1/x",
+            "http://[::1]/x",
+            "http://169.254.170.23/v1/credentials",
+        ] {
+            check_container_uri(uri).unwrap();
+        }
+        for uri in
+            ["http://credentials.example/x", "http://127.0.0.1.example/x", "ftp://localhost/x", "x"]
+        {
+            assert!(matches!(check_container_uri(uri), Err(Error::Usage(_))), "{uri}");
+        }
     }
 }

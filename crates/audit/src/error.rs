@@ -71,19 +71,3 @@ pub enum Error {
         sink: String,
     },
 }
-
-impl Error {
-    /// The same for another record of the same write.
-    pub(crate) fn again(&self) -> Self {
-        let sink = match self {
-            Self::NotAFile { path }
-            | Self::Torn { path, .. }
-            | Self::Broken { path, .. }
-            | Self::Full { path }
-            | Self::Locked { path } => path.display().to_string(),
-            Self::Sink { sink, .. } | Self::FailedBefore { sink } => sink.clone(),
-            Self::TooLong { .. } => String::new(),
-        };
-        Self::Sink { sink, source: io::Error::other(self.to_string()) }
-    }
-}

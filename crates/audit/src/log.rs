@@ -6,7 +6,7 @@ use std::io::Write;
 use std::path::Path;
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::{fmt, iter, mem, slice};
+use std::{fmt, io, iter, mem, slice};
 
 use jiff::Timestamp;
 
@@ -124,9 +124,10 @@ impl Log {
                 .map(|entry| self.append(&mut sink, slice::from_ref(entry)))
                 .collect();
         }
-        let others = entries.iter().skip(1).map(|_| Err(failed.again()));
-        let others: Vec<_> = others.collect();
-        iter::once(Err(failed)).chain(others).collect()
+        let (sink, why) = (&self.name, failed.to_string());
+        let other = |_| Error::Sink { sink: sink.clone(), source: io::Error::other(why.clone()) };
+        let others = entries.iter().skip(1).map(other);
+        iter::once(failed).chain(others).map(Err).collect()
     }
 
     fn append(&self, sink: &mut Sink, entries: &[Entry]) -> Result<(), Error> {

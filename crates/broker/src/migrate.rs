@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
 use audit::{Event, Log};
 use seal::name::ResourceUri;
@@ -15,7 +16,7 @@ use crate::files::{self, Existing};
 use crate::master::MasterKey;
 use crate::policy::{Compiled, Policy};
 use crate::rego::POLICY_BYTES_MAX;
-use crate::resources::{LISTED_MAX, RESOURCE_BYTES_MAX, Resources};
+use crate::resources::{LISTED_MAX, Listed, RESOURCE_BYTES_MAX, Resources};
 
 /// Who it is, in the audit log: whoever has the master key's file.
 const OPERATOR: &str = "operator";
@@ -27,20 +28,28 @@ const POLICY: &str = "policy.rego";
 pub fn export(data_dir: &Path, master: &MasterKey, out: &Path, log: &Log) -> Result<usize, Error> {
     // Opening would make one.
     fs::read_dir(data_dir).map_err(|source| Error::file(data_dir, source))?;
-    let listed = Resources::open(data_dir, master)?.list()?;
+    let resources = Resources::open(data_dir, master)?;
+    let listed = resources.list()?;
     if listed.len() >= LISTED_MAX {
         return Err(Error::Settings("there are too many resources for one export"));
     }
     // Not `create_dir_all`: what is there already is not ours to fill, or to remove.
     fs::create_dir(out).map_err(|source| Error::file(out, source))?;
-    let written = write_all(data_dir, master, out, log);
+    let posted = Policy::open(data_dir, master, None, false).and_then(|policy| policy.posted());
+    let written = posted.and_then(|policy| write_all(&resources, &listed, policy, out, log));
     if written.is_err() {
         fs::remove_dir_all(out).map_err(|source| Error::file(out, source))?;
     }
     written.map(|()| listed.len())
 }
 
-fn write_all(data_dir: &Path, master: &MasterKey, out: &Path, log: &Log) -> Result<(), Error> {
+fn write_all(
+    resources: &Resources,
+    listed: &[Listed],
+    policy: Option<Arc<Compiled>>,
+    out: &Path,
+    log: &Log,
+) -> Result<(), Error> {
     use std::os::unix::fs::PermissionsExt;
     fs::set_permissions(out, fs::Permissions::from_mode(0o700))
         .map_err(|source| Error::file(out, source))?;
@@ -50,8 +59,7 @@ fn write_all(data_dir: &Path, master: &MasterKey, out: &Path, log: &Log) -> Resu
             .and_then(|()| files::write(path, bytes, Existing::Keep))
             .map_err(|source| Error::file(path, source))
     };
-    let resources = Resources::open(data_dir, master)?;
-    for listed in resources.list()? {
+    for listed in listed {
         let resource = ResourceUri::from_path(&listed.resource)
             .map_err(|_| Error::Settings("a resource has no name"))?;
         log.record(Event::ResourceExported {
@@ -64,7 +72,7 @@ fn write_all(data_dir: &Path, master: &MasterKey, out: &Path, log: &Log) -> Resu
             write(&path, &value)?;
         }
     }
-    match Policy::open(data_dir, master, None, false)?.posted()? {
+    match policy {
         Some(policy) => write(&out.join(POLICY), policy.text().as_bytes()),
         None => Ok(()),
     }
@@ -116,9 +124,7 @@ fn policy(path: &Path) -> Result<Option<Compiled>, Error> {
     }
     let text =
         files::read_own(path, POLICY_BYTES_MAX).map_err(|source| Error::file(path, source))?;
-    let text =
-        String::from_utf8(text.to_vec()).map_err(|_| Error::Policy("not UTF-8 text".to_owned()))?;
-    Compiled::parse(text).map(Some)
+    Compiled::from_bytes(&text).map(Some)
 }
 
 /// Everything below `resources/`: files at the third level and nothing else.

@@ -65,13 +65,15 @@ impl Policy {
                     .map_err(|source| Error::file(path, source))?;
                 Compiled::from_bytes(&text)
             }),
-            Source::Posted { file, .. } if file.is_absent() => Ok(self.default.clone()),
-            Source::Posted { file, cipher } => file.current(|path| {
-                let sealed = files::read_own(path, POLICY_BYTES_MAX + 64)
-                    .map_err(|source| Error::file(path, source))?;
-                let tampered = |_| Error::Tampered { path: path.to_owned() };
-                Compiled::from_bytes(&cipher.open(&sealed, b"").map_err(tampered)?)
-            }),
+            Source::Posted { file, cipher } => {
+                let posted = file.current_if_there(|path| {
+                    let sealed = files::read_own(path, POLICY_BYTES_MAX + 64)
+                        .map_err(|source| Error::file(path, source))?;
+                    let tampered = |_| Error::Tampered { path: path.to_owned() };
+                    Compiled::from_bytes(&cipher.open(&sealed, b"").map_err(tampered)?)
+                })?;
+                Ok(posted.unwrap_or_else(|| self.default.clone()))
+            }
         }
     }
 
@@ -116,7 +118,8 @@ impl Compiled {
         Ok(policy)
     }
 
-    fn from_bytes(bytes: &[u8]) -> Result<Self, Error> {
+    /// The same of a file's content.
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Self, Error> {
         let text = String::from_utf8(bytes.to_vec())
             .map_err(|_| Error::Policy("not UTF-8 text".to_owned()))?;
         Self::parse(text)

@@ -1,9 +1,10 @@
 //! [`Watched`]: what a file says now, parsed once for each change.
 
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+
+use rustix::io::Errno;
 
 use crate::error::Error;
 use crate::files::Stamp;
@@ -25,29 +26,37 @@ impl<T> Watched<T> {
         &self.path
     }
 
-    /// Whether there is no such file.
-    pub(crate) fn is_absent(&self) -> bool {
-        fs::metadata(&self.path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
-    }
-
     /// What the file says now, by `read` if it is another than before: one `stat` unless it
     /// changed. After an error, what it said before is not used either.
     pub(crate) fn current(
         &self,
         read: impl FnOnce(&Path) -> Result<T, Error>,
     ) -> Result<Arc<T>, Error> {
-        let stamp = Stamp::of(&self.path).map_err(|source| Error::file(&self.path, source))?;
+        let absent = || Error::file(&self.path, Errno::NOENT.into());
+        self.current_if_there(read)?.ok_or_else(absent)
+    }
+
+    /// The same, and `None` if there is no such file.
+    pub(crate) fn current_if_there(
+        &self,
+        read: impl FnOnce(&Path) -> Result<T, Error>,
+    ) -> Result<Option<Arc<T>>, Error> {
+        let stamp = match Stamp::of(&self.path) {
+            Ok(stamp) => stamp,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(Error::file(&self.path, source)),
+        };
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((parsed, value)) = &*current
             && *parsed == stamp
         {
-            return Ok(value.clone());
+            return Ok(Some(value.clone()));
         }
         // Nothing stays in force that is no longer what the file says.
         *current = None;
         let value = Arc::new(read(&self.path)?);
         // If the file was replaced meanwhile, the next call sees another stamp and reads again.
         *current = Some((stamp, value.clone()));
-        Ok(value)
+        Ok(Some(value))
     }
 }

@@ -214,7 +214,8 @@ pub(crate) fn join(base: &Url, path: &str) -> Url {
     url
 }
 
-pub(crate) fn is_loopback(url: &Url) -> bool {
+/// Whether it is this machine: by address, or as `localhost`, which nobody is asked about.
+pub fn is_loopback(url: &Url) -> bool {
     match url.host() {
         Some(Host::Ipv4(address)) => address.is_loopback(),
         Some(Host::Ipv6(address)) => address.is_loopback(),

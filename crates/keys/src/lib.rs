@@ -21,6 +21,7 @@ mod error;
 mod file;
 pub mod http;
 mod kbs;
+mod pem;
 mod retry;
 pub mod sealed;
 

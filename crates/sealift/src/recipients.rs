@@ -50,16 +50,6 @@ impl Wrapping {
     pub(crate) fn recipient(&self) -> Recipient<'_> {
         Recipient { key: &self.key, kek: &self.kek, wrapped_key: self.wrapped_key.as_deref() }
     }
-
-    /// Whether the key says of itself that it is another.
-    pub(crate) fn check_name(&self) -> Result<(), Failure> {
-        match self.kek.resource() {
-            Some(own) if *own != self.key => {
-                Err(Failure::usage(format!("the key is {own}, not {}", self.key)))
-            }
-            _ => Ok(()),
-        }
-    }
 }
 
 impl<'a> Keys<'a> {
@@ -128,14 +118,19 @@ impl<'a> Keys<'a> {
         }
     }
 
-    /// The key that wraps `bundle`'s data key for `to`.
+    /// The key that wraps `bundle`'s data key for `to`; refused if it says that it is another.
     pub(crate) async fn wrapping(
         &self,
         to: &NamedKey,
         bundle: &BundleId,
     ) -> Result<Wrapping, Failure> {
         let NamedKey { key: name, file } = to;
-        let released = |kek| Ok(Wrapping { key: name.clone(), kek, wrapped_key: None });
+        let released = |kek: Kek| match kek.resource() {
+            Some(own) if own != name => {
+                Err(Failure::usage(format!("the key is {own}, not {name}")))
+            }
+            _ => Ok(Wrapping { key: name.clone(), kek, wrapped_key: None }),
+        };
         // `--key-file` is another key's file here: whoever has no file of its own is asked.
         match (name, file) {
             (name, file) if name.unwraps() => refuse_file(name, file.as_deref())?,

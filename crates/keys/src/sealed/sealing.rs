@@ -18,6 +18,7 @@ use zeroize::Zeroizing;
 
 use super::{PREFIX, SealedSecret, Signer, TEXT_BYTES_MAX, point};
 use crate::Error;
+use crate::pem::pem;
 
 /// What is sealed.
 #[derive(Debug)]
@@ -88,15 +89,7 @@ impl SigningKey {
     pub fn to_pem(&self) -> Result<Secret, Error> {
         let failed = || unusable("it cannot be written");
         let pkcs8 = self.pair.to_pkcs8v1().map_err(|_| failed())?;
-        let body = Zeroizing::new(STANDARD.encode(pkcs8.as_ref()));
-        let mut pem = Zeroizing::new(String::with_capacity(512));
-        pem.push_str("-----BEGIN PRIVATE KEY-----\n");
-        for line in body.as_bytes().chunks(64) {
-            pem.push_str(str::from_utf8(line).map_err(|_| failed())?);
-            pem.push('\n');
-        }
-        pem.push_str("-----END PRIVATE KEY-----\n");
-        Secret::copy(pem.as_bytes()).map_err(|_| failed())
+        Secret::copy(pem("PRIVATE KEY", pkcs8.as_ref()).as_bytes()).map_err(|_| failed())
     }
 }
 

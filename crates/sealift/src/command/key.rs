@@ -194,13 +194,7 @@ fn resource_url(base: &str, path: &str) -> Result<url::Url, Failure> {
         return Err(usage());
     }
     // The body is a key: without TLS it may go to this machine only.
-    let loopback = match url.host() {
-        Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
-        Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
-        Some(url::Host::Domain(name)) => name == "localhost",
-        None => false,
-    };
-    if url.scheme() == "http" && !loopback {
+    if url.scheme() == "http" && !keys::http::is_loopback(&url) {
         return Err(Failure::usage("a key is not sent over plain http")
             .at(base)
             .hint("Use https:// and --kbs-ca"));

@@ -30,9 +30,7 @@ pub(crate) async fn run(args: &Rewrap, global: &Global) -> Result<(), Failure> {
     let kek = keys.opening(&args.resource_id, args.key.key_file.as_deref(), &bundle).await?;
     let mut wrappings = Vec::with_capacity(args.recipients.len());
     for recipient in &args.recipients {
-        let wrapping = keys.wrapping(recipient, &bundle.claimed().id).await?;
-        wrapping.check_name()?;
-        wrappings.push(wrapping);
+        wrappings.push(keys.wrapping(recipient, &bundle.claimed().id).await?);
     }
     let recipients: Vec<_> = wrappings.iter().map(Wrapping::recipient).collect();
     let rewrapped = bundle.rewrap(&args.resource_id, &kek, &recipients)?;

@@ -66,9 +66,7 @@ pub(crate) async fn run(args: &Seal, global: &Global) -> Result<(), Failure> {
     let first = first.map(|key| NamedKey { key, file: args.key.key_file.clone() });
     let mut wrappings = Vec::new();
     for named in first.iter().chain(&args.recipients) {
-        let wrapping = keys.wrapping(named, &sealing.id()).await?;
-        wrapping.check_name()?;
-        wrappings.push(wrapping);
+        wrappings.push(keys.wrapping(named, &sealing.id()).await?);
     }
     let recipients: Vec<_> = wrappings.iter().map(Wrapping::recipient).collect();
     let bytes = found.iter().map(|file| file.bytes).sum();

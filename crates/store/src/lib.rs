@@ -1,5 +1,5 @@
-//! Where bundles live: read ranges, list and write objects in S3, below an HTTP base URL, or in a
-//! directory.
+//! Where bundles live: read ranges, list and write objects in a bucket of S3, Google or Azure,
+//! below an HTTP base URL, or in a directory.
 //!
 //! A [`Store`] is a [`Location`] that was opened with [`Settings`]; objects have clean relative
 //! names below it. The place is not trusted: what it says about names, lengths and ranges is
@@ -22,7 +22,8 @@ mod http;
 mod local;
 mod location;
 mod name;
-mod s3;
+mod remote;
+mod service;
 mod settings;
 mod stream;
 mod writer;
@@ -64,7 +65,7 @@ pub struct Store {
 
 #[derive(Clone)]
 enum Backend {
-    S3(s3::S3),
+    Remote(Box<remote::Remote>),
     Http(http::Http),
     Local(local::Local),
 }
@@ -78,7 +79,9 @@ impl Store {
     pub fn open(location: &Location, settings: &Settings) -> Result<Self, Error> {
         settings.check()?;
         let backend = match &location.0 {
-            Place::S3 { bucket, prefix } => s3::S3::open(bucket, prefix, settings).map(Backend::S3),
+            Place::Remote { service, prefix } => {
+                remote::Remote::open(service, prefix, settings).map(|it| Backend::Remote(Box::new(it)))
+            }
             Place::Http(base) => http::Http::open(base, settings).map(Backend::Http),
             Place::Local(path) => Ok(Backend::Local(local::Local::new(path.clone()))),
         };
@@ -120,7 +123,7 @@ impl Store {
     pub async fn stat(&self, object: &str) -> Result<ObjectMeta, Error> {
         name::check(object)?;
         let result = match &self.backend {
-            Backend::S3(s3) => s3.stat(object).await,
+            Backend::Remote(remote) => remote.stat(object).await,
             Backend::Http(http) => http.stat(object).await,
             Backend::Local(local) => local.stat(object).await,
         };
@@ -158,7 +161,7 @@ impl Store {
         name::check(object)?;
         let address = self.address(object);
         let result = match &self.backend {
-            Backend::S3(s3) => s3.get(object, range, etag, address.clone()).await,
+            Backend::Remote(remote) => remote.get(object, range, etag, address.clone()).await,
             Backend::Http(http) => http.get(object, range, etag, address.clone()).await,
             Backend::Local(local) => local.get(object, range, etag, address.clone()).await,
         };
@@ -189,7 +192,7 @@ impl Store {
     /// twice, [`Error::Unsupported`] over plain HTTP.
     pub async fn list(&self, entries_max: usize) -> Result<Vec<Entry>, Error> {
         let listed = match &self.backend {
-            Backend::S3(s3) => s3.list(entries_max).await,
+            Backend::Remote(remote) => remote.list(entries_max).await,
             Backend::Http(_) => {
                 Err(Error::Unsupported { object: String::new(), what: "plain HTTP has no listing" })
             }
@@ -198,7 +201,7 @@ impl Store {
         listed.and_then(clean).map_err(|error| error.at(&self.location.to_string()))
     }
 
-    /// Begins an object of unknown length; at most 80 GB on S3.
+    /// Begins an object of unknown length; at most 80 GB in a bucket.
     ///
     /// # Errors
     /// [`Error::Unsupported`] over plain HTTP, or the store's.
@@ -219,7 +222,7 @@ impl Store {
         name::check(object)?;
         let address = self.address(object);
         let result = match &self.backend {
-            Backend::S3(s3) => ObjectWriter::s3(s3, object, bytes, address.clone()).await,
+            Backend::Remote(remote) => ObjectWriter::remote(remote, object, bytes, address.clone()).await,
             Backend::Http(_) => Err(Error::Unsupported {
                 object: String::new(),
                 what: "plain HTTP is for reading only",

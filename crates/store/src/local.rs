@@ -17,7 +17,7 @@ use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, fstat, mkdirat
 use rustix::io::Errno;
 
 use crate::stream::ObjectStream;
-use crate::{Entry, Error, ObjectMeta, name, s3};
+use crate::{Entry, Error, ObjectMeta, name, remote};
 
 /// How much is read at once.
 const READ_BYTES: usize = 1024 * 1024;
@@ -122,7 +122,7 @@ impl Local {
             let mut entries = Vec::new();
             let mut left = entries_max;
             walk(&root, "", &mut entries, &mut left)
-                .map_err(|error| error.unwrap_or_else(|| s3::too_many(entries_max)))?;
+                .map_err(|error| error.unwrap_or_else(|| remote::too_many(entries_max)))?;
             Ok(entries)
         })
         .await

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use url::Url;
 
+use crate::service::{AzureContainer, Service, bucket_name};
 use crate::{Error, name};
 
 /// The longest location, in bytes.
@@ -15,6 +16,9 @@ const URI_BYTES_MAX: usize = 4_096;
 /// | written | means |
 /// | --- | --- |
 /// | `s3://bucket`, `s3://bucket/prefix` | keys `prefix/<object>`; the prefix is a folder, never a raw string prefix |
+/// | `gs://bucket/prefix` | Google Cloud Storage, likewise |
+/// | `https://<account>.blob.core.windows.net/<container>/prefix`, also in `<account>.z<NN>.blob.storage.azure.net` and the sovereign clouds | Azure Blob Storage; a query is a shared access signature |
+/// | `abfs[s]://<container>@<account>.dfs.core.windows.net/prefix`, `wasb[s]://<container>@<account>.blob.…` | the same container |
 /// | `file:///dir`, `file://localhost/dir`, `/dir`, `dir` | a local directory; no percent-decoding, as KServe reads it |
 /// | `https://host/base`, `http://host/base` | `base/<object>`, each component percent-encoded; reading only |
 ///
@@ -27,8 +31,8 @@ pub struct Location(pub(crate) Place);
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) enum Place {
     /// `prefix` is empty or `a/b`, without slashes at its ends.
-    S3 {
-        bucket: String,
+    Remote {
+        service: Service,
         prefix: String,
     },
     Local(PathBuf),
@@ -61,11 +65,16 @@ impl Location {
             )));
         }
         match scheme {
-            "s3" => s3(rest),
+            "s3" | "gs" => bucket(scheme, rest),
+            "abfs" | "abfss" | "wasb" | "wasbs" => {
+                let (container, prefix) = AzureContainer::from_hadoop(scheme, rest)?;
+                remote(Service::Azure(container), &prefix)
+            }
             "file" => file(rest),
             "http" | "https" => http(uri),
             _ => Err(Error::usage(format!(
-                "unknown scheme {}: expected s3://, file://, https://, http:// or a path",
+                "unknown scheme {}: expected s3://, gs://, abfs://, file://, https://, http:// or \
+                 a path",
                 name::quoted(scheme)
             ))),
         }
@@ -78,8 +87,8 @@ impl Location {
     pub fn join(&self, name: &str) -> Result<Self, Error> {
         name::check(name)?;
         Ok(Self(match &self.0 {
-            Place::S3 { bucket, prefix } => {
-                Place::S3 { bucket: bucket.clone(), prefix: joined(prefix, name) }
+            Place::Remote { service, prefix } => {
+                Place::Remote { service: service.clone(), prefix: joined(prefix, name) }
             }
             Place::Local(path) => Place::Local(path.join(name)),
             Place::Http(base) => {
@@ -120,24 +129,25 @@ pub(crate) fn object_url(base: &Url, name: &str) -> Url {
     url
 }
 
-fn s3(rest: &str) -> Result<Location, Error> {
+fn bucket(scheme: &str, rest: &str) -> Result<Location, Error> {
     if rest.contains('?') {
-        return Err(Error::usage(
-            "s3:// location has a query (`?…`): use the environment for settings",
-        ));
+        return Err(Error::usage(format!(
+            "{scheme}:// location has a query (`?…`): use the environment for settings"
+        )));
     }
     let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
-    let clean = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
-    if !(3..=255).contains(&bucket.len()) || !bucket.chars().all(clean) || bucket.contains("..") {
-        return Err(Error::usage(format!("{} is not a bucket name", name::quoted(bucket))));
-    }
+    let bucket = bucket_name(bucket)?;
+    remote(if scheme == "gs" { Service::Gcs { bucket } } else { Service::S3 { bucket } }, prefix)
+}
+
+fn remote(service: Service, prefix: &str) -> Result<Location, Error> {
     let prefix = prefix.strip_suffix('/').unwrap_or(prefix);
     if !prefix.is_empty()
         && let Some(fault) = name::fault(prefix)
     {
-        return Err(Error::usage(format!("s3:// prefix {} {fault}", name::quoted(prefix))));
+        return Err(Error::usage(format!("the prefix {} {fault}", name::quoted(prefix))));
     }
-    Ok(Location(Place::S3 { bucket: bucket.to_owned(), prefix: prefix.to_owned() }))
+    Ok(Location(Place::Remote { service, prefix: prefix.to_owned() }))
 }
 
 fn file(rest: &str) -> Result<Location, Error> {
@@ -152,6 +162,10 @@ fn http(uri: &str) -> Result<Location, Error> {
     // The parser's own message could repeat a password, so only its kind is told.
     let mut url =
         Url::parse(uri).map_err(|error| Error::usage(format!("http location: {error}")))?;
+    if url.scheme() == "https" && url.host_str().is_some_and(AzureContainer::is_host) {
+        let (container, prefix) = AzureContainer::from_url(&url)?;
+        return remote(Service::Azure(container), &prefix);
+    }
     if url.query().is_some() {
         return Err(Error::usage(
             "http location has a query (`?…`): objects are addressed below a base URL",
@@ -170,8 +184,8 @@ fn add_slash(url: &mut Url) {
 impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
-            Place::S3 { bucket, prefix } if prefix.is_empty() => write!(f, "s3://{bucket}"),
-            Place::S3 { bucket, prefix } => write!(f, "s3://{bucket}/{prefix}"),
+            Place::Remote { service, prefix } if prefix.is_empty() => write!(f, "{service}"),
+            Place::Remote { service, prefix } => write!(f, "{service}/{prefix}"),
             Place::Local(path) => write!(f, "{}", path.display()),
             Place::Http(url) => {
                 write!(f, "{}://{}", url.scheme(), url.host_str().unwrap_or_default())?;
@@ -220,6 +234,12 @@ mod tests {
         assert_eq!(shown("/mnt/pvc/model#1"), "/mnt/pvc/model#1");
         assert_eq!(shown("models/llama"), "models/llama");
         assert_eq!(shown("https://host:8443/a/b"), "https://host:8443/a/b");
+        assert_eq!(shown("gs://models/llama/"), "gs://models/llama");
+        let blob = "https://acct.blob.core.windows.net/models/llama";
+        assert_eq!(shown(blob), blob);
+        assert_eq!(shown("abfss://models@acct.dfs.core.windows.net/llama"), blob);
+        assert_eq!(shown("wasb://models@acct.blob.core.windows.net/llama/"), blob);
+        assert_eq!(shown("https://acct.z42.blob.storage.azure.net/models/a%20b"), "https://acct.z42.blob.storage.azure.net/models/a b");
     }
 
     #[test]
@@ -239,7 +259,15 @@ mod tests {
             "http://",
             "https://h/a?sig=1",
             "https://h/a#f",
-            "gs://bucket/x",
+            "ftp://bucket/x",
+            "gs://b",
+            "gs://bucket/a?x=1",
+            "abfs://models/x",
+            "abfs://models@acct.example/x",
+            "https://acct.blob.core.windows.net/",
+            "https://acct.blob.core.windows.net/Models/x",
+            "https://acct.blob.core.windows.net/models/%2e%2e/x",
+            "https://acct.blob.core.windows.net/models/%zz",
             "s3://bucket/a\nb",
         ] {
             assert!(matches!(Location::parse(uri), Err(Error::Usage { .. })), "{uri:?}");
@@ -251,6 +279,9 @@ mod tests {
         let location = Location::parse("https://user:hunter2@host/base").unwrap();
         assert_eq!(location.address("a b"), "https://host/base/a b");
         assert!(!format!("{location:?} {location}").contains("hunter2"));
+        let signed = "https://acct.blob.core.windows.net/models/x?sv=2020&sig=hunter2";
+        let location = Location::parse(signed).unwrap();
+        assert!(!format!("{location:?} {location} {}", location.address("o")).contains("hunter2"));
         let error = Location::parse("https://user:hunter2@host:bad/base").unwrap_err();
         assert!(!format!("{error:?}").contains("hunter2"));
     }

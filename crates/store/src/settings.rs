@@ -63,6 +63,11 @@ pub struct Settings {
     pub https_proxy: Option<String>,
     /// Hosts that are reached directly: comma-separated names, suffixes, addresses and networks.
     pub no_proxy: Option<String>,
+    /// Base URL of an emulator of Google Cloud Storage.
+    pub gcs_endpoint: Option<String>,
+    /// Base URL of an Azure blob service in place of the account's own: an emulator, or a private
+    /// endpoint.
+    pub azure_endpoint: Option<String>,
     /// The variables that the credential chain reads: web identity, profile files, container and
     /// instance metadata.
     pub(crate) ambient: HashMap<String, String>,
@@ -85,13 +90,15 @@ impl Default for Settings {
             http_proxy: None,
             https_proxy: None,
             no_proxy: None,
+            gcs_endpoint: None,
+            azure_endpoint: None,
             ambient: HashMap::new(),
         }
     }
 }
 
 /// What the credential chain may look at; see [`Settings::ambient`].
-const AMBIENT: [&str; 14] = [
+const AMBIENT: [&str; 29] = [
     "AWS_ROLE_ARN",
     "AWS_WEB_IDENTITY_TOKEN_FILE",
     "AWS_ROLE_SESSION_NAME",
@@ -106,6 +113,21 @@ const AMBIENT: [&str; 14] = [
     "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
     "AWS_EC2_METADATA_DISABLED",
     "AWS_EC2_METADATA_SERVICE_ENDPOINT",
+    "GOOGLE_APPLICATION_CREDENTIALS",
+    "GOOGLE_OAUTH_ACCESS_TOKEN",
+    "GCE_METADATA_HOST",
+    "AZURE_STORAGE_ACCESS_KEY",
+    "AZURE_STORAGE_ACCOUNT_KEY",
+    "AZURE_STORAGE_SAS_TOKEN",
+    "AZURE_TENANT_ID",
+    "AZURE_CLIENT_ID",
+    "AZURE_CLIENT_SECRET",
+    "AZURE_FEDERATED_TOKEN_FILE",
+    "AZURE_AUTHORITY_HOST",
+    "AZURE_IMDS_ENDPOINT",
+    "AZ_TENANT_ID",
+    "AZ_CLIENT_ID",
+    "AZ_CLIENT_SECRET",
 ];
 
 impl Settings {
@@ -121,6 +143,10 @@ impl Settings {
     /// | `S3_USER_VIRTUAL_BUCKET` (as KServe spells it), `S3_USE_VIRTUAL_BUCKET` | virtual-hosted addressing |
     /// | `S3_VERIFY_SSL` | off: certificates are not checked |
     /// | `AWS_CA_BUNDLE`, else `CA_BUNDLE_VOLUME_MOUNT_POINT` with `CA_BUNDLE_CONFIGMAP_NAME` | trusted authorities |
+    /// | `GOOGLE_APPLICATION_CREDENTIALS`, `GOOGLE_OAUTH_ACCESS_TOKEN` | who we are to Google; else its metadata service, else nobody |
+    /// | `STORAGE_EMULATOR_HOST` | an emulator of Google Cloud Storage |
+    /// | `AZURE_STORAGE_SAS_TOKEN`, `AZURE_STORAGE_ACCESS_KEY`; `AZURE_CLIENT_ID` (or `AZ_…`) with `AZURE_TENANT_ID` and `AZURE_CLIENT_SECRET`, or with `AZURE_FEDERATED_TOKEN_FILE`, or alone (managed identity) | who we are to Azure, else nobody |
+    /// | `AZURE_STORAGE_SERVICE_ENDPOINT` | the blob service in place of the account's own |
     /// | `S3_CONNECT_TIMEOUT`, `S3_READ_TIMEOUT` | seconds |
     /// | `HTTPS_PROXY`, `HTTP_PROXY`, `NO_PROXY` (lower case first), `ALL_PROXY` | proxies |
     ///
@@ -159,6 +185,8 @@ impl Settings {
             http_proxy: first(&["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"]),
             https_proxy: first(&["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"]),
             no_proxy: first(&["no_proxy", "NO_PROXY"]),
+            gcs_endpoint: emulator(&get)?,
+            azure_endpoint: service_endpoint(&get, "AZURE_STORAGE_SERVICE_ENDPOINT")?,
             ambient: AMBIENT
                 .iter()
                 .filter_map(|name| Some(((*name).to_owned(), get(name)?)))
@@ -241,6 +269,24 @@ fn endpoint(get: &dyn Fn(&str) -> Option<String>, https: bool) -> Result<Option<
     Ok(Some(url))
 }
 
+/// `STORAGE_EMULATOR_HOST` is a URL, or `host[:port]` without TLS, as Google's clients read it.
+fn emulator(get: &dyn Fn(&str) -> Option<String>) -> Result<Option<String>, Error> {
+    const NAME: &str = "STORAGE_EMULATOR_HOST";
+    let Some(value) = get(NAME) else { return Ok(None) };
+    let url = if value.contains("://") { value } else { format!("http://{value}") };
+    check_url(NAME, &url)?;
+    Ok(Some(url))
+}
+
+fn service_endpoint(
+    get: &dyn Fn(&str) -> Option<String>,
+    name: &str,
+) -> Result<Option<String>, Error> {
+    let Some(url) = get(name) else { return Ok(None) };
+    check_url(name, &url)?;
+    Ok(Some(url))
+}
+
 fn check_url(name: &str, value: &str) -> Result<(), Error> {
     let fault = match Url::parse(value) {
         Err(_) => "is not a URL",
@@ -295,6 +341,8 @@ impl fmt::Debug for Settings {
             .field("http_proxy", &secret(&self.http_proxy))
             .field("https_proxy", &secret(&self.https_proxy))
             .field("no_proxy", &self.no_proxy)
+            .field("gcs_endpoint", &self.gcs_endpoint)
+            .field("azure_endpoint", &self.azure_endpoint)
             .field("ambient", &ambient)
             .finish()
     }

@@ -12,12 +12,10 @@ use rustix::fs::{AtFlags, Mode, OFlags, fsync, openat, renameat, unlinkat};
 
 use crate::Error;
 use crate::local::{Local, TEMPORARY_PREFIX, blocking, failed};
-use crate::s3::{self, S3};
+use crate::remote::{self, Remote};
 
 /// The usual part of a multipart upload.
 const PART_BYTES: u64 = 8 * 1024 * 1024;
-/// S3 takes no more parts.
-const PARTS_MAX: u64 = 10_000;
 /// Parts that are sent at the same time. With one being filled and one waiting, six parts are in
 /// memory.
 pub(crate) const PARTS_IN_FLIGHT: usize = 4;
@@ -32,21 +30,22 @@ pub struct ObjectWriter {
 }
 
 enum Sink {
-    S3(Option<Box<opendal::Writer>>),
+    Remote(Option<Box<opendal::Writer>>),
     Local(LocalFile),
 }
 
 impl ObjectWriter {
-    pub(crate) async fn s3(
-        s3: &S3,
+    pub(crate) async fn remote(
+        remote: &Remote,
         object: &str,
         bytes: Option<u64>,
         address: String,
     ) -> Result<Self, Error> {
-        let part = part_bytes(bytes);
-        let writer = s3.writer(object, usize::try_from(part).unwrap_or(usize::MAX)).await?;
-        let bytes_max = part.saturating_mul(PARTS_MAX);
-        Ok(Self { sink: Sink::S3(Some(Box::new(writer))), address, written: 0, bytes_max })
+        let parts_max = remote.parts().count_max;
+        let part = part_bytes(bytes, parts_max);
+        let writer = remote.writer(object, usize::try_from(part).unwrap_or(usize::MAX)).await?;
+        let bytes_max = part.saturating_mul(parts_max);
+        Ok(Self { sink: Sink::Remote(Some(Box::new(writer))), address, written: 0, bytes_max })
     }
 
     pub(crate) async fn local(local: &Local, object: &str, address: String) -> Result<Self, Error> {
@@ -66,14 +65,14 @@ impl ObjectWriter {
             return Err(Error::TooLarge {
                 object: self.address.clone(),
                 limit,
-                unit: "bytes in 10000 parts",
+                unit: "bytes in as many parts as the service takes",
             });
         }
         let result = match &mut self.sink {
-            Sink::S3(Some(writer)) => {
-                writer.write(bytes).await.map_err(|error| s3::failure(&error))
+            Sink::Remote(Some(writer)) => {
+                writer.write(bytes).await.map_err(|error| remote::failure(&error))
             }
-            Sink::S3(None) => Err(Error::protocol("the upload was ended before")),
+            Sink::Remote(None) => Err(Error::protocol("the upload was ended before")),
             Sink::Local(file) => file.write(bytes).await,
         };
         result.map_err(|error| error.at(&self.address))
@@ -86,7 +85,7 @@ impl ObjectWriter {
             Sink::Local(local) => {
                 Some(LocalAppender { file: Arc::clone(&local.file), address: self.address.clone() })
             }
-            Sink::S3(_) => None,
+            Sink::Remote(_) => None,
         }
     }
 
@@ -97,19 +96,19 @@ impl ObjectWriter {
     /// request was lost.
     pub async fn finish(mut self) -> Result<(), Error> {
         let result = match &mut self.sink {
-            Sink::S3(Some(writer)) => match writer.close().await {
+            Sink::Remote(Some(writer)) => match writer.close().await {
                 Ok(_) => {
-                    self.sink = Sink::S3(None);
+                    self.sink = Sink::Remote(None);
                     Ok(())
                 }
                 Err(error) => {
                     // The error that matters is the first one.
                     let _ = writer.abort().await;
-                    self.sink = Sink::S3(None);
-                    Err(s3::failure(&error))
+                    self.sink = Sink::Remote(None);
+                    Err(remote::failure(&error))
                 }
             },
-            Sink::S3(None) => Err(Error::protocol("the upload was ended before")),
+            Sink::Remote(None) => Err(Error::protocol("the upload was ended before")),
             Sink::Local(file) => file.publish().await,
         };
         result.map_err(|error| error.at(&self.address))
@@ -122,9 +121,9 @@ impl ObjectWriter {
     /// owner aborts them.
     pub async fn abort(mut self) -> Result<(), Error> {
         match &mut self.sink {
-            Sink::S3(writer) => match writer.take() {
+            Sink::Remote(writer) => match writer.take() {
                 Some(mut writer) => {
-                    writer.abort().await.map_err(|error| s3::failure(&error).at(&self.address))
+                    writer.abort().await.map_err(|error| remote::failure(&error).at(&self.address))
                 }
                 None => Ok(()),
             },
@@ -136,13 +135,13 @@ impl ObjectWriter {
 
 impl Drop for ObjectWriter {
     fn drop(&mut self) {
-        let Sink::S3(writer) = &mut self.sink else { return };
+        let Sink::Remote(writer) = &mut self.sink else { return };
         let Some(mut writer) = writer.take() else { return };
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         let address = std::mem::take(&mut self.address);
         runtime.spawn(async move {
             if let Err(error) = writer.abort().await {
-                let error = s3::failure(&error);
+                let error = remote::failure(&error);
                 tracing::warn!(object = address, %error, "parts of an upload may remain");
             }
         });
@@ -180,9 +179,9 @@ fn append(mut file: &File, bytes: &[u8]) -> Result<(), Error> {
 }
 
 /// Parts large enough that `bytes` fit into as many as are allowed; whole MiB.
-fn part_bytes(bytes: Option<u64>) -> u64 {
+fn part_bytes(bytes: Option<u64>, parts_max: u64) -> u64 {
     const MIB: u64 = 1024 * 1024;
-    bytes.unwrap_or(0).div_ceil(PARTS_MAX).div_ceil(MIB).saturating_mul(MIB).max(PART_BYTES)
+    bytes.unwrap_or(0).div_ceil(parts_max).div_ceil(MIB).saturating_mul(MIB).max(PART_BYTES)
 }
 
 /// A file under a temporary name beside its final one.
@@ -244,15 +243,17 @@ impl Drop for LocalFile {
 mod tests {
     use super::*;
 
+    const PARTS_MAX: u64 = 10_000;
+
     #[test]
     fn parts_grow_so_that_the_largest_object_fits() {
         let gib = 1024 * 1024 * 1024;
-        assert_eq!(part_bytes(None), PART_BYTES);
-        assert_eq!(part_bytes(Some(1)), PART_BYTES);
-        assert_eq!(part_bytes(Some(PART_BYTES * PARTS_MAX)), PART_BYTES);
+        assert_eq!(part_bytes(None, PARTS_MAX), PART_BYTES);
+        assert_eq!(part_bytes(Some(1), PARTS_MAX), PART_BYTES);
+        assert_eq!(part_bytes(Some(PART_BYTES * PARTS_MAX), PARTS_MAX), PART_BYTES);
         for bytes in [PART_BYTES * PARTS_MAX + 1, 100 * gib, 5_000 * gib] {
-            assert!(part_bytes(Some(bytes)) * PARTS_MAX >= bytes);
-            assert!(part_bytes(Some(bytes)) <= 5 * gib);
+            assert!(part_bytes(Some(bytes), PARTS_MAX) * PARTS_MAX >= bytes);
+            assert!(part_bytes(Some(bytes), PARTS_MAX) <= 5 * gib);
         }
     }
 }

@@ -2,6 +2,7 @@
 //! checkers that judge what came of it, and the planted bugs that show that the checkers see.
 
 pub mod bao;
+pub mod clouds;
 pub mod hostile;
 pub mod kata;
 pub mod kbs;
@@ -14,6 +15,7 @@ pub mod proto;
 pub mod relay;
 pub mod s3;
 pub mod sealer;
+pub mod server;
 mod skip;
 pub mod softhsm;
 pub mod steps;

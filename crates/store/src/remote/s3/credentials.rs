@@ -14,20 +14,15 @@
 //! absent packets to it vanish.
 
 use std::collections::HashMap;
-use std::time::Duration;
 
 use reqsign_aws_v4::{
     AssumeRoleWithWebIdentityCredentialProvider, Credential, ECSCredentialProvider,
     IMDSv2CredentialProvider, ProfileCredentialProvider, StaticCredentialProvider,
 };
-use reqsign_core::{Context, ProvideCredential, ProvideCredentialChain, StaticEnv};
-use reqwest::redirect::Policy;
+use reqsign_core::{Context, ProvideCredential, ProvideCredentialChain};
 
-use crate::error::Cause;
-use crate::{Error, Settings, client, name};
-
-/// The whole lookup at the instance's metadata service.
-const METADATA_TIME_MAX: Duration = Duration::from_secs(2);
+use super::super::identity::{METADATA_TIME_MAX, captured};
+use crate::Settings;
 
 /// The credential sources, in order.
 pub(super) fn chain(settings: &Settings) -> ProvideCredentialChain<Credential> {
@@ -48,47 +43,17 @@ pub(super) fn need_tls(settings: &Settings) -> bool {
     settings.ambient.contains_key("AWS_ROLE_ARN") || secure("AWS_CONTAINER_CREDENTIALS_FULL_URI")
 }
 
-/// A client for link-local services: a proxy cannot reach them.
-pub(super) fn metadata_client(settings: &Settings) -> Result<reqwest::Client, Error> {
-    let direct = Settings {
-        connect_timeout: settings.connect_timeout.min(METADATA_TIME_MAX),
-        ..Settings::default()
-    };
-    client::build(&direct, Policy::none(), false)
-}
-
-/// What it means that a request could not be signed.
-pub(super) fn failure(error: &reqsign_core::Error) -> Error {
-    let object = String::new();
-    // The libraries' messages may quote what a server sent.
-    let text = name::quoted(&error.to_string());
-    if error.is_retryable() {
-        return Error::Network { object, cause: Cause::new(format!("credentials: {text}")) };
-    }
-    let reason = match text.contains("failed to load signing credential") {
-        true => "no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a role, or \
-                 awsAnonymousCredential=true"
-            .to_owned(),
-        false => format!("credentials: {text}"),
-    };
-    Error::Denied { object, reason }
-}
-
 /// The sources that read variables and files, over the variables that [`Settings`] captured:
 /// nothing below us reads the process environment.
 #[derive(Debug)]
 struct Ambient {
-    env: StaticEnv,
+    variables: HashMap<String, String>,
+    region: Option<String>,
 }
 
 impl Ambient {
     fn new(settings: &Settings) -> Self {
-        let mut envs = settings.ambient.clone();
-        if let Some(region) = &settings.region {
-            envs.insert("AWS_REGION".to_owned(), region.clone());
-        }
-        let home_dir = envs.get("HOME").map(Into::into);
-        Self { env: StaticEnv { home_dir, envs } }
+        Self { variables: settings.ambient.clone(), region: settings.region.clone() }
     }
 }
 
@@ -99,9 +64,9 @@ impl ProvideCredential for Ambient {
         &self,
         context: &Context,
     ) -> reqsign_core::Result<Option<Credential>> {
-        let context = context.clone().with_env(self.env.clone());
-        let envs: &HashMap<String, String> = &self.env.envs;
-        let set = |name: &str| envs.contains_key(name);
+        let region = self.region.as_deref().map(|region| ("AWS_REGION", region));
+        let context = captured(context, &self.variables, region.as_slice());
+        let set = |name: &str| self.variables.contains_key(name);
         if set("AWS_ROLE_ARN") && set("AWS_WEB_IDENTITY_TOKEN_FILE") {
             return AssumeRoleWithWebIdentityCredentialProvider::new()
                 .provide_credential(&context)

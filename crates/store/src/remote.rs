@@ -1,81 +1,83 @@
-//! S3 and whatever speaks it: signing, listing and multipart upload are opendal's; the transport
-//! below it is ours.
+//! Places with an API of their own: signing, listing and multipart upload are opendal's; the
+//! transport below it is ours.
 
 use std::error::Error as StdError;
 use std::ops::Range;
 use std::time::Duration;
 
 use futures::StreamExt;
-use opendal::{ErrorKind, HttpTransporter, OperationContext, Operator, services};
+use opendal::{ErrorKind, HttpTransporter, OperationContext, Operator};
 use reqwest::redirect::Policy;
-use url::Url;
 
 use crate::client::Limits;
 use crate::error::{Cause, chain};
 use crate::location::joined;
-use crate::settings::Addressing;
+use crate::service::Service;
 use crate::stream::ObjectStream;
 use crate::{Entry, Error, ObjectMeta, Settings, client, name};
 
-mod credentials;
+mod azure;
+mod gcs;
+mod identity;
+mod s3;
 mod transport;
 
-const REGION_DEFAULT: &str = "us-east-1";
-/// opendal puts the region into this one.
-const AWS_ENDPOINT: &str = "https://s3.amazonaws.com";
 /// A listing of the largest bundle is 17 pages. A server that answers with empty pages for ever
 /// ends here.
 const LIST_TIME_MAX: Duration = Duration::from_secs(300);
 
-/// A prefix of a bucket.
+/// A prefix of a bucket or container.
 #[derive(Clone)]
-pub(crate) struct S3 {
+pub(crate) struct Remote {
     operator: Operator,
     prefix: String,
+    parts: Parts,
     limits: Limits,
 }
 
-impl S3 {
-    pub(crate) fn open(bucket: &str, prefix: &str, settings: &Settings) -> Result<Self, Error> {
-        let endpoint = settings.endpoint_url.as_deref().map(|url| url.trim_end_matches('/'));
-        let custom = endpoint.filter(|url| *url != AWS_ENDPOINT);
-        let tls =
-            custom.is_none_or(|url| !url.starts_with("http:")) || credentials::need_tls(settings);
-        let virtual_hosted = match settings.addressing {
-            Addressing::Path => false,
-            Addressing::Virtual => true,
-            // A certificate for `*.s3…` does not cover a bucket with dots.
-            Addressing::Auto => custom.is_none() && !bucket.contains('.'),
+/// How a service takes an object in parts.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Parts {
+    /// It takes no more of them.
+    pub(crate) count_max: u64,
+}
+
+/// A service that is ready to be talked to.
+struct Opened {
+    operator: Operator,
+    /// Whether anything, credentials included, is fetched over TLS.
+    tls: bool,
+    parts: Parts,
+}
+
+impl Remote {
+    pub(crate) fn open(
+        service: &Service,
+        prefix: &str,
+        settings: &Settings,
+    ) -> Result<Self, Error> {
+        let opened = match service {
+            Service::S3 { bucket } => s3::open(bucket, settings)?,
+            Service::Gcs { bucket } => gcs::open(bucket, settings)?,
+            Service::Azure(container) => azure::open(container, settings)?,
         };
-        if virtual_hosted && (bucket.contains('.') || custom.is_some_and(is_address)) {
-            return Err(Error::usage(
-                "S3_USER_VIRTUAL_BUCKET: neither a bucket with a dot nor an endpoint that is an \
-                 address can be reached so",
-            ));
-        }
-        let mut builder = services::S3::default()
-            .bucket(bucket)
-            .region(settings.region.as_deref().unwrap_or(REGION_DEFAULT))
-            .endpoint(endpoint.unwrap_or(AWS_ENDPOINT))
-            .disable_config_load()
-            .disable_ec2_metadata()
-            .credential_provider_chain(credentials::chain(settings));
-        if settings.anonymous {
-            builder = builder.skip_signature();
-        }
-        if virtual_hosted {
-            builder = builder.enable_virtual_host_style();
-        }
         let limits = Limits::of(settings);
         let transport = transport::Transport::new(
             limits,
-            client::build(settings, Policy::none(), tls)?,
-            credentials::metadata_client(settings)?,
+            client::build(settings, Policy::none(), opened.tls)?,
+            identity::metadata_client(settings)?,
         );
         let context = OperationContext::new().with_http_transport(HttpTransporter::new(transport));
-        let operator =
-            Operator::new(builder).map_err(|error| failure(&error))?.with_context(context);
-        Ok(Self { operator, prefix: prefix.to_owned(), limits })
+        Ok(Self {
+            operator: opened.operator.with_context(context),
+            prefix: prefix.to_owned(),
+            parts: opened.parts,
+            limits,
+        })
+    }
+
+    pub(crate) fn parts(&self) -> Parts {
+        self.parts
     }
 
     fn key(&self, object: &str) -> String {
@@ -177,10 +179,6 @@ pub(crate) fn too_many(entries_max: usize) -> Error {
     }
 }
 
-fn is_address(url: &str) -> bool {
-    Url::parse(url).is_ok_and(|url| !matches!(url.host(), Some(url::Host::Domain(_))))
-}
-
 /// What an opendal error means. Ours travel inside of it, and so do those of reqwest, which come
 /// while a body is read, and of the credential sources.
 pub(crate) fn failure(error: &(dyn StdError + 'static)) -> Error {
@@ -197,7 +195,7 @@ pub(crate) fn failure(error: &(dyn StdError + 'static)) -> Error {
         opendal = opendal.or(error.downcast_ref::<opendal::Error>());
     }
     if let Some(error) = credentials {
-        return credentials::failure(error);
+        return identity::failure(error);
     }
     let object = String::new();
     let cause = Cause::innermost(error);
@@ -206,7 +204,7 @@ pub(crate) fn failure(error: &(dyn StdError + 'static)) -> Error {
             Error::NotFound { object, bucket: false }
         }
         Some(error) if error.kind() == ErrorKind::ConfigInvalid => {
-            Error::usage(format!("S3 settings: {cause}"))
+            Error::usage(format!("settings of the store: {cause}"))
         }
         Some(error) if error.is_temporary() => Error::Network { object, cause },
         _ => Error::protocol(format!("the server's answer makes no sense: {cause}")),

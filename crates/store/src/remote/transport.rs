@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use futures::stream;
-use http::header::{IF_MATCH, RANGE};
-use http::{Method, Request, Response};
+use http::header::{AUTHORIZATION, IF_MATCH, RANGE};
+use http::{HeaderValue, Method, Request, Response};
 use opendal::raw::Operation;
 use opendal::raw::oio::ReadStream;
 use opendal::{Buffer, ErrorKind, HttpBody, HttpTransport};
 use opendal_http_transport_reqwest::ReqwestTransport;
 
-use super::failure;
+use super::{failure, identity};
 use crate::Error;
 use crate::answer::{self, Asked};
 use crate::client::{Limits, within};
@@ -43,7 +43,7 @@ impl Transport {
         Self { limits, store: store.into(), metadata: metadata.into() }
     }
 
-    /// One request of S3 itself.
+    /// One request of the service itself.
     async fn exchange(
         &self,
         request: Request<Buffer>,
@@ -90,7 +90,13 @@ impl Transport {
 }
 
 impl HttpTransport for Transport {
-    async fn fetch(&self, request: Request<Buffer>) -> opendal::Result<Response<HttpBody>> {
+    async fn fetch(&self, mut request: Request<Buffer>) -> opendal::Result<Response<HttpBody>> {
+        let nobody = |value: &HeaderValue| {
+            value.as_bytes().strip_prefix(b"Bearer ") == Some(identity::NOBODY.as_bytes())
+        };
+        if request.headers().get(AUTHORIZATION).is_some_and(nobody) {
+            request.headers_mut().remove(AUTHORIZATION);
+        }
         let Some(operation) = request.extensions().get::<Operation>().copied() else {
             return self.credentials(request).await;
         };

@@ -1,0 +1,153 @@
+//! Services with buckets or containers, and how their places are written.
+
+use std::fmt;
+
+use url::Url;
+
+use crate::{Error, name};
+
+/// A bucket or container of a service.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) enum Service {
+    /// S3 and whatever speaks it.
+    S3 {
+        /// Its name.
+        bucket: String,
+    },
+    /// Google Cloud Storage.
+    Gcs {
+        /// Its name.
+        bucket: String,
+    },
+    /// Azure Blob Storage.
+    Azure(AzureContainer),
+}
+
+/// A container of an Azure storage account.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct AzureContainer {
+    /// The storage account.
+    pub(crate) account: String,
+    /// The host of its blob service.
+    pub(crate) host: String,
+    /// The container.
+    pub(crate) container: String,
+    /// A shared access signature, as it stood in the URI. It is a secret.
+    pub(crate) sas: Option<String>,
+}
+
+/// Suffixes of Azure's blob service: the public cloud and the two sovereign ones.
+const AZURE_SUFFIXES: [&str; 3] =
+    ["core.windows.net", "core.chinacloudapi.cn", "core.usgovcloudapi.net"];
+
+impl AzureContainer {
+    /// The service's base URL.
+    pub(crate) fn endpoint(&self) -> String {
+        format!("https://{}", self.host)
+    }
+
+    /// Whether a host of an `https://` URL is a blob service: `<account>.blob.core.windows.net`, or
+    /// in a DNS zone of its own, `<account>.z<NN>.blob.storage.azure.net`.
+    pub(crate) fn is_host(host: &str) -> bool {
+        let Some((account, rest)) = host.split_once('.') else { return false };
+        let suffix = |rest: &str| AZURE_SUFFIXES.iter().any(|s| rest == format!("blob.{s}"));
+        let zone = |rest: &str| {
+            rest.strip_suffix(".blob.storage.azure.net").is_some_and(|zone| {
+                zone.strip_prefix('z').is_some_and(|n| {
+                    (1..=3).contains(&n.len()) && n.bytes().all(|b| b.is_ascii_digit())
+                })
+            })
+        };
+        is_account(account) && (suffix(rest) || zone(rest))
+    }
+
+    /// `https://<account>.blob.…/<container>/<prefix>[?<SAS>]`. The host was checked.
+    pub(crate) fn from_url(url: &Url) -> Result<(Self, String), Error> {
+        let host = url.host_str().unwrap_or_default();
+        if url.port().is_some() || !url.username().is_empty() || url.password().is_some() {
+            return Err(Error::usage("an Azure URL has neither a port nor userinfo"));
+        }
+        let account = host.split('.').next().unwrap_or_default();
+        let path = url.path().trim_start_matches('/');
+        let path = percent_decoded(path)?;
+        let (container, prefix) = path.split_once('/').unwrap_or((&path, ""));
+        let this = Self {
+            account: account.to_owned(),
+            host: host.to_owned(),
+            container: container_name(container)?,
+            sas: url.query().map(str::to_owned),
+        };
+        Ok((this, prefix.to_owned()))
+    }
+
+    /// `abfs[s]://<container>@<account>.dfs.…/<prefix>`, `wasb[s]://<container>@<account>.blob.…/…`.
+    pub(crate) fn from_hadoop(scheme: &str, rest: &str) -> Result<(Self, String), Error> {
+        let form = || {
+            let service = if scheme.starts_with("abfs") { "dfs" } else { "blob" };
+            Error::usage(format!(
+                "expected {scheme}://<container>@<account>.{service}.core.windows.net/<prefix>"
+            ))
+        };
+        let (authority, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+        let (container, host) = authority.split_once('@').ok_or_else(form)?;
+        let host = host.replacen(".dfs.", ".blob.", 1);
+        if !Self::is_host(&host) || prefix.contains('?') {
+            return Err(form());
+        }
+        let account = host.split('.').next().unwrap_or_default().to_owned();
+        let this = Self { account, host, container: container_name(container)?, sas: None };
+        Ok((this, prefix.to_owned()))
+    }
+}
+
+fn is_account(name: &str) -> bool {
+    (3..=24).contains(&name.len())
+        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+}
+
+fn container_name(name: &str) -> Result<String, Error> {
+    let clean = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'$';
+    if !(3..=63).contains(&name.len()) || !name.bytes().all(clean) {
+        return Err(Error::usage(format!("{} is not a container's name", name::quoted(name))));
+    }
+    Ok(name.to_owned())
+}
+
+/// A path of a URL as text.
+fn percent_decoded(path: &str) -> Result<String, Error> {
+    let mut bytes = Vec::with_capacity(path.len());
+    let mut rest = path.as_bytes();
+    let malformed = || Error::usage("the location's percent-encoding is malformed");
+    while let Some((&first, tail)) = rest.split_first() {
+        rest = tail;
+        if first != b'%' {
+            bytes.push(first);
+            continue;
+        }
+        let (digits, tail) = rest.split_at_checked(2).ok_or_else(malformed)?;
+        let text = std::str::from_utf8(digits).map_err(|_| malformed())?;
+        bytes.push(u8::from_str_radix(text, 16).map_err(|_| malformed())?);
+        rest = tail;
+    }
+    String::from_utf8(bytes).map_err(|_| malformed())
+}
+
+/// A bucket's name as S3 and Google Cloud Storage have it.
+pub(crate) fn bucket_name(name: &str) -> Result<String, Error> {
+    let clean = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+    if !(3..=255).contains(&name.len()) || !name.chars().all(clean) || name.contains("..") {
+        return Err(Error::usage(format!("{} is not a bucket name", name::quoted(name))));
+    }
+    Ok(name.to_owned())
+}
+
+/// The place's root, as its URI: never a signature.
+impl fmt::Display for Service {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::S3 { bucket } => write!(f, "s3://{bucket}"),
+            Self::Gcs { bucket } => write!(f, "gs://{bucket}"),
+            Self::Azure(place) => write!(f, "https://{}/{}", place.host, place.container),
+        }
+    }
+}

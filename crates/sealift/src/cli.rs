@@ -186,6 +186,24 @@ pub struct Init {
     /// Refuse plain models. Only `false` allows them, and only while CONFIDENTIAL_ENABLED is unset or false
     #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set, env = "SEALIFT_REQUIRE_SEALED")]
     pub require_sealed: bool,
+    /// Files of a plain model to fetch: a JSON array or a comma-separated list of patterns
+    #[arg(
+        long,
+        value_name = "PATTERNS",
+        default_value = "",
+        hide_default_value = true,
+        env = "STORAGE_ALLOW_PATTERNS"
+    )]
+    pub allow_patterns: String,
+    /// Files of a plain model to leave out
+    #[arg(
+        long,
+        value_name = "PATTERNS",
+        default_value = "",
+        hide_default_value = true,
+        env = "STORAGE_IGNORE_PATTERNS"
+    )]
+    pub ignore_patterns: String,
     /// Where the one-line failure goes for Kubernetes
     #[arg(
         long,

@@ -15,6 +15,7 @@ mod objects;
 mod opener;
 pub mod opening;
 mod output;
+pub mod patterns;
 pub mod progress;
 mod recipients;
 pub mod retry;

@@ -6,7 +6,7 @@ use std::future::Future;
 use futures::StreamExt;
 use seal::bundle::{MANIFEST_BYTES_MAX, MANIFEST_OBJECT};
 use seal::manifest::Manifest;
-use store::{Entry, Store};
+use store::{Entry, ObjectMeta, Store};
 
 use crate::code::Code;
 use crate::failure::Failure;
@@ -36,8 +36,8 @@ impl Objects<'_> {
         }
     }
 
-    /// Every other object's name and size; `None` where the store does not tell.
-    pub(crate) async fn list(&self) -> Result<Option<BTreeMap<String, u64>>, Failure> {
+    /// Every other object's name, size and version; `None` where the store does not tell.
+    pub(crate) async fn list(&self) -> Result<Option<BTreeMap<String, ObjectMeta>>, Failure> {
         match self.retried(|| self.store.list(OBJECTS_MAX)).await {
             Ok(entries) => Ok(Some(by_name(entries))),
             // Web servers have no listing, and some buckets forbid it.
@@ -59,7 +59,7 @@ impl Objects<'_> {
             None => self.stat_each(expected.keys()).await?,
         };
         for (object, bytes) in &expected {
-            match found.get(object) {
+            match found.get(object).map(|found| &found.bytes) {
                 None => return Err(tampered(format!("{object} is missing"))),
                 Some(found) if found != bytes => {
                     return Err(tampered(format!(
@@ -82,10 +82,10 @@ impl Objects<'_> {
     async fn stat_each(
         &self,
         objects: impl Iterator<Item = &String>,
-    ) -> Result<BTreeMap<String, u64>, Failure> {
+    ) -> Result<BTreeMap<String, ObjectMeta>, Failure> {
         let asked = objects.map(|object| async move {
             match self.retried(|| self.store.stat(object)).await {
-                Ok(meta) => Ok(Some((object.clone(), meta.bytes))),
+                Ok(meta) => Ok(Some((object.clone(), meta))),
                 Err(store::Error::NotFound { .. }) => Ok(None),
                 Err(error) => Err(Failure::from(error)),
             }
@@ -116,11 +116,11 @@ impl Objects<'_> {
     }
 }
 
-fn by_name(entries: Vec<Entry>) -> BTreeMap<String, u64> {
+fn by_name(entries: Vec<Entry>) -> BTreeMap<String, ObjectMeta> {
     entries
         .into_iter()
         .filter(|entry| entry.name != MANIFEST_OBJECT)
-        .map(|entry| (entry.name, entry.bytes))
+        .map(|Entry { name, bytes, etag }| (name, ObjectMeta { bytes, etag }))
         .collect()
 }
 

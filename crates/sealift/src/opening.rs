@@ -5,6 +5,7 @@
 //! key was released, and nothing is visible at a final name before every model of the run is
 //! complete and its audit record was accepted.
 
+mod plain;
 mod plan;
 mod rehearsal;
 mod upstream;
@@ -26,6 +27,7 @@ use crate::cli::{Global, Opening};
 use crate::code::Code;
 use crate::failure::Failure;
 use crate::objects::Objects;
+use crate::patterns::Patterns;
 use crate::progress::{self, Progress};
 use crate::recipients::Keys;
 use crate::source::Source;
@@ -34,14 +36,14 @@ use plan::{Planned, Work};
 pub(crate) use rehearsal::rehearse;
 
 /// What may be opened besides sealed bundles.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Accept {
     /// Nothing: the default.
     SealedOnly,
     /// Upstream's `*.jwe` files (`--accept-jwe`).
     Jwe,
-    /// Plain models (`SEALIFT_REQUIRE_SEALED=false`).
-    Plain,
+    /// Plain models (`SEALIFT_REQUIRE_SEALED=false`): of them the files that these patterns take.
+    Plain(Patterns),
 }
 
 /// One model to open.
@@ -199,7 +201,7 @@ impl Run<'_> {
         planned: Planned,
         kek: Option<&'a Kek>,
     ) -> Result<Staged<'a>, Failure> {
-        let Planned { store, destination, plan, work, unchanged } = planned;
+        let Planned { mut store, destination, plan, work, unchanged } = planned;
         let started = jiff::Timestamp::now().to_string();
         let kek = || kek.expect("all that is encrypted was given its key");
         let (fetch, identity) = match work {
@@ -211,7 +213,10 @@ impl Run<'_> {
             Work::Jwe { tokens, resource } => {
                 (Fetch::Tokens(tokens, kek()), Identity::unsealed(resource.to_string()))
             }
-            Work::Plain { items } => (Fetch::Items(items), Identity::unsealed(String::new())),
+            Work::Plain { items, store: from } => {
+                store = from;
+                (Fetch::Items(items), Identity::unsealed(String::new()))
+            }
         };
         let bytes = plan.files.iter().map(|file| file.bytes).sum();
         let receipt = Receipt {

@@ -59,6 +59,8 @@ pub enum Content {
     Plain {
         /// Length in bytes.
         bytes: u64,
+        /// The version that was planned with: nothing else tells that the object was replaced.
+        etag: Option<String>,
     },
 }
 
@@ -67,7 +69,7 @@ impl Content {
     pub fn segments(&self) -> u32 {
         match self {
             Self::Sealed { layout, .. } => layout.segments(),
-            Self::Plain { bytes } => plain_segments(*bytes),
+            Self::Plain { bytes, .. } => plain_segments(*bytes),
         }
     }
 
@@ -78,7 +80,7 @@ impl Content {
                 let ciphertext = layout.span(segment).ciphertext;
                 if segment == 0 { 0..ciphertext.end } else { ciphertext }
             }
-            Self::Plain { bytes } => {
+            Self::Plain { bytes, .. } => {
                 let start = u64::from(segment) * SEGMENT_BYTES as u64;
                 start..(*bytes).min(start + SEGMENT_BYTES as u64)
             }
@@ -271,7 +273,12 @@ impl Transfer {
         }
         let range = item.content.object_range(*next).start..item.content.object_range(end - 1).end;
         // The store tells silence from slowness by itself; ours is the limit on slowness.
-        let mut stream = self.store.stream(&item.object, range, None).await?;
+        let etag = match &item.content {
+            // Segments prove by themselves what they are.
+            Content::Sealed { .. } => None,
+            Content::Plain { etag, .. } => etag.as_deref(),
+        };
+        let mut stream = self.store.stream(&item.object, range, etag).await?;
         buffer.clear();
         let mut wanted = segment_bytes(item, *next);
         let mut deadline = Instant::now() + self.limits.segment;
@@ -436,7 +443,7 @@ mod tests {
     use super::*;
 
     fn plain(bytes: u64) -> Item {
-        Item { object: "o".into(), content: Content::Plain { bytes } }
+        Item { object: "o".into(), content: Content::Plain { bytes, etag: None } }
     }
 
     #[test]

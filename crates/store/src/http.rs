@@ -5,11 +5,10 @@ use std::ops::Range;
 use futures::StreamExt;
 use http::header::{CONTENT_LENGTH, ETAG, IF_MATCH, RANGE};
 use reqwest::{Method, Response};
-use url::Url;
 
 use crate::answer::{self, Asked};
 use crate::client::Limits;
-use crate::location::object_url;
+use crate::location::{HttpBase, object_url};
 use crate::stream::ObjectStream;
 use crate::{Error, ObjectMeta, Settings, client};
 
@@ -17,16 +16,16 @@ use crate::{Error, ObjectMeta, Settings, client};
 #[derive(Clone)]
 pub(crate) struct Http {
     client: reqwest::Client,
-    base: Url,
+    base: HttpBase,
     limits: Limits,
 }
 
 impl Http {
-    pub(crate) fn open(base: &Url, settings: &Settings) -> Result<Self, Error> {
+    pub(crate) fn open(base: &HttpBase, settings: &Settings) -> Result<Self, Error> {
         // A redirect may lead from http to https.
         let client =
             client::build(settings, client::careful_redirects(), true).or_else(|error| {
-                if base.scheme() == "https" {
+                if base.url.scheme() == "https" {
                     return Err(error);
                 }
                 client::build(settings, client::careful_redirects(), false)
@@ -72,7 +71,9 @@ impl Http {
         object: &str,
         asked: &Asked<'_>,
     ) -> Result<Response, Error> {
-        let mut request = self.client.request(method, object_url(&self.base, object));
+        let mut url = object_url(&self.base.url, object);
+        url.set_query(self.base.query.as_deref());
+        let mut request = self.client.request(method, url);
         if let Some(range) = &asked.range {
             request = request.header(RANGE, format!("bytes={}-{}", range.start, range.end - 1));
         }

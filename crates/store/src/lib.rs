@@ -54,6 +54,8 @@ pub struct Entry {
     pub name: String,
     /// Length in bytes, as the store says.
     pub bytes: u64,
+    /// Its version, if the listing tells; see [`ObjectMeta::etag`].
+    pub etag: Option<String>,
 }
 
 /// An opened location. Cloning is cheap and shares the connections.
@@ -79,10 +81,9 @@ impl Store {
     pub fn open(location: &Location, settings: &Settings) -> Result<Self, Error> {
         settings.check()?;
         let backend = match &location.0 {
-            Place::Remote { service, prefix } => {
-                remote::Remote::open(service, prefix, settings).map(|it| Backend::Remote(Box::new(it)))
-            }
-            Place::Http(base) => http::Http::open(base, settings).map(Backend::Http),
+            Place::Remote { service, prefix } => remote::Remote::open(service, prefix, settings)
+                .map(|it| Backend::Remote(Box::new(it))),
+            Place::Http(place) => http::Http::open(place, settings).map(Backend::Http),
             Place::Local(path) => Ok(Backend::Local(local::Local::new(path.clone()))),
         };
         let backend = backend.map_err(|error| error.at(&location.to_string()))?;
@@ -222,7 +223,9 @@ impl Store {
         name::check(object)?;
         let address = self.address(object);
         let result = match &self.backend {
-            Backend::Remote(remote) => ObjectWriter::remote(remote, object, bytes, address.clone()).await,
+            Backend::Remote(remote) => {
+                ObjectWriter::remote(remote, object, bytes, address.clone()).await
+            }
             Backend::Http(_) => Err(Error::Unsupported {
                 object: String::new(),
                 what: "plain HTTP is for reading only",

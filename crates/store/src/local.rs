@@ -160,7 +160,10 @@ fn walk(
         }
         let stat = statat(dir, file_name, AtFlags::SYMLINK_NOFOLLOW).map_err(list)?;
         match FileType::from_raw_mode(stat.st_mode) {
-            FileType::RegularFile => entries.push(Entry { name: full, bytes: meta(&stat).bytes }),
+            FileType::RegularFile => {
+                let ObjectMeta { bytes, etag } = meta(&stat);
+                entries.push(Entry { name: full, bytes, etag });
+            }
             FileType::Directory => {
                 let below = openat(dir, file_name, DIRECTORY | OFlags::NOFOLLOW, Mode::empty())
                     .map_err(list)?;

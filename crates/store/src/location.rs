@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use url::Url;
 
-use crate::service::{AzureContainer, Service, bucket_name};
+use crate::service::{AzureContainer, Service, bucket_name, percent_decoded};
 use crate::{Error, name};
 
 /// The longest location, in bytes.
@@ -20,11 +20,11 @@ const URI_BYTES_MAX: usize = 4_096;
 /// | `https://<account>.blob.core.windows.net/<container>/prefix`, also in `<account>.z<NN>.blob.storage.azure.net` and the sovereign clouds | Azure Blob Storage; a query is a shared access signature |
 /// | `abfs[s]://<container>@<account>.dfs.core.windows.net/prefix`, `wasb[s]://<container>@<account>.blob.…` | the same container |
 /// | `file:///dir`, `file://localhost/dir`, `/dir`, `dir` | a local directory; no percent-decoding, as KServe reads it |
-/// | `https://host/base`, `http://host/base` | `base/<object>`, each component percent-encoded; reading only |
+/// | `https://host/base`, `http://host/base` | `base/<object>`, each component percent-encoded; reading only. A query goes with every object |
 ///
 /// `sealift+` before a scheme is dropped, so that KServe can route such URIs to our image by their
-/// prefix. Queries are refused, and so are fragments: a fragment belongs to the caller, who must
-/// strip it first. [`Display`](fmt::Display) and `Debug` never show userinfo.
+/// prefix. Fragments are refused: a fragment belongs to the caller, who must strip it first.
+/// [`Display`](fmt::Display) and `Debug` never show userinfo and queries.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Location(pub(crate) Place);
 
@@ -36,8 +36,16 @@ pub(crate) enum Place {
         prefix: String,
     },
     Local(PathBuf),
-    /// The base, with a slash at its end and without query and fragment.
-    Http(Url),
+    Http(HttpBase),
+}
+
+/// A base URL.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct HttpBase {
+    /// With a slash at its end, without query and fragment.
+    pub(crate) url: Url,
+    /// What goes with every request below it: often a signature, so it is a secret.
+    pub(crate) query: Option<String>,
 }
 
 impl Location {
@@ -92,11 +100,49 @@ impl Location {
             }
             Place::Local(path) => Place::Local(path.join(name)),
             Place::Http(base) => {
-                let mut url = object_url(base, name);
+                let mut url = object_url(&base.url, name);
                 add_slash(&mut url);
-                Place::Http(url)
+                Place::Http(HttpBase { url, query: base.query.clone() })
             }
         }))
+    }
+
+    /// The location read as the address of one object: the folder that holds it, and its name.
+    /// `None` where there is no last component that could be a name.
+    #[must_use]
+    pub fn as_object(&self) -> Option<(Self, String)> {
+        let split = |path: &str| {
+            let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
+            name::fault(name).is_none().then(|| (parent.to_owned(), name.to_owned()))
+        };
+        match &self.0 {
+            Place::Remote { service, prefix } => {
+                let (prefix, name) = split(prefix)?;
+                Some((Self(Place::Remote { service: service.clone(), prefix }), name))
+            }
+            Place::Http(base) => {
+                let path = percent_decoded(base.url.path().trim_matches('/')).ok()?;
+                let (_, name) = split(&path)?;
+                let mut url = base.url.clone();
+                url.path_segments_mut().ok()?.pop_if_empty().pop().push("");
+                Some((Self(Place::Http(HttpBase { url, query: base.query.clone() })), name))
+            }
+            Place::Local(path) => {
+                let name = path.file_name()?.to_str()?;
+                name::fault(name).is_none().then_some(())?;
+                let parent = match path.parent()? {
+                    parent if parent.as_os_str().is_empty() => Path::new("."),
+                    parent => parent,
+                };
+                Some((Self(Place::Local(parent.to_owned())), name.to_owned()))
+            }
+        }
+    }
+
+    /// Whether this is a file of this machine, and so no folder.
+    #[must_use]
+    pub fn is_file(&self) -> bool {
+        matches!(&self.0, Place::Local(path) if path.is_file())
     }
 
     /// The directory, if this is a local place.
@@ -166,13 +212,10 @@ fn http(uri: &str) -> Result<Location, Error> {
         let (container, prefix) = AzureContainer::from_url(&url)?;
         return remote(Service::Azure(container), &prefix);
     }
-    if url.query().is_some() {
-        return Err(Error::usage(
-            "http location has a query (`?…`): objects are addressed below a base URL",
-        ));
-    }
+    let query = url.query().map(str::to_owned);
+    url.set_query(None);
     add_slash(&mut url);
-    Ok(Location(Place::Http(url)))
+    Ok(Location(Place::Http(HttpBase { url, query })))
 }
 
 fn add_slash(url: &mut Url) {
@@ -187,7 +230,7 @@ impl fmt::Display for Location {
             Place::Remote { service, prefix } if prefix.is_empty() => write!(f, "{service}"),
             Place::Remote { service, prefix } => write!(f, "{service}/{prefix}"),
             Place::Local(path) => write!(f, "{}", path.display()),
-            Place::Http(url) => {
+            Place::Http(HttpBase { url, .. }) => {
                 write!(f, "{}://{}", url.scheme(), url.host_str().unwrap_or_default())?;
                 if let Some(port) = url.port() {
                     write!(f, ":{port}")?;
@@ -239,7 +282,10 @@ mod tests {
         assert_eq!(shown(blob), blob);
         assert_eq!(shown("abfss://models@acct.dfs.core.windows.net/llama"), blob);
         assert_eq!(shown("wasb://models@acct.blob.core.windows.net/llama/"), blob);
-        assert_eq!(shown("https://acct.z42.blob.storage.azure.net/models/a%20b"), "https://acct.z42.blob.storage.azure.net/models/a b");
+        assert_eq!(
+            shown("https://acct.z42.blob.storage.azure.net/models/a%20b"),
+            "https://acct.z42.blob.storage.azure.net/models/a b"
+        );
     }
 
     #[test]
@@ -257,7 +303,6 @@ mod tests {
             "file://host/x",
             "file://x",
             "http://",
-            "https://h/a?sig=1",
             "https://h/a#f",
             "ftp://bucket/x",
             "gs://b",
@@ -279,6 +324,9 @@ mod tests {
         let location = Location::parse("https://user:hunter2@host/base").unwrap();
         assert_eq!(location.address("a b"), "https://host/base/a b");
         assert!(!format!("{location:?} {location}").contains("hunter2"));
+        let location = Location::parse("https://host/base?sig=hunter2").unwrap();
+        assert_eq!(location.address("o"), "https://host/base/o");
+        assert!(!format!("{location:?}").contains("hunter2"));
         let signed = "https://acct.blob.core.windows.net/models/x?sv=2020&sig=hunter2";
         let location = Location::parse(signed).unwrap();
         assert!(!format!("{location:?} {location} {}", location.address("o")).contains("hunter2"));
@@ -287,11 +335,28 @@ mod tests {
     }
 
     #[test]
+    fn a_location_may_be_one_object() {
+        let split = |uri: &str| {
+            let (folder, name) = Location::parse(uri).unwrap().as_object().unwrap();
+            format!("{folder} {name}")
+        };
+        assert_eq!(split("s3://bucket/a/model.joblib"), "s3://bucket/a model.joblib");
+        assert_eq!(split("gs://bucket/model.joblib"), "gs://bucket model.joblib");
+        assert_eq!(split("https://h/a/b%20c.tgz?s=1"), "https://h/a b c.tgz");
+        assert_eq!(split("https://h/m.onnx"), "https://h m.onnx");
+        assert_eq!(split("/mnt/m.onnx"), "/mnt m.onnx");
+        assert_eq!(split("m.onnx"), ". m.onnx");
+        assert!(Location::parse("s3://bucket").unwrap().as_object().is_none());
+        assert!(Location::parse("https://h").unwrap().as_object().is_none());
+        assert!(Location::parse("https://h/a%2Fb").unwrap().as_object().is_none_or(|o| o.1 == "b"));
+    }
+
+    #[test]
     fn joins_below_and_encodes_each_component() {
         let base = Location::parse("https://host/a").unwrap();
-        let Place::Http(url) = &base.0 else { panic!("not http") };
+        let Place::Http(http) = &base.0 else { panic!("not http") };
         assert_eq!(
-            object_url(url, "b c/100%?.sealed").as_str(),
+            object_url(&http.url, "b c/100%?.sealed").as_str(),
             "https://host/a/b%20c/100%25%3F.sealed"
         );
         assert_eq!(base.join("b").unwrap().to_string(), "https://host/a/b");

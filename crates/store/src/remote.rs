@@ -31,6 +31,7 @@ const LIST_TIME_MAX: Duration = Duration::from_secs(300);
 pub(crate) struct Remote {
     operator: Operator,
     prefix: String,
+    version: Version,
     parts: Parts,
     limits: Limits,
 }
@@ -42,9 +43,18 @@ pub(crate) struct Parts {
     pub(crate) count_max: u64,
 }
 
+/// What names one version of an object in this service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Version {
+    Etag,
+    /// Google's; its ETags differ from one API to the other.
+    Generation,
+}
+
 /// A service that is ready to be talked to.
 struct Opened {
     operator: Operator,
+    version: Version,
     /// Whether anything, credentials included, is fetched over TLS.
     tls: bool,
     parts: Parts,
@@ -71,6 +81,7 @@ impl Remote {
         Ok(Self {
             operator: opened.operator.with_context(context),
             prefix: prefix.to_owned(),
+            version: opened.version,
             parts: opened.parts,
             limits,
         })
@@ -86,7 +97,15 @@ impl Remote {
 
     pub(crate) async fn stat(&self, object: &str) -> Result<ObjectMeta, Error> {
         let meta = self.operator.stat(&self.key(object)).await.map_err(|error| failure(&error))?;
-        Ok(ObjectMeta { bytes: meta.content_length(), etag: meta.etag().map(str::to_owned) })
+        Ok(ObjectMeta { bytes: meta.content_length(), etag: self.version_of(&meta) })
+    }
+
+    fn version_of(&self, meta: &opendal::Metadata) -> Option<String> {
+        let version = match self.version {
+            Version::Etag => meta.etag(),
+            Version::Generation => meta.version(),
+        };
+        version.map(str::to_owned)
     }
 
     /// The whole object without a range, or one range of it. The request is made before this
@@ -101,7 +120,10 @@ impl Remote {
         let key = self.key(object);
         let mut reader = self.operator.reader_with(&key);
         if let Some(etag) = etag {
-            reader = reader.if_match(etag);
+            reader = match self.version {
+                Version::Etag => reader.if_match(etag),
+                Version::Generation => reader.if_version_match(etag),
+            };
         }
         let reader = reader.await.map_err(|error| failure(&error))?;
         let mut stream = match range.clone() {
@@ -152,7 +174,9 @@ impl Remote {
             if name.is_empty() || name.ends_with('/') {
                 continue;
             }
-            entries.push(Entry { name: name.to_owned(), bytes: entry.metadata().content_length() });
+            let (bytes, etag) =
+                (entry.metadata().content_length(), self.version_of(entry.metadata()));
+            entries.push(Entry { name: name.to_owned(), bytes, etag });
         }
         Ok(entries)
     }
@@ -164,6 +188,7 @@ impl Remote {
     ) -> Result<opendal::Writer, Error> {
         self.operator
             .writer_with(&self.key(object))
+            .content_type("application/octet-stream")
             .chunk(part_bytes)
             .concurrent(crate::writer::PARTS_IN_FLIGHT)
             .await

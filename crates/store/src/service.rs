@@ -114,7 +114,7 @@ fn container_name(name: &str) -> Result<String, Error> {
 }
 
 /// A path of a URL as text.
-fn percent_decoded(path: &str) -> Result<String, Error> {
+pub(crate) fn percent_decoded(path: &str) -> Result<String, Error> {
     let mut bytes = Vec::with_capacity(path.len());
     let mut rest = path.as_bytes();
     let malformed = || Error::usage("the location's percent-encoding is malformed");

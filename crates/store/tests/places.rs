@@ -118,11 +118,8 @@ async fn conform(place: &Place) {
 #[tokio::test]
 async fn s3_conforms() {
     let Some(server) = S3Server::start().unwrap() else { return };
-    let place = Place {
-        uri: format!("s3://{}", S3Server::BUCKET),
-        env: server.env().into(),
-        whole: true,
-    };
+    let place =
+        Place { uri: format!("s3://{}", S3Server::BUCKET), env: server.env().into(), whole: true };
     conform(&place).await;
 }
 

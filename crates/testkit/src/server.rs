@@ -73,7 +73,7 @@ impl Drop for Server {
 pub fn named_by(variable: &str) -> Option<PathBuf> {
     let program = std::env::var_os(variable).filter(|path| !path.is_empty());
     if program.is_none() {
-        crate::skip(&format!("{variable} names no program"));
+        crate::skip(format!("{variable} names no program"));
     }
     program.map(PathBuf::from)
 }

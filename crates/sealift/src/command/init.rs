@@ -6,14 +6,15 @@ use crate::cli::{Global, Init, Opening};
 use crate::code::Code;
 use crate::failure::Failure;
 use crate::opening::{self, Accept, Outcome, Target};
+use crate::patterns::Patterns;
 use crate::progress::{rate, size};
 use crate::source::Source;
 use seal::name::KeyUri;
 
 pub(crate) async fn run(args: &Init, global: &Global) -> Result<(), Failure> {
     let confidential = std::env::var("CONFIDENTIAL_ENABLED").ok();
-    let accept = accepted(args, confidential.as_deref());
-    if accept == Accept::Plain {
+    let accept = accepted(args, confidential.as_deref())?;
+    if matches!(accept, Accept::Plain(_)) {
         eprintln!("warning: SEALIFT_REQUIRE_SEALED=false: plain models are downloaded as they are");
     }
     let mut options = args.opening.clone();
@@ -30,13 +31,14 @@ pub(crate) async fn run(args: &Init, global: &Global) -> Result<(), Failure> {
 
 /// Plain models only when the deployer says so and the control plane does not ask for more. Any
 /// value of `CONFIDENTIAL_ENABLED` that is not plainly `false` counts as asking.
-fn accepted(args: &Init, confidential: Option<&str>) -> Accept {
+fn accepted(args: &Init, confidential: Option<&str>) -> Result<Accept, Failure> {
     let confidential = confidential.is_some_and(|value| !value.eq_ignore_ascii_case("false"));
-    match (args.require_sealed || confidential, args.accept_jwe) {
-        (false, _) => Accept::Plain,
+    let patterns = Patterns::parse(&args.allow_patterns, &args.ignore_patterns)?;
+    Ok(match (args.require_sealed || confidential, args.accept_jwe) {
+        (false, _) => Accept::Plain(patterns),
         (true, true) => Accept::Jwe,
         (true, false) => Accept::SealedOnly,
-    }
+    })
 }
 
 /// KServe's variable names the key where our own flag does not. Both are the deployer's; if they
@@ -111,13 +113,21 @@ mod tests {
         let sealed = init(&[]);
         let plain = init(&["--require-sealed=false"]);
         for confidential in [None, Some("false"), Some("true"), Some("1"), Some(""), Some("TRUE")] {
-            assert_eq!(accepted(&sealed, confidential), Accept::SealedOnly, "{confidential:?}");
+            assert_eq!(
+                accepted(&sealed, confidential).unwrap(),
+                Accept::SealedOnly,
+                "{confidential:?}"
+            );
         }
         for confidential in [Some("true"), Some("1"), Some(""), Some("yes"), Some("TRUE")] {
-            assert_eq!(accepted(&plain, confidential), Accept::SealedOnly, "{confidential:?}");
+            assert_eq!(
+                accepted(&plain, confidential).unwrap(),
+                Accept::SealedOnly,
+                "{confidential:?}"
+            );
         }
-        assert_eq!(accepted(&plain, None), Accept::Plain);
-        assert_eq!(accepted(&plain, Some("False")), Accept::Plain);
+        assert!(matches!(accepted(&plain, None), Ok(Accept::Plain(_))));
+        assert!(matches!(accepted(&plain, Some("False")), Ok(Accept::Plain(_))));
     }
 
     #[test]

@@ -2,15 +2,15 @@
 
 use publish::{Destination, Plan, PlannedFile, Policy};
 use seal::bundle::{Bundle, MANIFEST_OBJECT};
-use seal::name::{BundlePath, Digest, KeyUri};
+use seal::name::KeyUri;
 use store::Store;
 
 use super::upstream::{self, Token};
-use super::{Accept, Run, Target};
+use super::{Accept, Run, Target, plain};
 use crate::code::Code;
 use crate::failure::Failure;
 use crate::objects::Objects;
-use crate::transfer::{Content, Item, plain_segments};
+use crate::transfer::Item;
 
 /// A target that can be opened as far as can be known without a key.
 pub(super) struct Planned {
@@ -24,9 +24,19 @@ pub(super) struct Planned {
 
 /// What is to be done.
 pub(super) enum Work {
-    Sealed { bundle: Bundle, resource: KeyUri },
-    Jwe { tokens: Vec<Token>, resource: KeyUri },
-    Plain { items: Vec<Item> },
+    Sealed {
+        bundle: Bundle,
+        resource: KeyUri,
+    },
+    Jwe {
+        tokens: Vec<Token>,
+        resource: KeyUri,
+    },
+    /// From the folder that the location is, or that holds the one object that it names.
+    Plain {
+        items: Vec<Item>,
+        store: Store,
+    },
 }
 
 impl Work {
@@ -66,11 +76,18 @@ impl Run<'_> {
         target: &Target,
         objects: &Objects<'_>,
     ) -> Result<(Plan, Work), Failure> {
-        match (objects.manifest().await?, self.accept) {
+        let manifest = match &self.accept {
+            // Nothing lies below a file.
+            Accept::Plain(_) if target.source.location.is_file() => None,
+            _ => objects.manifest().await?,
+        };
+        match (manifest, &self.accept) {
             (Some(json), _) => self.plan_sealed(target, objects, &json).await,
             (None, Accept::SealedOnly) => Err(not_sealed(objects).await?),
             (None, Accept::Jwe) => self.plan_jwe(target, objects).await,
-            (None, Accept::Plain) => plan_plain(objects).await,
+            (None, Accept::Plain(patterns)) => {
+                plain::plan(&target.source.location, objects, patterns, self.settings).await
+            }
         }
     }
 
@@ -113,35 +130,6 @@ impl Run<'_> {
     fn resource(&self, target: &Target) -> Option<KeyUri> {
         target.source.key.as_ref().or(self.options.resource_id.as_ref()).cloned()
     }
-}
-
-/// Every object below the prefix as it is.
-async fn plan_plain(objects: &Objects<'_>) -> Result<(Plan, Work), Failure> {
-    let found = objects.list().await?.ok_or_else(|| {
-        Failure::new(
-            Code::NotFound,
-            "the store lists nothing, so what a plain model consists of \
-                                      is unknown",
-        )
-    })?;
-    if found.is_empty() {
-        return Err(Failure::new(Code::NotFound, "there is no object below this prefix"));
-    }
-    let mut files = Vec::with_capacity(found.len());
-    let mut identity = String::from("plain\n");
-    for (name, bytes) in &found {
-        let path = BundlePath::parse(name)?;
-        identity.push_str(&format!("{bytes} {path}\n"));
-        files.push(PlannedFile {
-            path: path.as_str().to_owned(),
-            mode: 0o644,
-            bytes: *bytes,
-            segments: plain_segments(*bytes),
-        });
-    }
-    let item = |(object, bytes)| Item { object, content: Content::Plain { bytes } };
-    let work = Work::Plain { items: found.into_iter().map(item).collect() };
-    Ok((Plan { digest: *Digest::of(identity.as_bytes()).as_bytes(), files }, work))
 }
 
 /// There is no `sealift.json`: says what is there instead, so that the fix is plain.

@@ -42,7 +42,7 @@ pub(super) async fn plan(objects: &Objects<'_>) -> Result<(Plan, Vec<Token>), Fa
     let mut identity = String::from("jwe\n");
     let mut tokens = Vec::with_capacity(found.len());
     let mut files = Vec::with_capacity(found.len());
-    for (object, bytes) in found {
+    for (object, store::ObjectMeta { bytes, .. }) in found {
         let name = strip_suffix(&object).ok_or_else(|| {
             Failure::new(Code::NotSealed, format!("{object} is not encrypted"))
                 .hint("With --accept-jwe every file must be a *.jwe file")

@@ -10,7 +10,7 @@ use reqsign_azure_storage::{
 use reqsign_core::{Context, ProvideCredential, ProvideCredentialChain};
 
 use super::identity::{METADATA_TIME_MAX, captured};
-use super::{Opened, Parts, failure};
+use super::{Opened, Parts, Version, failure};
 use crate::service::AzureContainer;
 use crate::{Error, Settings};
 
@@ -35,7 +35,7 @@ pub(super) fn open(place: &AzureContainer, settings: &Settings) -> Result<Opened
     };
     let operator = Operator::new(builder).map_err(|error| failure(&error))?;
     let tls = !endpoint.starts_with("http:") || matches!(identity, Identity::Entra(_));
-    Ok(Opened { operator, tls, parts: PARTS })
+    Ok(Opened { operator, version: Version::Etag, tls, parts: PARTS })
 }
 
 /// Who we are, in this order.
@@ -65,9 +65,8 @@ impl Identity {
             return Self::Key(key);
         }
         // KServe's older Secrets spell them so.
-        let either = |name: &str| {
-            get(&format!("AZURE_{name}")).or_else(|| get(&format!("AZ_{name}")))
-        };
+        let either =
+            |name: &str| get(&format!("AZURE_{name}")).or_else(|| get(&format!("AZ_{name}")));
         let Some(client) = either("CLIENT_ID") else { return Self::Nobody };
         let mut variables = settings.ambient.clone();
         variables.insert("AZURE_CLIENT_ID".to_owned(), client);

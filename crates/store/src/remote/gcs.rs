@@ -10,7 +10,7 @@ use reqsign_google::{
 };
 
 use super::identity::{METADATA_TIME_MAX, NOBODY, captured};
-use super::{Opened, Parts, failure};
+use super::{Opened, Parts, Version, failure};
 use crate::{Error, Settings};
 
 const PARTS: Parts = Parts { count_max: 10_000 };
@@ -22,9 +22,9 @@ pub(super) fn open(bucket: &str, settings: &Settings) -> Result<Opened, Error> {
         .bucket(bucket)
         .disable_config_load()
         .disable_vm_metadata()
-        .credential_provider_chain(ProvideCredentialChain::new().push(Ambient {
-            variables: settings.ambient.clone(),
-        }));
+        .credential_provider_chain(
+            ProvideCredentialChain::new().push(Ambient { variables: settings.ambient.clone() }),
+        );
     if let Some(endpoint) = endpoint {
         builder = builder.endpoint(endpoint.trim_end_matches('/'));
     }
@@ -34,7 +34,7 @@ pub(super) fn open(bucket: &str, settings: &Settings) -> Result<Opened, Error> {
     let operator = Operator::new(builder).map_err(|error| failure(&error))?;
     let tls = endpoint.is_none_or(|url| !url.starts_with("http:"))
         || settings.ambient.contains_key(CREDENTIALS_FILE);
-    Ok(Opened { operator, tls, parts: PARTS })
+    Ok(Opened { operator, version: Version::Generation, tls, parts: PARTS })
 }
 
 /// | source | used when |

@@ -3,7 +3,7 @@
 use opendal::{Operator, services};
 use url::Url;
 
-use super::{Opened, Parts, failure};
+use super::{Opened, Parts, Version, failure};
 use crate::settings::Addressing;
 use crate::{Error, Settings};
 
@@ -17,8 +17,7 @@ const PARTS: Parts = Parts { count_max: 10_000 };
 pub(super) fn open(bucket: &str, settings: &Settings) -> Result<Opened, Error> {
     let endpoint = settings.endpoint_url.as_deref().map(|url| url.trim_end_matches('/'));
     let custom = endpoint.filter(|url| *url != AWS_ENDPOINT);
-    let tls =
-        custom.is_none_or(|url| !url.starts_with("http:")) || credentials::need_tls(settings);
+    let tls = custom.is_none_or(|url| !url.starts_with("http:")) || credentials::need_tls(settings);
     let virtual_hosted = match settings.addressing {
         Addressing::Path => false,
         Addressing::Virtual => true,
@@ -45,7 +44,7 @@ pub(super) fn open(bucket: &str, settings: &Settings) -> Result<Opened, Error> {
         builder = builder.enable_virtual_host_style();
     }
     let operator = Operator::new(builder).map_err(|error| failure(&error))?;
-    Ok(Opened { operator, tls, parts: PARTS })
+    Ok(Opened { operator, version: Version::Etag, tls, parts: PARTS })
 }
 
 fn is_address(url: &str) -> bool {

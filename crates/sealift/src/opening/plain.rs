@@ -1,0 +1,78 @@
+//! Plain models, as KServe's own storage initializer fetches them. Only where the deployer allows
+//! them.
+
+use std::collections::BTreeMap;
+
+use publish::{Plan, PlannedFile};
+use seal::name::{BundlePath, Digest};
+use store::{Location, ObjectMeta, Settings, Store};
+
+use super::plan::Work;
+use crate::code::Code;
+use crate::failure::Failure;
+use crate::objects::Objects;
+use crate::patterns::Patterns;
+use crate::transfer::{Content, Item, plain_segments};
+
+/// What the location names: every object below it, else the one of its name, as far as the patterns
+/// take them.
+pub(super) async fn plan(
+    location: &Location,
+    objects: &Objects<'_>,
+    patterns: &Patterns,
+    settings: &Settings,
+) -> Result<(Plan, Work), Failure> {
+    let listed = objects.list().await;
+    let (store, found) = match listed {
+        Ok(Some(found)) if !found.is_empty() => (objects.store.clone(), found),
+        // A folder that is empty, a file, or a server that lists nothing.
+        listed => match single(location, objects, settings).await? {
+            Some((store, name, meta)) => (store, BTreeMap::from([(name, meta)])),
+            None => (objects.store.clone(), listed?.unwrap_or_default()),
+        },
+    };
+    let total = found.len();
+    let found: BTreeMap<_, _> = found.into_iter().filter(|(name, _)| patterns.take(name)).collect();
+    if found.is_empty() {
+        let what = match total {
+            0 => "there is no object of this name, and none below it".to_owned(),
+            total => format!("the patterns take none of the {total} files"),
+        };
+        return Err(Failure::new(Code::NotFound, what)
+            .hint("Compare the URI, STORAGE_ALLOW_PATTERNS and STORAGE_IGNORE_PATTERNS"));
+    }
+    let mut files = Vec::with_capacity(found.len());
+    let mut identity = String::from("plain\n");
+    for (name, meta) in &found {
+        let path = BundlePath::parse(name)?;
+        identity.push_str(&format!("{} {path}\n", meta.bytes));
+        files.push(PlannedFile {
+            path: path.as_str().to_owned(),
+            mode: 0o644,
+            bytes: meta.bytes,
+            segments: plain_segments(meta.bytes),
+        });
+    }
+    let item = |(object, meta): (String, ObjectMeta)| Item {
+        object,
+        content: Content::Plain { bytes: meta.bytes, etag: meta.etag },
+    };
+    let work = Work::Plain { items: found.into_iter().map(item).collect(), store };
+    Ok((Plan { digest: *Digest::of(identity.as_bytes()).as_bytes(), files }, work))
+}
+
+/// The location as one object.
+async fn single(
+    location: &Location,
+    objects: &Objects<'_>,
+    settings: &Settings,
+) -> Result<Option<(Store, String, ObjectMeta)>, Failure> {
+    let Some((folder, name)) = location.as_object() else { return Ok(None) };
+    let store = Store::open(&folder, settings)?;
+    let beside = Objects { store: &store, limits: objects.limits };
+    match beside.retried(|| store.stat(&name)).await {
+        Ok(meta) => Ok(Some((store, name, meta))),
+        Err(error) if matches!(error, store::Error::NotFound { .. }) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}

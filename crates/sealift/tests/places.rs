@@ -1,0 +1,112 @@
+//! Models in every kind of place that can be written, sealed and plain.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod common;
+
+use std::process::Command;
+
+use common::{RESOURCE, Sealed, model_tree, refuse, sealift, succeed, text, tree};
+use sealift::code::Code;
+use testkit::clouds::{Azurite, GcsEmulator};
+use testkit::s3::S3Server;
+
+type Variables = Vec<(&'static str, String)>;
+
+fn with(command: &mut Command, variables: &Variables) {
+    command.envs(variables.iter().map(|(name, value)| (name, value)));
+}
+
+/// Seals into a place, looks at it there, opens it from there, and is refused what is not sealed.
+fn round_trip(root: &str, variables: &Variables) {
+    let sealed = Sealed::small();
+    let place = format!("{root}/models/llama");
+    let run = |arguments: &[&str]| {
+        let mut command = sealift();
+        command.args(arguments);
+        with(&mut command, variables);
+        command
+    };
+    let key = ["--resource-id", RESOURCE, "--key-file", text(&sealed.key)];
+    succeed(run(&["seal", text(&sealed.model), &place, "--generation", "1"]).args(key));
+    succeed(&mut run(&["inspect", &place]));
+    succeed(run(&["verify", &place]).args(key));
+    let dest = sealed.dest("dest");
+    succeed(run(&["init", &place, text(&dest)]).args(key));
+    assert!(model_tree(&dest) == tree(&sealed.model));
+
+    let nothing = format!("{root}/models/none");
+    let other = sealed.dest("other");
+    refuse(run(&["init", &nothing, text(&other)]).args(key), Code::NotSealed);
+    assert!(tree(&other).is_empty());
+}
+
+#[test]
+fn a_bundle_lives_in_s3() {
+    let Some(server) = S3Server::start().unwrap() else { return };
+    round_trip(&format!("s3://{}", S3Server::BUCKET), &server.env().into());
+}
+
+#[test]
+fn a_bundle_lives_in_azure_under_each_of_its_names() {
+    let Some(server) = Azurite::start().unwrap() else { return };
+    server.create_container("bundles").unwrap();
+    let account = Azurite::ACCOUNT;
+    let variables = server.env().into();
+    round_trip(&format!("https://{account}.blob.core.windows.net/bundles"), &variables);
+    round_trip(&format!("abfss://bundles@{account}.dfs.core.windows.net/x"), &variables);
+}
+
+#[test]
+fn a_bundle_lives_in_google_cloud_storage() {
+    let Some(server) = GcsEmulator::start().unwrap() else { return };
+    round_trip(&format!("gs://{}", GcsEmulator::BUCKET), &server.env().into());
+}
+
+/// `init` of a plain model into a new directory: what arrived.
+fn fetch(sealed: &Sealed, name: &str, source: &str, more: &[(&str, &str)]) -> Vec<String> {
+    let dest = sealed.dest(name);
+    let mut command = sealift();
+    command.args(["init", source, text(&dest)]).env("SEALIFT_REQUIRE_SEALED", "false");
+    command.envs(more.iter().copied());
+    succeed(&mut command);
+    model_tree(&dest).into_keys().filter(|name| !name.ends_with('/')).collect()
+}
+
+#[test]
+fn plain_models_arrive_under_the_names_that_kserve_gives_them() {
+    let Some(server) = S3Server::start().unwrap() else { return };
+    let sealed = Sealed::small();
+    let files = ["m/model.joblib", "m/sub/weights.bin", "m-evil/x", "m.onnx", "deep/er/m.onnx"];
+    for file in files {
+        let path = server.bucket_dir().join(file);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, file).unwrap();
+    }
+    let env = server.env();
+    let env: Vec<_> = env.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let uri = |path: &str| format!("s3://{}/{path}", S3Server::BUCKET);
+    // A folder is its own: upstream takes `m-evil/x` for a part of `m`.
+    assert_eq!(fetch(&sealed, "1", &uri("m"), &env), ["model.joblib", "sub/weights.bin"]);
+    assert_eq!(fetch(&sealed, "2", &uri("m/"), &env), ["model.joblib", "sub/weights.bin"]);
+    // One object has its own name, whatever folder it is in.
+    assert_eq!(fetch(&sealed, "3", &uri("deep/er/m.onnx"), &env), ["m.onnx"]);
+    assert_eq!(fetch(&sealed, "4", &uri("m.onnx"), &env), ["m.onnx"]);
+    let local = server.bucket_dir().join("m.onnx");
+    assert_eq!(fetch(&sealed, "5", text(&local), &[]), ["m.onnx"]);
+
+    let patterns = |allow, ignore| {
+        let patterns = [("STORAGE_ALLOW_PATTERNS", allow), ("STORAGE_IGNORE_PATTERNS", ignore)];
+        [&env[..], &patterns[..]].concat()
+    };
+    let some = patterns(r#"["*.bin", "*.joblib"]"#, "model*");
+    assert_eq!(fetch(&sealed, "6", &uri("m"), &some), ["sub/weights.bin"]);
+
+    let dest = sealed.dest("none");
+    for (path, patterns) in [("nothing", patterns("", "")), ("m", patterns("*.pt", ""))] {
+        let mut command = sealift();
+        command.args(["init", &uri(path), text(&dest)]).env("SEALIFT_REQUIRE_SEALED", "false");
+        refuse(command.envs(patterns), Code::NotFound);
+        assert!(tree(&dest).is_empty());
+    }
+}

@@ -71,7 +71,8 @@ impl Objects<'_> {
         }
         let extra = found
             .keys()
-            .find(|name| !expected.contains_key(*name) && !name.starts_with("sealift."));
+            .filter(|name| !expected.contains_key(*name) && !self.store.keeps(name))
+            .find(|name| !name.starts_with("sealift."));
         match extra {
             Some(name) => Err(tampered(format!("{name} is not in the manifest"))
                 .hint("A bundle's prefix holds the bundle and nothing else: move or remove it")),

@@ -271,8 +271,9 @@ impl Run<'_> {
         match result {
             Ok(()) => Ok(Staged { target, staging: Some(staging), receipt, outcome }),
             Err(failure) => {
-                // What a cut connection leaves is authentic and in memory: the next run resumes it.
-                if failure.is_transient() {
+                // What a cut connection leaves of a bundle is authentic and in memory: the next run
+                // resumes it.
+                if failure.is_transient() && outcome.generation.is_some() {
                     sole(staging).keep();
                 } else {
                     wipe(staging);

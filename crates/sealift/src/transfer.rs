@@ -31,6 +31,8 @@ use crate::retry::Backoff;
 
 /// Segments in one ranged request: 8 MiB.
 const PIECE_SEGMENTS: u32 = 8;
+/// An object of at most so many bytes is one request anyway.
+pub const PIECE_BYTES: u64 = PIECE_SEGMENTS as u64 * SEGMENT_BYTES as u64;
 
 /// One object and what is to become of it.
 #[derive(Debug)]
@@ -61,6 +63,8 @@ pub enum Content {
         bytes: u64,
         /// The version that was planned with: nothing else tells that the object was replaced.
         etag: Option<String>,
+        /// The server knows no ranges: the object is one request.
+        whole: bool,
     },
 }
 
@@ -70,6 +74,14 @@ impl Content {
         match self {
             Self::Sealed { layout, .. } => layout.segments(),
             Self::Plain { bytes, .. } => plain_segments(*bytes),
+        }
+    }
+
+    /// Segments that one request asks for.
+    fn piece_segments(&self) -> u32 {
+        match self {
+            Self::Plain { whole: true, .. } => u32::MAX,
+            _ => PIECE_SEGMENTS,
         }
     }
 
@@ -408,6 +420,7 @@ struct Cursor {
     file: usize,
     next: u32,
     segments: u32,
+    piece: u32,
 }
 
 impl Queue {
@@ -415,7 +428,12 @@ impl Queue {
         let mut cursors: Vec<_> = items
             .iter()
             .enumerate()
-            .map(|(file, item)| Cursor { file, next: 0, segments: item.content.segments() })
+            .map(|(file, Item { content, .. })| Cursor {
+                file,
+                next: 0,
+                segments: content.segments(),
+                piece: content.piece_segments(),
+            })
             .collect();
         cursors.sort_by_key(|cursor| cursor.segments);
         Self { waiting: cursors.into(), active: VecDeque::new(), width }
@@ -428,7 +446,7 @@ impl Queue {
         }
         let mut cursor = self.active.pop_front()?;
         let first = cursor.next;
-        let end = cursor.segments.min(first.saturating_add(PIECE_SEGMENTS));
+        let end = cursor.segments.min(first.saturating_add(cursor.piece));
         let piece = Piece { file: cursor.file, first, end, last_of_file: end == cursor.segments };
         if !piece.last_of_file {
             cursor.next = end;
@@ -443,7 +461,7 @@ mod tests {
     use super::*;
 
     fn plain(bytes: u64) -> Item {
-        Item { object: "o".into(), content: Content::Plain { bytes, etag: None } }
+        Item { object: "o".into(), content: Content::Plain { bytes, etag: None, whole: false } }
     }
 
     #[test]

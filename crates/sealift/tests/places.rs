@@ -9,6 +9,7 @@ use std::process::Command;
 use common::{RESOURCE, Sealed, model_tree, refuse, sealift, succeed, text, tree};
 use sealift::code::Code;
 use testkit::clouds::{Azurite, GcsEmulator};
+use testkit::hostile::{Fault, Hostile};
 use testkit::s3::S3Server;
 
 type Variables = Vec<(&'static str, String)>;
@@ -61,6 +62,104 @@ fn a_bundle_lives_in_azure_under_each_of_its_names() {
 fn a_bundle_lives_in_google_cloud_storage() {
     let Some(server) = GcsEmulator::start().unwrap() else { return };
     round_trip(&format!("gs://{}", GcsEmulator::BUCKET), &server.env().into());
+}
+
+#[test]
+fn a_bundle_is_opened_out_of_a_repository_of_a_hub() {
+    const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+    let sealed = Sealed::small();
+    let server = Hostile::start().unwrap();
+    let mut files = vec![(".gitattributes".to_owned(), b"*.bin filter=lfs".to_vec())];
+    files.push(("README.md".to_owned(), b"# Sealed".to_vec()));
+    let bundle = tree(&sealed.bundle).into_iter().filter(|(name, _)| !name.ends_with('/'));
+    files.extend(bundle);
+    let siblings: Vec<_> = files
+        .iter()
+        .map(|(name, bytes)| serde_json::json!({ "rfilename": name, "size": bytes.len() }))
+        .collect();
+    let info = serde_json::json!({ "sha": COMMIT, "siblings": siblings }).to_string();
+    server.put("api/models/team/llama/revision/v1", info);
+    for (name, bytes) in files {
+        server.put(&format!("team/llama/resolve/{COMMIT}/{name}"), bytes);
+    }
+    let dest = sealed.dest("dest");
+    let mut command = sealift();
+    command.args(["init", "hf://team/llama:v1", text(&dest), "--resource-id", RESOURCE]);
+    command.args(["--key-file", text(&sealed.key)]).env("HF_ENDPOINT", server.endpoint());
+    succeed(&mut command);
+    assert!(model_tree(&dest) == tree(&sealed.model));
+}
+
+/// A file of several requests, from servers with ranges and without, from one that loses the
+/// connection, and one that replaces the file meanwhile.
+#[test]
+fn one_file_is_fetched_from_any_web_server() {
+    let sealed = Sealed::small();
+    let content: Vec<u8> = (0..20_000_001_u32).map(|i| i.to_le_bytes()[1] ^ 7).collect();
+    let server = Hostile::start().unwrap();
+    server.put("pub/a b.onnx", content.clone());
+    let uri = format!("{}/pub/a%20b.onnx?signature=hunter2", server.endpoint());
+    let mut fetched = 0;
+    let mut fetch = |code: Option<Code>| {
+        fetched += 1;
+        let dest = sealed.dest(&fetched.to_string());
+        let mut command = sealift();
+        command.args(["init", &uri, text(&dest)]).env("SEALIFT_REQUIRE_SEALED", "false");
+        let Some(code) = code else {
+            succeed(&mut command);
+            return assert!(std::fs::read(dest.join("a b.onnx")).unwrap() == content);
+        };
+        let said = refuse(&mut command, code);
+        assert!(!said.contains("hunter2") && tree(&dest).is_empty(), "{said}");
+    };
+    fetch(None);
+    assert!(server.log().iter().all(|it| it.request.query == "signature=hunter2"));
+    server.plan(|_| Some(Fault::IgnoreRange));
+    server.clear_log();
+    fetch(None);
+    let gets = |it: &&testkit::hostile::Served| {
+        it.request.method == "GET" && it.request.object.ends_with(".onnx")
+    };
+    assert_eq!(server.log().iter().filter(gets).count(), 2, "a question and one request");
+    server.plan(|seen| match (seen.method.as_str(), seen.nth) {
+        ("GET", 1) => Some(Fault::Cut { after: 9_000_000 }),
+        _ => Some(Fault::IgnoreRange),
+    });
+    server.clear_log();
+    fetch(None);
+    server.plan(|seen| {
+        let replaced = seen.method == "GET" && seen.nth == 2;
+        replaced.then(|| Fault::ClaimEtag { value: "\"other\"".to_owned() })
+    });
+    server.clear_log();
+    fetch(Some(Code::Network));
+}
+
+#[test]
+fn headers_for_a_web_server_go_to_it_alone() {
+    let sealed = Sealed::small();
+    let (server, other) = (Hostile::start().unwrap(), Hostile::start().unwrap());
+    for server in [&server, &other] {
+        server.put("pub/m.onnx", "model");
+    }
+    let uri = format!("{}/pub/m.onnx", server.endpoint());
+    let run = |dest: &str| {
+        let dest = sealed.dest(dest);
+        let mut command = sealift();
+        command.args(["init", &uri, text(&dest)]).env("SEALIFT_REQUIRE_SEALED", "false");
+        command.env("127.0.0.1-headers", r#"{"Authorization": "Basic hunter2"}"#);
+        command
+    };
+    succeed(&mut run("1"));
+    let authorized = |it: &testkit::hostile::Served| {
+        it.request.authorization.as_deref() == Some("Basic hunter2")
+    };
+    assert!(server.log().iter().all(authorized));
+    let to = format!("{}/pub/m.onnx", other.endpoint());
+    server.plan(move |_| Some(Fault::Redirect { to: to.clone() }));
+    refuse(&mut run("2"), Code::Network);
+    assert!(other.log().is_empty());
+    refuse(run("3").env("127.0.0.1-headers", "hunter2"), Code::Usage);
 }
 
 /// `init` of a plain model into a new directory: what arrived.

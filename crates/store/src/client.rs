@@ -94,6 +94,20 @@ pub(crate) fn careful_redirects() -> Policy {
     })
 }
 
+/// Redirects where the request carries a secret of that host's: none to another.
+pub(crate) fn redirects_within_the_host() -> Policy {
+    Policy::custom(|attempt: Attempt<'_>| {
+        let previous = attempt.previous();
+        let origin = |url: &reqwest::Url| url.origin();
+        match previous.first().map(origin) == Some(origin(attempt.url()))
+            && previous.len() <= REDIRECTS_MAX
+        {
+            true => attempt.follow(),
+            false => attempt.error("redirect to another host, which must not see these headers"),
+        }
+    })
+}
+
 fn authorities(path: &Path) -> Result<Vec<Certificate>, Error> {
     let unusable = |why: &str| Error::usage(format!("AWS_CA_BUNDLE {}: {why}", path.display()));
     let bytes = match std::fs::metadata(path) {

@@ -19,6 +19,7 @@ mod answer;
 mod client;
 mod error;
 mod http;
+mod hub;
 mod local;
 mod location;
 mod name;
@@ -68,7 +69,8 @@ pub struct Store {
 #[derive(Clone)]
 enum Backend {
     Remote(Box<remote::Remote>),
-    Http(http::Http),
+    Http(Box<http::Http>),
+    Hub(Box<hub::Hub>),
     Local(local::Local),
 }
 
@@ -83,7 +85,10 @@ impl Store {
         let backend = match &location.0 {
             Place::Remote { service, prefix } => remote::Remote::open(service, prefix, settings)
                 .map(|it| Backend::Remote(Box::new(it))),
-            Place::Http(place) => http::Http::open(place, settings).map(Backend::Http),
+            Place::Http(place) => {
+                http::Http::open(place, settings).map(|it| Backend::Http(Box::new(it)))
+            }
+            Place::Hub(repo) => hub::Hub::open(repo, settings).map(|it| Backend::Hub(Box::new(it))),
             Place::Local(path) => Ok(Backend::Local(local::Local::new(path.clone()))),
         };
         let backend = backend.map_err(|error| error.at(&location.to_string()))?;
@@ -126,6 +131,7 @@ impl Store {
         let result = match &self.backend {
             Backend::Remote(remote) => remote.stat(object).await,
             Backend::Http(http) => http.stat(object).await,
+            Backend::Hub(hub) => hub.stat(object).await,
             Backend::Local(local) => local.stat(object).await,
         };
         result.map_err(|error| error.at(&self.address(object)))
@@ -164,6 +170,7 @@ impl Store {
         let result = match &self.backend {
             Backend::Remote(remote) => remote.get(object, range, etag, address.clone()).await,
             Backend::Http(http) => http.get(object, range, etag, address.clone()).await,
+            Backend::Hub(hub) => hub.get(object, range, address.clone()).await,
             Backend::Local(local) => local.get(object, range, etag, address.clone()).await,
         };
         result.map_err(|error| error.at(&address))
@@ -179,6 +186,28 @@ impl Store {
         let Backend::Local(local) = &self.backend else { return None };
         let opened = name::check(object).and_then(|()| local.open(object)).map(|(file, _)| file);
         Some(opened.map_err(|error| error.at(&self.address(object))))
+    }
+
+    /// Whether any part of an object can be asked for; where not, only what goes to its end. The
+    /// object must not be empty.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn has_ranges(&self, object: &str) -> Result<bool, Error> {
+        name::check(object)?;
+        match &self.backend {
+            Backend::Http(http) => {
+                http.has_ranges(object).await.map_err(|error| error.at(&self.address(object)))
+            }
+            _ => Ok(true),
+        }
+    }
+
+    /// Whether the place keeps an object of this name beside those of its user: a hub puts
+    /// `.gitattributes` and `README.md` into each repository.
+    #[must_use]
+    pub fn keeps(&self, object: &str) -> bool {
+        matches!(self.backend, Backend::Hub(_)) && matches!(object, ".gitattributes" | "README.md")
     }
 
     /// Whether the location is a directory of this machine.
@@ -197,6 +226,7 @@ impl Store {
             Backend::Http(_) => {
                 Err(Error::Unsupported { object: String::new(), what: "plain HTTP has no listing" })
             }
+            Backend::Hub(hub) => hub.list(entries_max).await,
             Backend::Local(local) => local.list(entries_max).await,
         };
         listed.and_then(clean).map_err(|error| error.at(&self.location.to_string()))
@@ -229,6 +259,10 @@ impl Store {
             Backend::Http(_) => Err(Error::Unsupported {
                 object: String::new(),
                 what: "plain HTTP is for reading only",
+            }),
+            Backend::Hub(_) => Err(Error::Unsupported {
+                object: String::new(),
+                what: "the hub is for reading only: seal into a directory, and upload that",
             }),
             Backend::Local(local) => ObjectWriter::local(local, object, address.clone()).await,
         };

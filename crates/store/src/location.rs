@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use url::Url;
 
-use crate::service::{AzureContainer, Service, bucket_name, percent_decoded};
+use crate::service::{AzureContainer, HubRepo, Service, bucket_name, percent_decoded};
 use crate::{Error, name};
 
 /// The longest location, in bytes.
@@ -19,6 +19,7 @@ const URI_BYTES_MAX: usize = 4_096;
 /// | `gs://bucket/prefix` | Google Cloud Storage, likewise |
 /// | `https://<account>.blob.core.windows.net/<container>/prefix`, also in `<account>.z<NN>.blob.storage.azure.net` and the sovereign clouds | Azure Blob Storage; a query is a shared access signature |
 /// | `abfs[s]://<container>@<account>.dfs.core.windows.net/prefix`, `wasb[s]://<container>@<account>.blob.…` | the same container |
+/// | `hf://owner/model[:revision]`, `hf://owner/model/folder[:revision]` | a repository of Hugging Face's hub, the branch `main` unless said; reading only |
 /// | `file:///dir`, `file://localhost/dir`, `/dir`, `dir` | a local directory; no percent-decoding, as KServe reads it |
 /// | `https://host/base`, `http://host/base` | `base/<object>`, each component percent-encoded; reading only. A query goes with every object |
 ///
@@ -35,6 +36,7 @@ pub(crate) enum Place {
         service: Service,
         prefix: String,
     },
+    Hub(HubRepo),
     Local(PathBuf),
     Http(HttpBase),
 }
@@ -78,11 +80,12 @@ impl Location {
                 let (container, prefix) = AzureContainer::from_hadoop(scheme, rest)?;
                 remote(Service::Azure(container), &prefix)
             }
+            "hf" => Ok(Self(Place::Hub(HubRepo::parse(rest)?))),
             "file" => file(rest),
             "http" | "https" => http(uri),
             _ => Err(Error::usage(format!(
-                "unknown scheme {}: expected s3://, gs://, abfs://, file://, https://, http:// or \
-                 a path",
+                "unknown scheme {}: expected s3://, gs://, abfs://, hf://, file://, https://, \
+                 http:// or a path",
                 name::quoted(scheme)
             ))),
         }
@@ -97,6 +100,9 @@ impl Location {
         Ok(Self(match &self.0 {
             Place::Remote { service, prefix } => {
                 Place::Remote { service: service.clone(), prefix: joined(prefix, name) }
+            }
+            Place::Hub(repo) => {
+                Place::Hub(HubRepo { folder: joined(&repo.folder, name), ..repo.clone() })
             }
             Place::Local(path) => Place::Local(path.join(name)),
             Place::Http(base) => {
@@ -127,6 +133,10 @@ impl Location {
                 url.path_segments_mut().ok()?.pop_if_empty().pop().push("");
                 Some((Self(Place::Http(HttpBase { url, query: base.query.clone() })), name))
             }
+            Place::Hub(repo) => {
+                let (folder, name) = split(&repo.folder)?;
+                Some((Self(Place::Hub(HubRepo { folder, ..repo.clone() })), name))
+            }
             Place::Local(path) => {
                 let name = path.file_name()?.to_str()?;
                 name::fault(name).is_none().then_some(())?;
@@ -156,6 +166,9 @@ impl Location {
 
     /// The address of one object, for messages.
     pub(crate) fn address(&self, object: &str) -> String {
+        if let Place::Hub(repo) = &self.0 {
+            return HubRepo { folder: repo.path_of(object), ..repo.clone() }.to_string();
+        }
         let base = self.to_string();
         format!("{}/{object}", base.trim_end_matches('/'))
     }
@@ -229,6 +242,7 @@ impl fmt::Display for Location {
         match &self.0 {
             Place::Remote { service, prefix } if prefix.is_empty() => write!(f, "{service}"),
             Place::Remote { service, prefix } => write!(f, "{service}/{prefix}"),
+            Place::Hub(repo) => write!(f, "{repo}"),
             Place::Local(path) => write!(f, "{}", path.display()),
             Place::Http(HttpBase { url, .. }) => {
                 write!(f, "{}://{}", url.scheme(), url.host_str().unwrap_or_default())?;
@@ -278,6 +292,9 @@ mod tests {
         assert_eq!(shown("models/llama"), "models/llama");
         assert_eq!(shown("https://host:8443/a/b"), "https://host:8443/a/b");
         assert_eq!(shown("gs://models/llama/"), "gs://models/llama");
+        assert_eq!(shown("hf://org/model/"), "hf://org/model");
+        assert_eq!(shown("hf://org/model:refs/pr/1"), "hf://org/model:refs/pr/1");
+        assert_eq!(shown("hf://org/model/sealed/v1:v2"), "hf://org/model/sealed/v1:v2");
         let blob = "https://acct.blob.core.windows.net/models/llama";
         assert_eq!(shown(blob), blob);
         assert_eq!(shown("abfss://models@acct.dfs.core.windows.net/llama"), blob);
@@ -306,6 +323,13 @@ mod tests {
             "https://h/a#f",
             "ftp://bucket/x",
             "gs://b",
+            "hf://model",
+            "hf://owner/",
+            "hf://owner/model:",
+            "hf://owner/../x",
+            "hf://owner/model:a..b",
+            "hf://owner/model/../x",
+            "hf://owner/model?x",
             "gs://bucket/a?x=1",
             "abfs://models/x",
             "abfs://models@acct.example/x",

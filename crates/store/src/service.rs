@@ -141,6 +141,82 @@ pub(crate) fn bucket_name(name: &str) -> Result<String, Error> {
     Ok(name.to_owned())
 }
 
+/// A folder of a repository of Hugging Face's hub, at a revision.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct HubRepo {
+    /// User or organisation.
+    pub(crate) owner: String,
+    /// The repository.
+    pub(crate) name: String,
+    /// A branch, a tag or a commit.
+    pub(crate) revision: String,
+    /// Empty, or `a/b`.
+    pub(crate) folder: String,
+}
+
+impl HubRepo {
+    /// `<owner>/<name>[/<folder>][:<revision>]`, the revision `main` unless it is said.
+    pub(crate) fn parse(rest: &str) -> Result<Self, Error> {
+        let form = || Error::usage("expected hf://<owner>/<model>[:<revision>], or a folder in it");
+        if rest.contains('?') {
+            return Err(form());
+        }
+        let (path, revision) = match rest.split_once(':') {
+            Some((path, revision)) => (path, revision),
+            None => (rest, "main"),
+        };
+        let mut parts = path.trim_end_matches('/').splitn(3, '/');
+        let (owner, model) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+        let folder = parts.next().unwrap_or_default();
+        let clean = |part: &str, more: &[char]| {
+            let plain = |c: char| c.is_ascii_alphanumeric() || more.contains(&c);
+            (1..=255).contains(&part.len()) && part.chars().all(plain) && !part.contains("..")
+        };
+        let named = |part| clean(part, &['-', '_', '.']) && part != ".";
+        let folder_is_clean = folder.is_empty() || name::fault(folder).is_none();
+        if !named(owner) || !named(model) || !folder_is_clean {
+            return Err(form());
+        }
+        // A branch may have slashes, which the API wants escaped: the URL's segments do that.
+        if !clean(revision, &['-', '_', '.', '/']) {
+            return Err(form());
+        }
+        let owned = str::to_owned;
+        Ok(Self {
+            owner: owned(owner),
+            name: owned(model),
+            revision: owned(revision),
+            folder: owned(folder),
+        })
+    }
+
+    /// The path in the repository of an object in our folder.
+    pub(crate) fn path_of(&self, object: &str) -> String {
+        crate::location::joined(&self.folder, object)
+    }
+
+    /// The other way round; `None` outside of the folder.
+    pub(crate) fn name_of<'a>(&self, path: &'a str) -> Option<&'a str> {
+        match self.folder.as_str() {
+            "" => Some(path),
+            folder => path.strip_prefix(folder)?.strip_prefix('/'),
+        }
+    }
+}
+
+impl fmt::Display for HubRepo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "hf://{}/{}", self.owner, self.name)?;
+        if !self.folder.is_empty() {
+            write!(f, "/{}", self.folder)?;
+        }
+        match self.revision.as_str() {
+            "main" => Ok(()),
+            revision => write!(f, ":{revision}"),
+        }
+    }
+}
+
 /// The place's root, as its URI: never a signature.
 impl fmt::Display for Service {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -6,14 +6,17 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use http::{HeaderMap, HeaderName, HeaderValue};
 use url::Url;
 
-use crate::Error;
+use crate::{Error, name};
 
 mod storage_config;
 
 /// The longest time limit that a setting may ask for.
 const TIMEOUT_MAX: Duration = Duration::from_secs(3_600);
+/// The longest `<host>-headers`, in bytes.
+const HEADERS_BYTES_MAX: usize = 64 * 1024;
 /// The file that KServe's CA ConfigMap holds.
 const CA_BUNDLE_FILE: &str = "cabundle.crt";
 
@@ -68,6 +71,12 @@ pub struct Settings {
     /// Base URL of an Azure blob service in place of the account's own: an emulator, or a private
     /// endpoint.
     pub azure_endpoint: Option<String>,
+    /// Headers for web servers, by host: KServe's `<host>-headers`. They are secrets.
+    pub(crate) headers: HashMap<String, HeaderMap>,
+    /// The hub in place of `https://huggingface.co`.
+    pub hub_endpoint: Option<String>,
+    /// Who we are to it.
+    pub hub_token: Option<String>,
     /// The variables that the credential chain reads: web identity, profile files, container and
     /// instance metadata.
     pub(crate) ambient: HashMap<String, String>,
@@ -92,6 +101,9 @@ impl Default for Settings {
             no_proxy: None,
             gcs_endpoint: None,
             azure_endpoint: None,
+            headers: HashMap::new(),
+            hub_endpoint: None,
+            hub_token: None,
             ambient: HashMap::new(),
         }
     }
@@ -147,6 +159,8 @@ impl Settings {
     /// | `STORAGE_EMULATOR_HOST` | an emulator of Google Cloud Storage |
     /// | `AZURE_STORAGE_SAS_TOKEN`, `AZURE_STORAGE_ACCESS_KEY`; `AZURE_CLIENT_ID` (or `AZ_…`) with `AZURE_TENANT_ID` and `AZURE_CLIENT_SECRET`, or with `AZURE_FEDERATED_TOKEN_FILE`, or alone (managed identity) | who we are to Azure, else nobody |
     /// | `AZURE_STORAGE_SERVICE_ENDPOINT` | the blob service in place of the account's own |
+    /// | `<host>-headers` | headers for a web server, see [`Settings::set_headers`] |
+    /// | `HF_TOKEN`, `HF_ENDPOINT` | who we are to Hugging Face's hub, and another hub |
     /// | `S3_CONNECT_TIMEOUT`, `S3_READ_TIMEOUT` | seconds |
     /// | `HTTPS_PROXY`, `HTTP_PROXY`, `NO_PROXY` (lower case first), `ALL_PROXY` | proxies |
     ///
@@ -187,6 +201,9 @@ impl Settings {
             no_proxy: first(&["no_proxy", "NO_PROXY"]),
             gcs_endpoint: emulator(&get)?,
             azure_endpoint: service_endpoint(&get, "AZURE_STORAGE_SERVICE_ENDPOINT")?,
+            headers: HashMap::new(),
+            hub_endpoint: service_endpoint(&get, "HF_ENDPOINT")?,
+            hub_token: first(&["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"]),
             ambient: AMBIENT
                 .iter()
                 .filter_map(|name| Some(((*name).to_owned(), get(name)?)))
@@ -194,6 +211,30 @@ impl Settings {
         };
         settings.check()?;
         Ok(settings)
+    }
+
+    /// Takes one of KServe's variables `<host>-headers`: a JSON object of headers for that host. Its
+    /// name is not known beforehand, so [`from_env`](Self::from_env) cannot ask for it.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] naming the variable.
+    pub fn set_headers(&mut self, host: &str, json: &str) -> Result<(), Error> {
+        let unusable =
+            || Error::usage(format!("{}-headers is no JSON object of headers", name::quoted(host)));
+        if json.len() > HEADERS_BYTES_MAX {
+            return Err(unusable());
+        }
+        let members: HashMap<String, String> =
+            serde_json::from_str(json).map_err(|_| unusable())?;
+        let mut headers = HeaderMap::new();
+        for (name, value) in &members {
+            let name: HeaderName = name.parse().map_err(|_| unusable())?;
+            let mut value: HeaderValue = value.parse().map_err(|_| unusable())?;
+            value.set_sensitive(true);
+            headers.insert(name, value);
+        }
+        self.headers.insert(host.to_owned(), headers);
+        Ok(())
     }
 
     /// Refuses what cannot work. Also called by [`crate::Store::open`], since flags may have
@@ -343,6 +384,9 @@ impl fmt::Debug for Settings {
             .field("no_proxy", &self.no_proxy)
             .field("gcs_endpoint", &self.gcs_endpoint)
             .field("azure_endpoint", &self.azure_endpoint)
+            .field("headers", &self.headers.keys())
+            .field("hub_endpoint", &self.hub_endpoint)
+            .field("hub_token", &secret(&self.hub_token))
             .field("ambient", &ambient)
             .finish()
     }

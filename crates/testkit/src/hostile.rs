@@ -151,6 +151,8 @@ pub struct Seen {
     pub range: Option<Range<u64>>,
     /// `If-Match`, if there is one.
     pub if_match: Option<String>,
+    /// `Authorization`, if there is one.
+    pub authorization: Option<String>,
 }
 
 /// A request that was answered, and how many bytes of a body it was given.

@@ -12,7 +12,7 @@ use crate::code::Code;
 use crate::failure::Failure;
 use crate::objects::Objects;
 use crate::patterns::Patterns;
-use crate::transfer::{Content, Item, plain_segments};
+use crate::transfer::{Content, Item, PIECE_BYTES, plain_segments};
 
 /// What the location names: every object below it, else the one of its name, as far as the patterns
 /// take them.
@@ -23,11 +23,15 @@ pub(super) async fn plan(
     settings: &Settings,
 ) -> Result<(Plan, Work), Failure> {
     let listed = objects.list().await;
+    let mut whole = false;
     let (store, found) = match listed {
         Ok(Some(found)) if !found.is_empty() => (objects.store.clone(), found),
         // A folder that is empty, a file, or a server that lists nothing.
         listed => match single(location, objects, settings).await? {
-            Some((store, name, meta)) => (store, BTreeMap::from([(name, meta)])),
+            Some((store, name, meta)) => {
+                whole = meta.bytes > PIECE_BYTES && !store.has_ranges(&name).await?;
+                (store, BTreeMap::from([(name, meta)]))
+            }
             None => (objects.store.clone(), listed?.unwrap_or_default()),
         },
     };
@@ -55,7 +59,7 @@ pub(super) async fn plan(
     }
     let item = |(object, meta): (String, ObjectMeta)| Item {
         object,
-        content: Content::Plain { bytes: meta.bytes, etag: meta.etag },
+        content: Content::Plain { bytes: meta.bytes, etag: meta.etag, whole },
     };
     let work = Work::Plain { items: found.into_iter().map(item).collect(), store };
     Ok((Plan { digest: *Digest::of(identity.as_bytes()).as_bytes(), files }, work))
@@ -72,7 +76,7 @@ async fn single(
     let beside = Objects { store: &store, limits: objects.limits };
     match beside.retried(|| store.stat(&name)).await {
         Ok(meta) => Ok(Some((store, name, meta))),
-        Err(error) if matches!(error, store::Error::NotFound { .. }) => Ok(None),
+        Err(store::Error::NotFound { .. }) => Ok(None),
         Err(error) => Err(error.into()),
     }
 }

@@ -131,6 +131,7 @@ fn parse(head: &str) -> Option<(Seen, usize)> {
         query: query.to_owned(),
         range: None,
         if_match: None,
+        authorization: None,
     };
     let mut body_bytes = 0;
     for line in lines {
@@ -139,6 +140,7 @@ fn parse(head: &str) -> Option<(Seen, usize)> {
         match name.to_ascii_lowercase().as_str() {
             "content-length" => body_bytes = value.parse().ok()?,
             "host" => seen.host = value.to_owned(),
+            "authorization" => seen.authorization = Some(value.to_owned()),
             "if-match" => seen.if_match = Some(value.to_owned()),
             "range" => {
                 let (first, last) = value.strip_prefix("bytes=")?.split_once('-')?;

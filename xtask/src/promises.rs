@@ -37,7 +37,7 @@ fn specification(text: &str, tests: &Tests) -> Vec<String> {
     missing("SPECIFICATION.md", named.filter(|(name, _)| !tests.helpers.contains(*name)), tests)
 }
 
-/// Whoever is hostile has a section (`### …`) of items that begin with `- can ` and `- cannot `;
+/// Whoever is hostile has a section (`### …`) of items that begin with `- can` and `- cannot`;
 /// each of the latter, and each row of a table whose last column is `shown by`, names a test or says
 /// `by construction: ` and why.
 fn threats(text: &str, tests: &Tests) -> Vec<String> {
@@ -48,8 +48,8 @@ fn threats(text: &str, tests: &Tests) -> Vec<String> {
         if line.starts_with('#') {
             party = line.strip_prefix("### ");
         }
-        let cannot = line.starts_with("- cannot ");
-        if party.is_some() && line.starts_with("- ") && !cannot && !line.starts_with("- can ") {
+        let cannot = line.starts_with("- cannot");
+        if party.is_some() && line.starts_with("- ") && !line.starts_with("- can") {
             faults.push(format!("{NAME}:{number}: neither `can` nor `cannot`"));
         }
         shown = line.starts_with('|') && (shown || line.ends_with("| shown by |"));
@@ -189,6 +189,7 @@ mod tests {
             (": by construction: 256 bits", ""),
             ("construction: 256 bits", "construction: "),
             ("- can delay", "- delays"),
+            ("- can delay", "- cannot, as a peer, write"),
             ("`keys::it_waits`", "AES"),
             ("`keys::it_waits`", "`keys::helper`"),
         ] {

@@ -1,4 +1,5 @@
-//! What SPECIFICATION.md and docs/threats.md say is shown by tests that exist.
+//! What SPECIFICATION.md and docs/threats.md say is shown by tests that exist; what docs/keys.md does
+//! not run, by others, too, where it names them.
 //!
 //! A test is named `crate::test` or `crate::file::test`, where `file` is the test program or module;
 //! anything else in backticks that has a `/` is a path from the root.
@@ -16,12 +17,13 @@ use crate::workspace::root;
 /// Instead of a test's name, where none could fail.
 const BY_CONSTRUCTION: &str = "by construction: ";
 
-/// Every fault of both documents, or nothing.
+/// Every fault of these documents, or nothing.
 pub(crate) fn check() -> Result<()> {
     let tests = Tests::of_the_workspace()?;
     let read = |name: &str| fs::read_to_string(root().join(name));
     let mut faults = specification(&read("SPECIFICATION.md")?, &tests);
     faults.extend(threats(&read("docs/threats.md")?, &tests));
+    faults.extend(examples(&read("docs/keys.md")?, &tests));
     if !faults.is_empty() {
         bail!("{}", faults.join("\n"));
     }
@@ -62,6 +64,15 @@ fn threats(text: &str, tests: &Tests) -> Vec<String> {
     let named = lines.flat_map(|(line, number)| quoted(line).map(move |name| (name, number)));
     faults.extend(missing(NAME, named.filter(|(name, _)| name.contains("::")), tests));
     faults
+}
+
+/// Why an example is not run may be that a test does as much.
+fn examples(text: &str, tests: &Tests) -> Vec<String> {
+    let lines = text.lines().zip(1..).filter(|(line, _)| line.starts_with("<!-- not run: "));
+    let named = lines.flat_map(|(line, number)| {
+        line.split(' ').filter(|word| word.contains("::")).map(move |name| (name, number))
+    });
+    missing("docs/keys.md", named, tests)
 }
 
 fn is_shown(line: &str) -> bool {
@@ -164,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn both_documents_keep_what_they_say() {
+    fn the_documents_keep_what_they_say() {
         check().unwrap();
     }
 
@@ -175,6 +186,13 @@ mod tests {
         assert_eq!(specification(row, &tests()), [""; 0]);
         let faults = specification("| P1 | it | `keys::it_held`, `x/y` |", &tests());
         assert_eq!(faults.len(), 2, "{faults:?}");
+    }
+
+    #[test]
+    fn an_excuse_without_its_test_is_noticed() {
+        let excuse = |test: &str| format!("<!-- not run: needs a cluster; {test} has it -->\n");
+        assert_eq!(examples(&excuse("keys::it_holds"), &tests()), [""; 0]);
+        assert_eq!(examples(&excuse("keys::it_held"), &tests()).len(), 1);
     }
 
     #[test]

@@ -70,7 +70,10 @@ fn threats(text: &str, tests: &Tests) -> Vec<String> {
 fn examples(text: &str, tests: &Tests) -> Vec<String> {
     let lines = text.lines().zip(1..).filter(|(line, _)| line.starts_with("<!-- not run: "));
     let named = lines.flat_map(|(line, number)| {
-        line.split(' ').filter(|word| word.contains("::")).map(move |name| (name, number))
+        line.split(' ')
+            .filter(|word| word.contains("::"))
+            .map(|word| word.trim_end_matches([',', ';']))
+            .map(move |name| (name, number))
     });
     missing("docs/keys.md", named, tests)
 }

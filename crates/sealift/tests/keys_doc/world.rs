@@ -37,7 +37,8 @@ pub(crate) struct World {
 impl World {
     /// `None` if the broker's program or the token's was not built.
     pub(crate) fn new() -> Option<Self> {
-        let dir = memory();
+        // Not in memory, where programs may not be allowed to run.
+        let dir = TempDir::new().unwrap();
         let bin = dir.path().join("bin");
         std::fs::create_dir(&bin).unwrap();
         let built = Path::new(env!("CARGO_BIN_EXE_sealift")).parent().unwrap();
@@ -69,7 +70,8 @@ impl World {
         Some(Self { dir, bao, moto, s3, hsm, address })
     }
 
-    /// Runs the commands of a section; a note if it needs what is not here. Whether it ran.
+    /// Runs the commands of a section; a note if it needs what is not here. Whether it ran. What it
+    /// needs, its own names say.
     pub(crate) fn play(&self, section: &Section) -> bool {
         if section.blocks.iter().all(|block| block.kind == Kind::NotRun) {
             return false;

@@ -8,6 +8,7 @@ mod bench;
 mod check;
 mod demo;
 mod process;
+mod promises;
 mod setup;
 mod test;
 mod vm;

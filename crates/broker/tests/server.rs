@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use broker::TlsFiles;
 use broker::server::Limits;
+use common::guest::{Key, attestation};
 use common::http::Reply;
 use common::{Broker, Setup};
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -105,6 +106,74 @@ fn a_connection_ends_however_busy_it_is() {
     }
     assert!(answered > 0);
     assert!(started.elapsed() < Duration::from_secs(10));
+}
+
+/// A session is in its cookie: the broker keeps nothing of one, and forgets none for another.
+#[test]
+fn ten_thousand_sessions_are_live_at_once_and_leave_nothing_behind() {
+    const CONNECTIONS: usize = 100;
+    const EACH: usize = 100;
+    let broker = Broker::start();
+    broker.put("default/key/one", b"key");
+    let files = || std::fs::read_dir(broker.dirs.data()).unwrap().count();
+    let (files_before, events_before) = (files(), broker.events().len());
+    let body = r#"{"version":"0.4.0","tee":"sample","extra-params":""}"#;
+    let request = |connection: &str| {
+        format!(
+            "POST /kbs/v0/auth HTTP/1.1\r\nHost: b\r\nConnection: {connection}\r\n\
+             Content-Length: {}\r\n\r\n{body}",
+            body.len()
+        )
+    };
+    let sent = request("keep-alive").repeat(EACH - 1) + &request("close");
+    let mut sessions = Vec::new();
+    for _ in 0..CONNECTIONS {
+        let mut stream = broker.wire.connect();
+        stream.write_all(sent.as_bytes()).unwrap();
+        let mut answers = String::new();
+        stream.read_to_string(&mut answers).unwrap();
+        let answers = answers.split("HTTP/1.1 ").skip(1);
+        sessions.extend(answers.map(|answer| {
+            let reply = Reply::read(&mut format!("HTTP/1.1 {answer}").as_bytes());
+            (reply.cookie(), reply.json()["nonce"].as_str().unwrap().to_owned())
+        }));
+    }
+    assert_eq!(sessions.len(), CONNECTIONS * EACH);
+    let key = Key::p256();
+    for (cookie, nonce) in sessions.iter().step_by(997) {
+        let reply = broker.attest(cookie, &attestation(nonce, &key.jwk()));
+        let released = broker.get_with_cookie(&reply.cookie(), "default/key/one");
+        assert_eq!(key.open(&released.json()), b"key");
+    }
+    let attested = sessions.len().div_ceil(997);
+    assert_eq!((files(), broker.events().len()), (files_before, events_before + 2 * attested));
+}
+
+#[test]
+fn clients_that_send_nothing_more_hold_up_nobody() {
+    let hour = Duration::from_secs(3600);
+    let broker = with(Limits {
+        connections: 208,
+        head: hour,
+        body: hour,
+        connection: hour,
+        ..Limits::default()
+    });
+    let slow: Vec<TcpStream> = (0..200)
+        .map(|number| {
+            let mut stream = broker.wire.connect();
+            let begun =
+                b"POST /kbs/v0/auth HTTP/1.1\r\nHost: b\r\nContent-Length: 2000000\r\n\r\n{";
+            stream.write_all(&begun[..number % begun.len()]).unwrap();
+            stream
+        })
+        .collect();
+    broker.put("default/key/one", b"key");
+    let key = Key::p256();
+    let (cookie, _) = broker.attested(&key);
+    let released = broker.get_with_cookie(&cookie, "default/key/one");
+    assert_eq!(key.open(&released.json()), b"key");
+    drop(slow);
 }
 
 #[test]

@@ -50,4 +50,38 @@ mod tests {
         assert!(bind(&file).is_err());
         assert_eq!(std::fs::read(&file).expect("it is still there"), b"mine");
     }
+
+    /// Not a test, unless the one below has started it, as somebody else.
+    #[test]
+    fn child() {
+        if let Some(path) = std::env::var_os("SEALIFT_TEST_SOCKET") {
+            UnixStream::connect(path).expect("anybody may connect");
+        }
+    }
+
+    #[test]
+    fn only_root_and_the_own_user_are_heard() {
+        use std::os::unix::fs::PermissionsExt as _;
+        use std::os::unix::process::CommandExt as _;
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("socket");
+        let listener = bind(&path).expect("nothing is there yet");
+        let own = UnixStream::connect(&path).expect("it listens");
+        assert!(accept(&listener).expect("a connection").is_some());
+        drop(own);
+        for path in [dir.path(), &path] {
+            let open = std::fs::Permissions::from_mode(0o777);
+            std::fs::set_permissions(path, open).expect("it is ours");
+        }
+        let mut other = std::process::Command::new(std::env::current_exe().expect("this program"));
+        other
+            .args(["--exact", "local::tests::child"])
+            .env("SEALIFT_TEST_SOCKET", &path)
+            .uid(65_534);
+        match other.output() {
+            Ok(output) => assert!(output.status.success(), "{output:?}"),
+            Err(error) => return testkit::skip(format!("a process of another user: {error}")),
+        }
+        assert!(accept(&listener).expect("a connection").is_none());
+    }
 }

@@ -32,6 +32,28 @@ fn a_model_arrives_as_it_was_with_its_modes() {
     assert_eq!((mode("sub/run.sh"), mode("config.json")), (0o755, 0o644));
 }
 
+/// Whoever reads the bucket learns lengths, and not whether content is the same.
+#[test]
+fn two_sealings_of_one_model_have_nothing_in_common_nor_with_the_model() {
+    const WINDOW: usize = 16;
+    let sealed = Sealed::small();
+    let second = sealed.dir.path().join("second");
+    seal(&sealed.model, &second, RESOURCE, &sealed.key, 1);
+    let mut seen = std::collections::HashSet::new();
+    let plain = tree(&sealed.model);
+    let objects = |dir| tree(dir).into_iter().filter(|(name, _)| name.ends_with(".sealed"));
+    let contents: Vec<Vec<u8>> = plain
+        .into_values()
+        .chain(objects(&sealed.bundle).chain(objects(&second)).map(|(_, bytes)| bytes))
+        .collect();
+    assert_eq!(contents.len(), 3 * 3 + 1, "three files and a directory; their objects, twice");
+    for bytes in contents {
+        let windows: Vec<&[u8]> = bytes.windows(WINDOW).collect();
+        assert!(!windows.iter().any(|window| seen.contains(*window)));
+        seen.extend(windows.into_iter().step_by(WINDOW).map(<[u8]>::to_vec));
+    }
+}
+
 #[test]
 fn kserve_starts_it_with_bare_arguments_and_its_own_variables() {
     let sealed = Sealed::small();

@@ -261,3 +261,45 @@ fn agrees_with_wycheproof_on_aes_gcm() {
         }
     }
 }
+
+/// RFC 7518, §4.7 and §5.3: a tag has 128 bits and a nonce 96, although AES-GCM as such verifies
+/// shorter tags too. Everything else of these tokens is as it should be.
+#[test]
+fn no_shorter_tag_and_no_other_nonce_opens_anything() {
+    let key = [7; 32];
+    let cek = [8; 32];
+    let header = |iv: &[u8], tag: &[u8]| Header {
+        alg: "A256GCMKW".into(),
+        enc: A256GCM.into(),
+        iv: Some(encode(iv)),
+        tag: Some(encode(tag)),
+        ..Header::default()
+    };
+    let (wrapped, tag) = aes::gcm_seal(&key, [1; 12], b"", &cek).unwrap();
+    let token = |iv: &[u8], tag: &[u8]| {
+        seal_content(b"x", &cek, &header(iv, tag), &wrapped, None).unwrap().to_value()
+    };
+    let opened = |token: &Value| parse(token)?.decrypt(&key, None);
+    let good = token(&[1; 12], &tag);
+    assert_eq!(opened(&good).unwrap(), b"x");
+    let longer = [&tag[..], &[0]].concat();
+    for length in (0..tag.len()).chain([longer.len()]) {
+        assert!(opened(&token(&[1; 12], &longer[..length])).is_err(), "key's tag of {length}");
+        let mut short = good.clone();
+        let content = [bytes(good["tag"].as_str().unwrap()), vec![0]].concat();
+        short["tag"] = encode(&content[..length]).into();
+        assert!(opened(&short).is_err(), "content's tag of {length}");
+    }
+    for length in [0, 1, 8, 11, 13, 16] {
+        assert!(opened(&token(&vec![1; length], &tag)).is_err(), "key's nonce of {length}");
+        let mut other = good.clone();
+        other["iv"] = encode(&vec![0; length]).into();
+        assert!(opened(&other).is_err(), "content's nonce of {length}");
+    }
+    // A content key of another length than the cipher's.
+    for enc in ["A128GCM", "A192GCM", "a256gcm", "A256CBC-HS512", "none", ""] {
+        let header = Header { enc: enc.into(), ..header(&[1; 12], &tag) };
+        let token = seal_content(b"x", &cek, &header, &wrapped, None).unwrap().to_value();
+        assert!(opened(&token).is_err(), "{enc}");
+    }
+}

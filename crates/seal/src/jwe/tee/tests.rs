@@ -119,6 +119,90 @@ fn every_changed_character_of_an_answer_is_refused() {
     assert!(guest.decrypt(with_aad.to_string().as_bytes()).is_err());
 }
 
+/// Anybody can encrypt to a guest, and so say in a header whatever he likes. Keys and ciphertext fit
+/// in every case: what is refused is the header alone.
+#[test]
+fn an_answer_does_not_choose_how_it_is_opened() {
+    let guest = TeeKeyPair::generate().unwrap();
+    let ephemeral = PrivateKey::generate(&ECDH_P256).unwrap();
+    let kek = agree_on_kek(&ephemeral, &guest.public, &[], &[]).unwrap();
+    let epk = serde_json::to_value(EcPublicKey::of(&ephemeral, Curve::P256).unwrap()).unwrap();
+    let cek = [8; 32];
+    let wrapped = aes::kw_wrap(&*kek, &cek).unwrap();
+    let answer = |header: &str, cek: &[u8], wrapped: &[u8]| {
+        let protected = encode(header.as_bytes());
+        let (ciphertext, tag) = aes::gcm_seal(cek, [1; 12], protected.as_bytes(), b"x").unwrap();
+        let part = |bytes: &[u8]| encode(bytes);
+        let token = json!({
+            "protected": protected, "encrypted_key": part(wrapped), "iv": part(&[1; 12]),
+            "ciphertext": part(&ciphertext), "tag": part(&tag),
+        });
+        guest.decrypt(token.to_string().as_bytes())
+    };
+    let header = json!({ "alg": ECDH_ES_A256KW, "enc": "A256GCM", "epk": epk });
+    let with = |member: &str, value: Value| {
+        let mut header = header.clone();
+        header[member] = value;
+        header.to_string()
+    };
+    assert_eq!(answer(&header.to_string(), &cek, &wrapped).unwrap().expose(), b"x");
+    let known = with("jwk", json!({ "kty": "oct", "k": "AA" }));
+    assert!(answer(&known, &cek, &wrapped).is_ok(), "what is not known is ignored");
+
+    let point = |member: &str, value: Value| {
+        let mut epk = epk.clone();
+        epk[member] = value;
+        with("epk", epk)
+    };
+    let zero = encode(&[0; 32]);
+    let [x, y] = ["x", "y"].map(|member| epk[member].as_str().unwrap().to_owned());
+    let text = header.to_string();
+    let p_521 = EcPublicKey::of(&PrivateKey::generate(&ECDH_P521).unwrap(), Curve::P521).unwrap();
+    let mut headers = vec![
+        text.replacen('{', r#"{"alg":"dir","#, 1),
+        text.replacen('{', r#"{"\u0061lg":"dir","#, 1),
+        text.replacen('{', r#"{"epk":{},"#, 1),
+        format!("[{text}]"),
+        with("enc", json!("A128GCM")),
+        with("enc", json!("A256CBC-HS512")),
+        with("zip", json!("DEF")),
+        with("crit", json!([])),
+        with("crit", json!(["exp"])),
+        with("epk", Value::Null),
+        with("epk", serde_json::to_value(p_521).unwrap()),
+        with("epk", json!({ "kty": "oct", "k": x })),
+        with("epk", json!({ "kty": "OKP", "crv": "X25519", "x": x })),
+        with("apu", json!("QQ==")),
+        with("apv", json!(7)),
+        point("kty", json!("OKP")),
+        point("crv", json!("P-384")),
+        point("crv", json!("secp256k1")),
+        point("y", json!(x)),
+        point("x", json!(zero)),
+        point("y", json!(zero)),
+        point("x", json!(format!("{x}="))),
+        point("x", json!(x[..42])),
+        point("x", json!(format!("AA{x}"))),
+        point("y", json!(y.replace(['-', '_'], "+") + "/")),
+    ];
+    for alg in
+        ["ECDH-ES", "ECDH-ES+A128KW", "A256KW", "A256GCMKW", "RSA-OAEP-256", "RSA1_5", "none"]
+    {
+        headers.push(with("alg", json!(alg)));
+    }
+    for header in headers {
+        assert!(answer(&header, &cek, &wrapped).is_err(), "{header}");
+    }
+    // What these algorithms would take for the key: the agreed one, or what everybody knows.
+    for (alg, key) in
+        [("ECDH-ES", *kek), ("dir", *kek), ("dir", decode(&x).unwrap().try_into().unwrap())]
+    {
+        assert!(answer(&with("alg", json!(alg)), &key, b"").is_err(), "{alg}");
+        let wrapped = aes::kw_wrap(&key, &cek).unwrap();
+        assert!(answer(&with("alg", json!("A256KW")), &cek, &wrapped).is_err());
+    }
+}
+
 #[test]
 fn seals_to_p_521_too() {
     let guest = PrivateKey::generate(&ECDH_P521).unwrap();

@@ -15,7 +15,11 @@ use common::guest::{Key, attestation, report_data};
 use common::http::Reply;
 use common::snp::{GOOD, Leaf, maker};
 use common::{Broker, Dirs, Evidence, NOW, Setup};
+use keys::{AzureTee, AzureVtpm, HttpSettings, Kbs, KeySource, Tpm};
+use seal::name::ResourceUri;
 use serde_json::{Value, json};
+use testkit::azure::Metadata;
+use testkit::swtpm::Swtpm;
 
 const VALUE: &[u8] = b"thirty-two bytes of a secret key";
 
@@ -132,6 +136,39 @@ fn a_machine_on_azure_with_snp_gets_its_key_in_every_form() {
     let released = |event: &Value| event["event"] == "resource-released";
     let last = events.iter().rfind(|event| released(event)).unwrap();
     assert_eq!(last["tee"], "az-snp-vtpm");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn our_attester_convinces_our_broker_with_a_software_tpm() {
+    let Some(swtpm) = Swtpm::start().unwrap() else { return };
+    if swtpm.make_azure_key().unwrap().is_none() {
+        return;
+    }
+    let eleven = format!("11:sha256={}", "cd".repeat(32));
+    swtpm.tool("tpm2_pcrextend", &[&eleven]).unwrap();
+    let tpm = Tpm { device: swtpm.socket(), key_handle: AzureVtpm::KEY_HANDLE, ..Tpm::default() };
+    let paravisor = Paravisor { spki: tpm.key().unwrap().spki().to_vec(), ..Paravisor::new() };
+    swtpm.put_azure_report(&on_snp(&paravisor, |_| {})).unwrap();
+    let metadata = Metadata::start().unwrap();
+    let certificates = json!({ "vcekCert": pem_of(&vcek()), "certificateChain": "" });
+    let path = "GET /metadata/THIM/amd/certification";
+    metadata.answer(path, 200, certificates.to_string());
+
+    let mut values = references();
+    let extended = digest(&SHA256, &[[0; 32], [0xcd; 32]].concat());
+    values["snp_pcr11"] = json!([hex::encode(extended)]);
+    let broker = broker(&values);
+    let url = format!("http://{}", broker.wire.address);
+    let release = async || {
+        let attester = AzureVtpm::new(AzureTee::Snp, tpm.clone(), &metadata.url()).unwrap();
+        let kbs = Kbs::new(&url, Box::new(attester), &HttpSettings::default()).unwrap();
+        let resource = ResourceUri::from_path("default/key/one").unwrap();
+        kbs.release(&resource).await.map(|key| key.expose().to_vec())
+    };
+    assert_eq!(release().await.unwrap(), VALUE);
+    swtpm.tool("tpm2_pcrextend", &[&eleven]).unwrap();
+    let booted_otherwise = release().await.unwrap_err();
+    assert!(matches!(booted_otherwise, keys::Error::Denied { .. }), "{booted_otherwise:?}");
 }
 
 #[test]

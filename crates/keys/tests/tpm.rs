@@ -1,16 +1,16 @@
 //! The TPM attester against a real software TPM, and against one that misbehaves.
 #![expect(clippy::unwrap_used, reason = "allowed in test functions, and here beside them")]
 
-use std::io::{Read, Write};
-use std::os::unix::net::UnixListener;
+mod common;
+
 use std::path::Path;
 use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use common::{Fake, answer};
 use keys::{Attester, Error, Pcrs, Tpm, TpmError};
 use serde_json::Value;
-use tempfile::TempDir;
 use testkit::swtpm::Swtpm;
 
 const DATA: [u8; 48] = [0x5a; 48];
@@ -142,45 +142,8 @@ fn a_device_that_is_none_is_named() {
     assert_eq!(cause, "neither a character device nor a socket");
 }
 
-/// What a TPM gone wrong answers to each command, in order; then it closes the connection.
-struct Fake {
-    dir: TempDir,
-}
-
-impl Fake {
-    fn start(answers: Vec<Vec<u8>>) -> Self {
-        let dir = TempDir::new().unwrap();
-        let listener = UnixListener::bind(dir.path().join("tpm")).unwrap();
-        std::thread::spawn(move || {
-            let (mut stream, _) = listener.accept().unwrap();
-            let mut command = [0; 4096];
-            for answer in answers {
-                if !matches!(stream.read(&mut command), Ok(1..)) {
-                    return;
-                }
-                if answer.is_empty() {
-                    // Silence, until the other side gives up.
-                    let _ = stream.read(&mut command);
-                    return;
-                }
-                let _ = stream.write_all(&answer);
-            }
-        });
-        Self { dir }
-    }
-
-    fn tpm(&self) -> Tpm {
-        tpm_at(&self.dir.path().join("tpm"))
-    }
-}
-
-fn answer(tag: u16, code: u32, body: &[u8]) -> Vec<u8> {
-    let size = u32::try_from(10 + body.len()).unwrap();
-    [&tag.to_be_bytes()[..], &size.to_be_bytes(), &code.to_be_bytes(), body].concat()
-}
-
 fn refusal_of(answers: Vec<Vec<u8>>) -> String {
-    refusal(&Fake::start(answers).tpm())
+    refusal(&tpm_at(&Fake::start(answers).socket()))
 }
 
 /// TPM2_ReadPublic's answer for a proper key.
@@ -201,10 +164,7 @@ fn quote(message: &[u8]) -> Vec<u8> {
     let mut parameters = u16::try_from(message.len()).unwrap().to_be_bytes().to_vec();
     parameters.extend(message);
     parameters.extend(b"signature");
-    let mut body = u32::try_from(parameters.len()).unwrap().to_be_bytes().to_vec();
-    body.extend(parameters);
-    body.extend([0, 0, 1, 0, 0]);
-    answer(0x8002, 0, &body)
+    common::authorised(&parameters)
 }
 
 /// TPM2_PCR_Read's answer of one PCR of a bank.
@@ -224,7 +184,7 @@ fn silence_ends_at_the_deadline_and_a_closed_connection_at_once() {
     let half = public()[..30].to_vec();
     for answers in [vec![Vec::new()], vec![half, Vec::new()]] {
         let fake = Fake::start(answers);
-        let tpm = Tpm { timeout: Duration::from_millis(200), ..fake.tpm() };
+        let tpm = Tpm { timeout: Duration::from_millis(200), ..tpm_at(&fake.socket()) };
         assert_eq!(refusal(&tpm), "the TPM did not answer TPM2_ReadPublic within 200 ms");
     }
     assert!(refusal_of(vec![]).ends_with("/tpm cannot be used"));
@@ -288,6 +248,6 @@ fn pcrs_that_never_hold_still_are_an_error() {
         answers.push(pcr(0x0b, [1, 0, 0], 1, 32));
     }
     let fake = Fake::start(answers);
-    let tpm = Tpm { pcrs: "0".parse::<Pcrs>().unwrap(), ..fake.tpm() };
+    let tpm = Tpm { pcrs: "0".parse::<Pcrs>().unwrap(), ..tpm_at(&fake.socket()) };
     assert!(refusal(&tpm).contains("a PCR was extended during each of 5 quotes"));
 }

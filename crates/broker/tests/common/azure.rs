@@ -18,6 +18,8 @@ pub const TDX: u32 = 4;
 /// What the paravisor says, to be changed by tests.
 pub struct Paravisor {
     pub ak: KeyPair,
+    /// SubjectPublicKeyInfo of the key that it says is the AK.
+    pub spki: Vec<u8>,
     pub pcrs: [[u8; 32]; 24],
     pub user_data: Vec<u8>,
     /// `kid` of the AK, and its type.
@@ -27,8 +29,10 @@ pub struct Paravisor {
 
 impl Paravisor {
     pub fn new() -> Self {
+        let ak = KeyPair::generate(KeySize::Rsa2048).unwrap();
         Self {
-            ak: KeyPair::generate(KeySize::Rsa2048).unwrap(),
+            spki: ak.public_key().as_der().unwrap().as_ref().to_vec(),
+            ak,
             pcrs: std::array::from_fn(|number| if number == 8 { [0; 32] } else { [0xab; 32] }),
             user_data: Vec::new(),
             kid: "HCLAkPub",
@@ -38,14 +42,13 @@ impl Paravisor {
 
     /// The runtime data, as the paravisor writes it.
     pub fn runtime_data(&self) -> String {
-        let spki = self.ak.public_key().as_der().unwrap();
-        let [n, e] = rsa_numbers(spki.as_ref()).map(|number| URL_SAFE_NO_PAD.encode(number));
+        let [n, e] = rsa_numbers(&self.spki).map(|number| URL_SAFE_NO_PAD.encode(number));
         let mut user_data = self.user_data.clone();
         user_data.resize(64, 0);
         json!({
             "keys": [
                 { "kid": self.kid, "key_ops": ["sign"], "kty": self.kty, "e": e, "n": n },
-                { "kid": "HCLEkPub", "key_ops": ["encrypt"], "kty": "RSA", "e": e, "n": n },
+                { "kid": "HCLEkPub", "key_ops": ["encrypt"], "kty": "RSA", "e": e, "n": e },
             ],
             "vm-configuration": { "secure-boot": true, "tpm-enabled": true },
             "user-data": hex::encode_upper(user_data),
@@ -58,7 +61,8 @@ impl Paravisor {
         digest(&SHA256, self.runtime_data().as_bytes()).as_ref().to_vec()
     }
 
-    /// What is in the vTPM's NV index, with `hardware`'s report inside.
+    /// What is in the vTPM's NV index, with `hardware`'s report inside. Azure's has 2600 bytes; a
+    /// software TPM has room for 2048.
     pub fn report(&self, kind: u32, hardware: &[u8]) -> Vec<u8> {
         let runtime_data = self.runtime_data();
         let length = u32::try_from(runtime_data.len()).unwrap();
@@ -71,7 +75,7 @@ impl Paravisor {
         };
         let mut report = [b"HCLA", &numbers(&header)[..], &hardware, &numbers(&request)].concat();
         report.extend(runtime_data.as_bytes());
-        report.resize(2600, 0);
+        report.resize(2000, 0);
         report
     }
 

@@ -12,6 +12,7 @@ mod trust;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use aws_lc_rs::digest::{Context, SHA256};
 use base64::Engine;
@@ -24,6 +25,7 @@ use self::trust::TrustedKeys;
 use super::{Refused, Rejection, Verified, Verifier};
 use crate::error::Error;
 use crate::protocol::{ReportData, Tee};
+use crate::watched::Watched;
 
 /// Bytes of report data that a quote carries: upstream cuts it to these.
 const NONCE_BYTES: usize = 32;
@@ -39,15 +41,20 @@ const FIELD_CHARS_MAX: usize = 4096;
 
 #[derive(Debug)]
 pub(super) struct Tpm {
-    trusted: Vec<PathBuf>,
+    trusted: Vec<Watched<TrustedKeys>>,
 }
 
 impl Tpm {
     /// Trusts the keys in these files, whatever they hold when evidence comes. All must be usable
     /// now.
     pub(super) fn new(trusted: &[PathBuf]) -> Result<Self, Error> {
-        TrustedKeys::read(trusted)?;
-        Ok(Self { trusted: trusted.to_owned() })
+        let tpm = Self { trusted: trusted.iter().cloned().map(Watched::new).collect() };
+        tpm.trusted()?;
+        Ok(tpm)
+    }
+
+    fn trusted(&self) -> Result<Vec<Arc<TrustedKeys>>, Error> {
+        self.trusted.iter().map(|file| file.current(TrustedKeys::read)).collect()
     }
 }
 
@@ -62,8 +69,7 @@ impl Verifier for Tpm {
         report_data: &ReportData,
         _now: u64,
     ) -> Result<Verified, Rejection> {
-        let trusted =
-            TrustedKeys::read(&self.trusted).map_err(|error| Refused::TpmTrust.because(&error))?;
+        let trusted = self.trusted().map_err(|error| Refused::TpmTrust.because(&error))?;
         Ok(Verified { claims: verify(evidence, report_data, &trusted)?, init_data: None })
     }
 }
@@ -87,7 +93,7 @@ struct TpmQuote {
 pub(crate) fn verify(
     evidence: &Value,
     report_data: &ReportData,
-    trusted: &TrustedKeys,
+    trusted: &[Arc<TrustedKeys>],
 ) -> Result<Value, Refused> {
     let Evidence { tpm_quote, ak_public } =
         Evidence::deserialize(evidence).map_err(|_| Refused::TpmFormat)?;
@@ -95,7 +101,8 @@ pub(crate) fn verify(
     let signature = decode(&tpm_quote.signature)?;
     let pcrs = decode_pcrs(&tpm_quote.pcrs)?;
 
-    let key = trusted.find(&decode(&ak_public)?).ok_or(Refused::TpmAkUnknown)?;
+    let ak = decode(&ak_public)?;
+    let key = trusted.iter().find_map(|keys| keys.find(&ak)).ok_or(Refused::TpmAkUnknown)?;
     // Nothing of the message is believed, or even parsed, before that.
     Signature::parse(&signature)?.verify(key, &message)?;
 

@@ -83,6 +83,48 @@ fn a_key_is_made_once_is_the_same_again_and_leaves_nothing_else() {
     }
 }
 
+/// The enrolment that docs/keys.md tells: whoever has the EK's public key, from its certificate,
+/// learns whether the AK is in the same TPM.
+#[test]
+fn a_key_of_ours_can_be_shown_to_be_in_the_tpm_of_an_endorsement_key() {
+    let Some(swtpm) = Swtpm::start().unwrap() else { return };
+    let key = tpm_at(&swtpm.socket()).create_key().unwrap();
+    let tool = |name: &str, arguments: &[&str]| swtpm.tool(name, arguments).unwrap();
+    if tool("tpm2_createek", &["-Q", "-c", "ek.ctx", "-G", "rsa", "-u", "ek.pub"]).is_none() {
+        return;
+    }
+    tool("tpm2_readpublic", &["-Q", "-c", "ek.ctx", "-f", "pem", "-o", "ek.pem"]);
+    // Without the kernel's resource manager, nobody makes room.
+    tool("tpm2_flushcontext", &["-t"]);
+    tool("tpm2_readpublic", &["-Q", "-c", "0x81010002", "-n", "ak.name", "-o", "ak.pub"]);
+    // The broker's side: the name is that of the public area, and that has the key to be listed.
+    let public = std::fs::read(swtpm.dir().join("ak.pub")).unwrap();
+    let name = std::fs::read(swtpm.dir().join("ak.name")).unwrap();
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &public[2..]);
+    assert_eq!(name, [&[0, 0x0b], digest.as_ref()].concat());
+    let listed = tool("tpm2_print", &["-t", "TPM2B_PUBLIC", "-f", "pem", "ak.pub"]).unwrap();
+    assert_eq!(listed.trim(), key.pem().trim());
+
+    std::fs::write(swtpm.dir().join("secret"), [0x5e; 32]).unwrap();
+    let activate = |name: &str| {
+        let make = ["-Q", "-T", "none", "-G", "rsa", "-u", "ek.pem", "-s", "secret", "-n", name];
+        tool("tpm2_makecredential", &[&make[..], &["-o", "challenge"]].concat());
+        tool("tpm2_startauthsession", &["-Q", "--policy-session", "-S", "session"]);
+        tool("tpm2_policysecret", &["-Q", "-S", "session", "-c", "e"]);
+        let activate = ["-Q", "-c", "0x81010002", "-C", "ek.ctx", "-P", "session:session"];
+        let files = ["-i", "challenge", "-o", "answer"];
+        let _ = std::fs::remove_file(swtpm.dir().join("answer"));
+        let activated = swtpm.tool("tpm2_activatecredential", &[&activate[..], &files].concat());
+        tool("tpm2_flushcontext", &["session"]);
+        activated.map(|_| std::fs::read(swtpm.dir().join("answer")).unwrap())
+    };
+    assert_eq!(activate(&hex::encode(&name)).unwrap(), [0x5e; 32]);
+    // For a key that is in no TPM.
+    let mut other = name.clone();
+    other[2] ^= 1;
+    assert!(activate(&hex::encode(other)).is_err());
+}
+
 #[test]
 fn only_the_pcrs_that_were_asked_for_are_quoted() {
     let Some(swtpm) = Swtpm::start().unwrap() else { return };

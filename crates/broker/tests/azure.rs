@@ -277,7 +277,7 @@ fn a_machine_on_azure_with_tdx_gets_its_key() {
     std::fs::write(&collateral, maker.collateral("UpToDate").to_string()).unwrap();
     let real = common::vectors::of_package("dcap-qvl", "sample/tdx_quote");
     let values = json!({
-        "mr_td": [hex::encode(&real[48 + 136..48 + 184])],
+        "az_tdx_mr_td": [hex::encode(&real[48 + 136..48 + 184])],
         "xfam": ["e702060000000000"], "tdx_pcr11": ["ab".repeat(32)],
     });
     let file = dirs.root().join("values.json");
@@ -289,7 +289,8 @@ fn a_machine_on_azure_with_tdx_gets_its_key() {
         ..Evidence::default()
     };
     let broker = start(Setup { dirs: dirs.clone(), roots, evidence, ..Setup::default() });
-    let key = Key::p256();
+    // The largest there is: its claims have to fit into a session.
+    let key = Key::rsa(aws_lc_rs::rsa::KeySize::Rsa4096);
     let paravisor = Paravisor::new();
     let made = |paravisor: &Paravisor, data: &[u8], change: &dyn Fn(&mut [u8])| {
         let quote = maker.evidence(&paravisor.report_data(), |report| change(report));
@@ -305,8 +306,20 @@ fn a_machine_on_azure_with_tdx_gets_its_key() {
     let found = &cpu["ear.veraison.annotated-evidence"]["az-tdx-vtpm"];
     assert_eq!(found["tpm"]["pcr08"], found["init_data"]);
     assert_eq!(found["tcb_status"], "UpToDate");
+    assert!(reply.cookie().len() <= 8000, "{} characters", reply.cookie().len());
     let released = broker.get_with_cookie(&reply.cookie(), "default/key/one");
     assert_eq!(key.open(&released.json()), VALUE);
+
+    // A firmware that is good for TDs, whose kernel the RTMRs tell, is no paravisor.
+    let mut firmware = values.clone();
+    firmware["mr_td"] = firmware["az_tdx_mr_td"].take();
+    firmware.as_object_mut().unwrap().retain(|_, value| !value.is_null());
+    std::fs::write(dirs.root().join("new"), firmware.to_string()).unwrap();
+    std::fs::rename(dirs.root().join("new"), dirs.root().join("values.json")).unwrap();
+    let reply = attest(&|data| made(&paravisor, data, &|_| {}));
+    assert_eq!(claims(&reply)["ear.status"], "warning");
+    let released = broker.get_with_cookie(&reply.cookie(), "default/key/one");
+    assert_eq!(released.refusal(), (403, "PolicyDeny".to_owned()));
 
     let other = Paravisor::new();
     let debugged = attest(&|data| made(&paravisor, data, &|report| report[120] |= 1));

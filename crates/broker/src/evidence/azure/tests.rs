@@ -214,6 +214,51 @@ fn a_td_and_its_vtpm_are_bound_to_each_other() {
 }
 
 #[test]
+fn a_paravisors_report_is_read_to_its_last_byte() {
+    let runtime_data =
+        json!({ "keys": [{ "kid": "HCLAkPub", "kty": "RSA", "e": "AQAB", "n": "AQ" }] });
+    let runtime_data = runtime_data.to_string();
+    let length = u32::try_from(runtime_data.len()).unwrap();
+    let numbers =
+        |numbers: &[u32]| numbers.iter().flat_map(|one| one.to_le_bytes()).collect::<Vec<_>>();
+    let (header, request) = ([1, 1236 + length, 2, 0, 0, 0, 0], [20 + length, 1, 2, 1, length]);
+    let mut good = [b"HCLA", &numbers(&header)[..], &[3; 1184], &numbers(&request)].concat();
+    good.extend(runtime_data.as_bytes());
+    let used = good.len();
+    good.resize(2600, 0);
+    let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, runtime_data.as_bytes());
+    let mut report_data = [0; 64];
+    report_data[..32].copy_from_slice(hash.as_ref());
+    let read = |bytes: &[u8]| {
+        let hcl = Hcl::parse(bytes, Kind::Snp)?;
+        hcl.vouched(&report_data).map(|_| hcl.hardware.to_vec())
+    };
+    assert_eq!(read(&good).unwrap(), [3; 1184]);
+    assert_eq!(read(&good[..used]).unwrap(), [3; 1184]);
+    for at in 0..good.len() {
+        let mut changed = good.clone();
+        changed[at] ^= 4;
+        match read(&changed) {
+            // The hardware's report is not for this module to judge.
+            Ok(hardware) => assert_eq!(hardware[at - 32], 7, "byte {at}"),
+            Err(rejection) => {
+                let inside = (1236..used).contains(&at);
+                let expected =
+                    if inside { Refused::AzureRuntimeData } else { Refused::AzureReport };
+                assert_eq!(rejection.reason, expected, "byte {at}");
+            }
+        }
+        if at < used {
+            assert_eq!(refused(read(&good[..at])), Refused::AzureReport, "{at} bytes");
+        }
+    }
+    assert_eq!(refused(read(&[&good[..], &[0; 6000]].concat())), Refused::AzureReport);
+    report_data[63] = 1;
+    let hcl = Hcl::parse(&good, Kind::Snp).unwrap();
+    assert_eq!(refused(hcl.vouched(&report_data)), Refused::AzureRuntimeData);
+}
+
+#[test]
 fn evidence_of_another_shape_is_refused() {
     let form = |evidence: &Value| refused(amd().appraise(evidence, &ReportData([0; 48]), NOW));
     let quote = json!({ "signature": "", "message": "", "pcrs": [] });

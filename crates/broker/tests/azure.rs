@@ -138,37 +138,79 @@ fn a_machine_on_azure_with_snp_gets_its_key_in_every_form() {
     assert_eq!(last["tee"], "az-snp-vtpm");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn our_attester_convinces_our_broker_with_a_software_tpm() {
-    let Some(swtpm) = Swtpm::start().unwrap() else { return };
-    if swtpm.make_azure_key().unwrap().is_none() {
-        return;
-    }
-    let eleven = format!("11:sha256={}", "cd".repeat(32));
-    swtpm.tool("tpm2_pcrextend", &[&eleven]).unwrap();
-    let tpm = Tpm { device: swtpm.socket(), key_handle: AzureVtpm::KEY_HANDLE, ..Tpm::default() };
-    let paravisor = Paravisor { spki: tpm.key().unwrap().spki().to_vec(), ..Paravisor::new() };
-    swtpm.put_azure_report(&on_snp(&paravisor, |_| {})).unwrap();
-    let metadata = Metadata::start().unwrap();
-    let certificates = json!({ "vcekCert": pem_of(&vcek()), "certificateChain": "" });
-    let path = "GET /metadata/THIM/amd/certification";
-    metadata.answer(path, 200, certificates.to_string());
+/// A guest whose vTPM is a software TPM, with a key in it that the paravisor names.
+struct Guest {
+    swtpm: Swtpm,
+    metadata: Metadata,
+    paravisor: Paravisor,
+}
 
-    let mut values = references();
-    let extended = digest(&SHA256, &[[0; 32], [0xcd; 32]].concat());
-    values["snp_pcr11"] = json!([hex::encode(extended)]);
-    let broker = broker(&values);
-    let url = format!("http://{}", broker.wire.address);
-    let release = async || {
-        let attester = AzureVtpm::new(AzureTee::Snp, tpm.clone(), &metadata.url()).unwrap();
+impl Guest {
+    /// `None` if there is no software TPM on this machine, or there are no tools for it.
+    fn start() -> Option<Self> {
+        let swtpm = Swtpm::start().unwrap()?;
+        swtpm.make_azure_key().unwrap()?;
+        let spki = tpm(&swtpm).key().unwrap().spki().to_vec();
+        let paravisor = Paravisor { spki, ..Paravisor::new() };
+        let guest = Self { swtpm, metadata: Metadata::start().unwrap(), paravisor };
+        guest.boot();
+        Some(guest)
+    }
+
+    /// What the boot measures.
+    fn boot(&self) {
+        let eleven = format!("11:sha256={}", "cd".repeat(32));
+        self.swtpm.tool("tpm2_pcrextend", &[&eleven]).unwrap();
+    }
+
+    /// PCR 11 after one boot.
+    fn pcr11() -> Value {
+        json!([hex::encode(digest(&SHA256, &[[0; 32], [0xcd; 32]].concat()))])
+    }
+
+    async fn release(&self, tee: AzureTee, broker: &Broker) -> Result<Vec<u8>, keys::Error> {
+        let attester = AzureVtpm::new(tee, tpm(&self.swtpm), &self.metadata.url()).unwrap();
+        let url = format!("http://{}", broker.wire.address);
         let kbs = Kbs::new(&url, Box::new(attester), &HttpSettings::default()).unwrap();
         let resource = ResourceUri::from_path("default/key/one").unwrap();
         kbs.release(&resource).await.map(|key| key.expose().to_vec())
-    };
-    assert_eq!(release().await.unwrap(), VALUE);
-    swtpm.tool("tpm2_pcrextend", &[&eleven]).unwrap();
-    let booted_otherwise = release().await.unwrap_err();
-    assert!(matches!(booted_otherwise, keys::Error::Denied { .. }), "{booted_otherwise:?}");
+    }
+
+    /// Gets the key, and no longer when it has booted otherwise.
+    async fn gets_the_key_as_booted(&self, tee: AzureTee, broker: &Broker) {
+        assert_eq!(self.release(tee, broker).await.unwrap(), VALUE);
+        self.boot();
+        let refused = self.release(tee, broker).await.unwrap_err();
+        assert!(matches!(refused, keys::Error::Denied { .. }), "{refused:?}");
+    }
+}
+
+fn tpm(swtpm: &Swtpm) -> Tpm {
+    Tpm { device: swtpm.socket(), key_handle: AzureVtpm::KEY_HANDLE, ..Tpm::default() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn our_attester_convinces_our_broker_with_a_software_tpm_on_snp() {
+    let Some(guest) = Guest::start() else { return };
+    guest.swtpm.put_azure_report(&on_snp(&guest.paravisor, |_| {})).unwrap();
+    let certificates = json!({ "vcekCert": pem_of(&vcek()), "certificateChain": "" });
+    let path = "GET /metadata/THIM/amd/certification";
+    guest.metadata.answer(path, 200, certificates.to_string());
+    let mut values = references();
+    values["snp_pcr11"] = Guest::pcr11();
+    guest.gets_the_key_as_booted(AzureTee::Snp, &broker(&values)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn our_attester_convinces_our_broker_with_a_software_tpm_on_tdx() {
+    let Some(guest) = Guest::start() else { return };
+    guest.swtpm.put_azure_report(&guest.paravisor.report(TDX, &[0x81; 1024])).unwrap();
+    let maker = common::tdx::Maker::new();
+    let quote = td_quote(&maker, &guest.paravisor, &|_| {});
+    let quote = json!({ "quote": URL_SAFE_NO_PAD.encode(quote) });
+    guest.metadata.answer("POST /acc/tdquote", 200, quote.to_string());
+    let broker = tdx_broker(&maker, &tdx_references(Guest::pcr11()));
+    guest.gets_the_key_as_booted(AzureTee::Tdx, &broker).await;
 }
 
 #[test]
@@ -269,32 +311,51 @@ fn each_check_has_its_name() {
     assert_eq!(reason(&reply), "snp-report-data");
 }
 
-#[test]
-fn a_machine_on_azure_with_tdx_gets_its_key() {
-    let maker = common::tdx::Maker::new();
-    let dirs = Arc::new(Dirs::new());
-    let collateral = dirs.root().join(format!("{}.json", common::tdx::FMSPC));
-    std::fs::write(&collateral, maker.collateral("UpToDate").to_string()).unwrap();
+fn tdx_references(pcr11: Value) -> Value {
     let real = common::vectors::of_package("dcap-qvl", "sample/tdx_quote");
-    let values = json!({
+    json!({
         "az_tdx_mr_td": [hex::encode(&real[48 + 136..48 + 184])],
-        "xfam": ["e702060000000000"], "tdx_pcr11": ["ab".repeat(32)],
-    });
-    let file = dirs.root().join("values.json");
-    std::fs::write(&file, values.to_string()).unwrap();
+        "xfam": ["e702060000000000"], "tdx_pcr11": pcr11,
+    })
+}
+
+/// A strict broker that believes this maker of TDX platforms.
+fn tdx_broker(maker: &common::tdx::Maker, references: &Value) -> Broker {
+    let dirs = Arc::new(Dirs::new());
+    let collateral = maker.collateral("UpToDate").to_string();
+    let path = dirs.root().join(format!("{}.json", common::tdx::FMSPC));
+    std::fs::write(path, collateral).unwrap();
+    let values = dirs.root().join("values.json");
+    std::fs::write(&values, references.to_string()).unwrap();
     let roots = Roots::of_vendors().with_intel(maker.root());
     let evidence = Evidence {
-        references: Some(file),
+        references: Some(values),
         tdx_collateral_dir: Some(dirs.root().to_owned()),
         ..Evidence::default()
     };
-    let broker = start(Setup { dirs: dirs.clone(), roots, evidence, ..Setup::default() });
+    start(Setup { dirs, roots, evidence, ..Setup::default() })
+}
+
+/// For the paravisor's runtime data, after `change`.
+fn td_quote(
+    maker: &common::tdx::Maker,
+    paravisor: &Paravisor,
+    change: &dyn Fn(&mut [u8]),
+) -> Vec<u8> {
+    let quote = maker.evidence(&paravisor.report_data(), |report| change(report));
+    STANDARD.decode(quote["quote"].as_str().unwrap()).unwrap()
+}
+
+#[test]
+fn a_machine_on_azure_with_tdx_gets_its_key() {
+    let maker = common::tdx::Maker::new();
+    let values = tdx_references(json!(["ab".repeat(32)]));
+    let broker = tdx_broker(&maker, &values);
     // The largest there is: its claims have to fit into a session.
     let key = Key::rsa(aws_lc_rs::rsa::KeySize::Rsa4096);
     let paravisor = Paravisor::new();
     let made = |paravisor: &Paravisor, data: &[u8], change: &dyn Fn(&mut [u8])| {
-        let quote = maker.evidence(&paravisor.report_data(), |report| change(report));
-        let quote = STANDARD.decode(quote["quote"].as_str().unwrap()).unwrap();
+        let quote = td_quote(&maker, paravisor, change);
         let report = paravisor.report(TDX, &[0x81; 1024]);
         paravisor.evidence(1, data, &report, ("td_quote", &quote))
     };
@@ -314,11 +375,11 @@ fn a_machine_on_azure_with_tdx_gets_its_key() {
     let mut firmware = values.clone();
     firmware["mr_td"] = firmware["az_tdx_mr_td"].take();
     firmware.as_object_mut().unwrap().retain(|_, value| !value.is_null());
-    std::fs::write(dirs.root().join("new"), firmware.to_string()).unwrap();
-    std::fs::rename(dirs.root().join("new"), dirs.root().join("values.json")).unwrap();
-    let reply = attest(&|data| made(&paravisor, data, &|_| {}));
+    let strict = tdx_broker(&maker, &firmware);
+    let made_again = |data: &[u8]| made(&paravisor, data, &|_| {});
+    let reply = self::attest((&strict, "az-tdx-vtpm"), &key, &Value::Null, made_again);
     assert_eq!(claims(&reply)["ear.status"], "warning");
-    let released = broker.get_with_cookie(&reply.cookie(), "default/key/one");
+    let released = strict.get_with_cookie(&reply.cookie(), "default/key/one");
     assert_eq!(released.refusal(), (403, "PolicyDeny".to_owned()));
 
     let other = Paravisor::new();
@@ -332,6 +393,7 @@ fn a_machine_on_azure_with_tdx_gets_its_key() {
     assert_eq!(reason(&exchanged), "azure-runtime-data");
     let replayed = attest(&|data| made(&paravisor, &data[1..], &|_| {}));
     assert_eq!(reason(&replayed), "tpm-report-data");
+    let collateral = broker.dirs.root().join(format!("{}.json", common::tdx::FMSPC));
     std::fs::remove_file(collateral).unwrap();
     let unknown = attest(&|data| made(&paravisor, data, &|_| {}));
     assert_eq!(reason(&unknown), "tdx-collateral-missing");

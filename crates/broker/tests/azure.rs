@@ -235,7 +235,7 @@ fn another_paravisor_or_boot_is_not_affirmed() {
 }
 
 #[test]
-fn each_check_has_its_name() {
+fn each_check_of_azures_evidence_has_its_name() {
     let broker = broker(&references());
     let key = Key::p256();
     let paravisor = Paravisor::new();

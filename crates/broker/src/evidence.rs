@@ -1,6 +1,7 @@
 //! Verifiers of evidence: one for each TEE. What they prove is judged by the attestation policy
 //! (`appraisal`), not here.
 
+mod azure;
 mod refused;
 mod roots;
 mod sample;
@@ -10,6 +11,8 @@ mod tpm;
 #[cfg(test)]
 #[path = "../tests/common/vectors.rs"]
 mod vectors;
+
+use std::sync::Arc;
 
 use serde_json::Value;
 
@@ -36,14 +39,37 @@ pub trait Verifier: Send + Sync + std::fmt::Debug {
     ) -> Result<Verified, Rejection>;
 }
 
+impl<V: Verifier> Verifier for Arc<V> {
+    fn tee(&self) -> Tee {
+        V::tee(self)
+    }
+
+    fn appraise(
+        &self,
+        evidence: &Value,
+        report_data: &ReportData,
+        now: u64,
+    ) -> Result<Verified, Rejection> {
+        V::appraise(self, evidence, report_data, now)
+    }
+}
+
 /// What genuine evidence says.
 #[derive(Debug, Clone)]
 pub struct Verified {
     /// The TEE's own claims, for policies.
     pub claims: Value,
-    /// The field that the host set before the start, where a TEE has one: the padded or cut digest
-    /// of the init-data.
-    pub init_data: Option<Vec<u8>>,
+    /// What is proved of the init-data, where a TEE proves any.
+    pub init_data: Option<InitDataDigest>,
+}
+
+/// How evidence carries the digest of the init-data.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum InitDataDigest {
+    /// In a field that the host set before the start: padded or cut to it.
+    Field(Vec<u8>),
+    /// In a PCR of the SHA-256 bank that was zero and has been extended with it, and only it.
+    Pcr([u8; 32]),
 }
 
 /// The verifiers of this broker.
@@ -57,9 +83,13 @@ impl Verifiers {
         if let Some(path) = &config.amd_certificates {
             roots.add_amd_certificates(path)?;
         }
-        verifiers.0.push(Box::new(snp::Snp(roots.amd)));
+        let snp = Arc::new(snp::Snp(roots.amd));
+        verifiers.0.push(Box::new(azure::AzureSnp(snp.clone())));
+        verifiers.0.push(Box::new(snp));
         if let Some(dir) = &config.tdx_collateral_dir {
-            verifiers.0.push(Box::new(tdx::Tdx::new(dir.clone(), roots.intel)?));
+            let tdx = Arc::new(tdx::Tdx::new(dir.clone(), roots.intel)?);
+            verifiers.0.push(Box::new(azure::AzureTdx(tdx.clone())));
+            verifiers.0.push(Box::new(tdx));
         }
         if !config.tpm_trusted_keys.is_empty() {
             verifiers.0.push(Box::new(tpm::Tpm::new(&config.tpm_trusted_keys)?));

@@ -9,7 +9,7 @@ use aws_lc_rs::digest::{Algorithm, SHA256, SHA384, SHA512, digest};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use crate::evidence::{Refused, Rejection};
+use crate::evidence::{InitDataDigest, Refused, Rejection};
 use crate::protocol::InitData;
 
 /// Where policies find it.
@@ -27,9 +27,9 @@ struct Text {
     data: BTreeMap<String, String>,
 }
 
-/// Compares with the TEE's field, and makes claims of the files: those that are TOML as JSON, of
+/// Compares with what the TEE proved, and makes claims of the files: those that are TOML as JSON, of
 /// others the digest.
-pub(crate) fn verify(sent: &InitData, field: &[u8]) -> Result<Value, Rejection> {
+pub(crate) fn verify(sent: &InitData, proved: &InitDataDigest) -> Result<Value, Rejection> {
     let malformed = |why: &dyn std::fmt::Display| Refused::InitDataFormat.because(why);
     if sent.format != FORMAT || sent.body.len() > BODY_BYTES_MAX {
         return Err(malformed(&format!("not {FORMAT}, or longer than {BODY_BYTES_MAX} bytes")));
@@ -44,10 +44,19 @@ pub(crate) fn verify(sent: &InitData, field: &[u8]) -> Result<Value, Rejection> 
     if text.version != VERSION {
         return Err(malformed(&format!("version {:.20?}", text.version)));
     }
-    let digest_of_all = digest(algorithm, sent.body.as_bytes());
-    let mut expected = digest_of_all.as_ref().to_vec();
-    expected.resize(field.len(), 0);
-    if expected != field {
+    let mut expected = digest(algorithm, sent.body.as_bytes()).as_ref().to_vec();
+    let is_proved = match proved {
+        InitDataDigest::Field(field) => {
+            expected.resize(field.len(), 0);
+            expected == *field
+        }
+        InitDataDigest::Pcr(pcr) => {
+            expected.resize(pcr.len(), 0);
+            let extended = [&[0; 32], &expected[..]].concat();
+            digest(&SHA256, &extended).as_ref() == pcr
+        }
+    };
+    if !is_proved {
         return Err(Refused::InitDataMismatch.into());
     }
     let claim = |(name, content): (String, String)| {
@@ -75,7 +84,7 @@ mod tests {
     }
 
     fn refused(body: &str, field: &[u8]) -> Refused {
-        verify(&sent(body), field).unwrap_err().reason
+        verify(&sent(body), &InitDataDigest::Field(field.to_vec())).unwrap_err().reason
     }
 
     #[test]
@@ -90,7 +99,8 @@ mod tests {
             for length in [32, 48] {
                 let mut field = full.as_ref().to_vec();
                 field.resize(length, 0);
-                assert_eq!(verify(&sent(&body), &field).unwrap(), claims, "{name} {length}");
+                let proved = InitDataDigest::Field(field.clone());
+                assert_eq!(verify(&sent(&body), &proved).unwrap(), claims, "{name} {length}");
                 for at in 0..length {
                     field[at] ^= 1;
                     assert_eq!(refused(&body, &field), Refused::InitDataMismatch);
@@ -99,6 +109,24 @@ mod tests {
             }
         }
         assert_eq!(refused(BODY, &[0; 32]), Refused::InitDataMismatch);
+    }
+
+    #[test]
+    fn a_pcr_that_was_extended_once_proves_the_files() {
+        let body = BODY.replace("sha384", "sha256");
+        let digest_of_all = digest(&SHA256, body.as_bytes());
+        let extended = |from: &[u8]| {
+            digest(&SHA256, &[from, digest_of_all.as_ref()].concat()).as_ref().to_vec()
+        };
+        let verdict = |pcr: &[u8]| {
+            let pcr = InitDataDigest::Pcr(pcr.try_into().unwrap());
+            verify(&sent(&body), &pcr).map(drop).map_err(|rejection| rejection.reason)
+        };
+        let once = extended(&[0; 32]);
+        assert_eq!(verdict(&once), Ok(()));
+        for other in [&[0; 32][..], digest_of_all.as_ref(), &extended(&once)] {
+            assert_eq!(verdict(other), Err(Refused::InitDataMismatch));
+        }
     }
 
     #[test]
@@ -116,7 +144,8 @@ mod tests {
             assert_eq!(refused(body, &field(body)), Refused::InitDataFormat, "{body:.200}");
         }
         let other = InitData { format: "json".to_owned(), body: BODY.to_owned() };
-        let rejection = verify(&other, &field(BODY)).unwrap_err();
+        let proved = InitDataDigest::Field(field(BODY));
+        let rejection = verify(&other, &proved).unwrap_err();
         assert_eq!(rejection.reason, Refused::InitDataFormat);
     }
 }

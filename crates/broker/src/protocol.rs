@@ -36,6 +36,10 @@ impl Tee {
     pub const SNP: Self = Self("snp");
     /// Intel TDX.
     pub const TDX: Self = Self("tdx");
+    /// AMD SEV-SNP on Azure: the paravisor's vTPM, vouched for by the processor.
+    pub const AZ_SNP_VTPM: Self = Self("az-snp-vtpm");
+    /// Intel TDX on Azure, likewise.
+    pub const AZ_TDX_VTPM: Self = Self("az-tdx-vtpm");
     /// A TPM 2.0, of whatever machine.
     pub const TPM: Self = Self("tpm");
 

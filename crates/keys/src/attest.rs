@@ -3,6 +3,7 @@
 //! Evidence has the JSON form of upstream's attesters, one per TEE, so that Trustee's verifiers and
 //! our broker's read the same.
 
+mod azure;
 mod sample;
 mod tpm;
 mod tsm;
@@ -11,6 +12,7 @@ use serde_json::Value;
 
 use crate::Error;
 
+pub use azure::{AzureTee, AzureVtpm, AzureVtpmError};
 pub use sample::SampleAttester;
 pub use tpm::{AttestationKey, Pcrs, Tpm, TpmError};
 pub use tsm::{Tsm, TsmError};

@@ -28,7 +28,10 @@ pub mod sealed;
 use seal::name::ResourceUri;
 use secret::Secret;
 
-pub use attest::{AttestationKey, Attester, Pcrs, SampleAttester, Tpm, TpmError, Tsm, TsmError};
+pub use attest::{
+    AttestationKey, Attester, AzureTee, AzureVtpm, AzureVtpmError, Pcrs, SampleAttester, Tpm,
+    TpmError, Tsm, TsmError,
+};
 pub use cdh::Cdh;
 pub use error::{Cause, Error, printable};
 pub use file::{FileSource, read_key};

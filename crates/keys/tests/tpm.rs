@@ -1,16 +1,16 @@
 //! The TPM attester against a real software TPM, and against one that misbehaves.
 #![expect(clippy::unwrap_used, reason = "allowed in test functions, and here beside them")]
 
-use std::io::{Read, Write};
-use std::os::unix::net::UnixListener;
+mod common;
+
 use std::path::Path;
 use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use common::{Fake, answer};
 use keys::{Attester, Error, Pcrs, Tpm, TpmError};
 use serde_json::Value;
-use tempfile::TempDir;
 use testkit::swtpm::Swtpm;
 
 const DATA: [u8; 48] = [0x5a; 48];
@@ -83,6 +83,48 @@ fn a_key_is_made_once_is_the_same_again_and_leaves_nothing_else() {
     }
 }
 
+/// The enrolment that docs/keys.md tells: whoever has the EK's public key, from its certificate,
+/// learns whether the AK is in the same TPM.
+#[test]
+fn a_key_of_ours_can_be_shown_to_be_in_the_tpm_of_an_endorsement_key() {
+    let Some(swtpm) = Swtpm::start().unwrap() else { return };
+    let key = tpm_at(&swtpm.socket()).create_key().unwrap();
+    let tool = |name: &str, arguments: &[&str]| swtpm.tool(name, arguments).unwrap();
+    if tool("tpm2_createek", &["-Q", "-c", "ek.ctx", "-G", "rsa", "-u", "ek.pub"]).is_none() {
+        return;
+    }
+    tool("tpm2_readpublic", &["-Q", "-c", "ek.ctx", "-f", "pem", "-o", "ek.pem"]);
+    // Without the kernel's resource manager, nobody makes room.
+    tool("tpm2_flushcontext", &["-t"]);
+    tool("tpm2_readpublic", &["-Q", "-c", "0x81010002", "-n", "ak.name", "-o", "ak.pub"]);
+    // The broker's side: the name is that of the public area, and that has the key to be listed.
+    let public = std::fs::read(swtpm.dir().join("ak.pub")).unwrap();
+    let name = std::fs::read(swtpm.dir().join("ak.name")).unwrap();
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &public[2..]);
+    assert_eq!(name, [&[0, 0x0b], digest.as_ref()].concat());
+    let listed = tool("tpm2_print", &["-t", "TPM2B_PUBLIC", "-f", "pem", "ak.pub"]).unwrap();
+    assert_eq!(listed.trim(), key.pem().trim());
+
+    std::fs::write(swtpm.dir().join("secret"), [0x5e; 32]).unwrap();
+    let activate = |name: &str| {
+        let make = ["-Q", "-T", "none", "-G", "rsa", "-u", "ek.pem", "-s", "secret", "-n", name];
+        tool("tpm2_makecredential", &[&make[..], &["-o", "challenge"]].concat());
+        tool("tpm2_startauthsession", &["-Q", "--policy-session", "-S", "session"]);
+        tool("tpm2_policysecret", &["-Q", "-S", "session", "-c", "e"]);
+        let activate = ["-Q", "-c", "0x81010002", "-C", "ek.ctx", "-P", "session:session"];
+        let files = ["-i", "challenge", "-o", "answer"];
+        let _ = std::fs::remove_file(swtpm.dir().join("answer"));
+        let activated = swtpm.tool("tpm2_activatecredential", &[&activate[..], &files].concat());
+        tool("tpm2_flushcontext", &["session"]);
+        activated.map(|_| std::fs::read(swtpm.dir().join("answer")).unwrap())
+    };
+    assert_eq!(activate(&hex::encode(&name)).unwrap(), [0x5e; 32]);
+    // For a key that is in no TPM.
+    let mut other = name.clone();
+    other[2] ^= 1;
+    assert!(activate(&hex::encode(other)).is_err());
+}
+
 #[test]
 fn only_the_pcrs_that_were_asked_for_are_quoted() {
     let Some(swtpm) = Swtpm::start().unwrap() else { return };
@@ -142,45 +184,8 @@ fn a_device_that_is_none_is_named() {
     assert_eq!(cause, "neither a character device nor a socket");
 }
 
-/// What a TPM gone wrong answers to each command, in order; then it closes the connection.
-struct Fake {
-    dir: TempDir,
-}
-
-impl Fake {
-    fn start(answers: Vec<Vec<u8>>) -> Self {
-        let dir = TempDir::new().unwrap();
-        let listener = UnixListener::bind(dir.path().join("tpm")).unwrap();
-        std::thread::spawn(move || {
-            let (mut stream, _) = listener.accept().unwrap();
-            let mut command = [0; 4096];
-            for answer in answers {
-                if !matches!(stream.read(&mut command), Ok(1..)) {
-                    return;
-                }
-                if answer.is_empty() {
-                    // Silence, until the other side gives up.
-                    let _ = stream.read(&mut command);
-                    return;
-                }
-                let _ = stream.write_all(&answer);
-            }
-        });
-        Self { dir }
-    }
-
-    fn tpm(&self) -> Tpm {
-        tpm_at(&self.dir.path().join("tpm"))
-    }
-}
-
-fn answer(tag: u16, code: u32, body: &[u8]) -> Vec<u8> {
-    let size = u32::try_from(10 + body.len()).unwrap();
-    [&tag.to_be_bytes()[..], &size.to_be_bytes(), &code.to_be_bytes(), body].concat()
-}
-
 fn refusal_of(answers: Vec<Vec<u8>>) -> String {
-    refusal(&Fake::start(answers).tpm())
+    refusal(&tpm_at(&Fake::start(answers).socket()))
 }
 
 /// TPM2_ReadPublic's answer for a proper key.
@@ -201,10 +206,7 @@ fn quote(message: &[u8]) -> Vec<u8> {
     let mut parameters = u16::try_from(message.len()).unwrap().to_be_bytes().to_vec();
     parameters.extend(message);
     parameters.extend(b"signature");
-    let mut body = u32::try_from(parameters.len()).unwrap().to_be_bytes().to_vec();
-    body.extend(parameters);
-    body.extend([0, 0, 1, 0, 0]);
-    answer(0x8002, 0, &body)
+    common::authorised(&parameters)
 }
 
 /// TPM2_PCR_Read's answer of one PCR of a bank.
@@ -224,7 +226,7 @@ fn silence_ends_at_the_deadline_and_a_closed_connection_at_once() {
     let half = public()[..30].to_vec();
     for answers in [vec![Vec::new()], vec![half, Vec::new()]] {
         let fake = Fake::start(answers);
-        let tpm = Tpm { timeout: Duration::from_millis(200), ..fake.tpm() };
+        let tpm = Tpm { timeout: Duration::from_millis(200), ..tpm_at(&fake.socket()) };
         assert_eq!(refusal(&tpm), "the TPM did not answer TPM2_ReadPublic within 200 ms");
     }
     assert!(refusal_of(vec![]).ends_with("/tpm cannot be used"));
@@ -288,6 +290,6 @@ fn pcrs_that_never_hold_still_are_an_error() {
         answers.push(pcr(0x0b, [1, 0, 0], 1, 32));
     }
     let fake = Fake::start(answers);
-    let tpm = Tpm { pcrs: "0".parse::<Pcrs>().unwrap(), ..fake.tpm() };
+    let tpm = Tpm { pcrs: "0".parse::<Pcrs>().unwrap(), ..tpm_at(&fake.socket()) };
     assert!(refusal(&tpm).contains("a PCR was extended during each of 5 quotes"));
 }

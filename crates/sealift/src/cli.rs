@@ -332,6 +332,10 @@ pub enum AttesterKind {
     Tsm,
     /// A TPM 2.0's quote.
     Tpm,
+    /// The vTPM of a confidential machine of Azure with SNP.
+    AzSnpVtpm,
+    /// The same with TDX.
+    AzTdxVtpm,
     /// Nothing, for development; needs --insecure-dev.
     Sample,
 }
@@ -348,6 +352,9 @@ pub struct AttesterArgs {
     /// Privilege level (VMPL) that a report is for [default: the kernel's]
     #[arg(long, value_name = "LEVEL", value_parser = clap::value_parser!(u8).range(..=i64::from(keys::Tsm::PRIVLEVEL_MAX)), env = "SEALIFT_TSM_PRIVLEVEL")]
     pub tsm_privlevel: Option<u8>,
+    /// Azure's metadata service, which has the VCEK's certificate and makes TDX quotes
+    #[arg(long, value_name = "URL", default_value = keys::AzureVtpm::METADATA, env = "SEALIFT_AZURE_METADATA_URL")]
+    pub azure_metadata_url: String,
     /// The TPM
     #[command(flatten)]
     pub tpm: TpmArgs,
@@ -359,9 +366,9 @@ pub struct TpmArgs {
     /// The TPM's device, or the unix socket of a software TPM
     #[arg(long, value_name = "PATH", default_value = "/dev/tpmrm0", env = "SEALIFT_TPM_DEVICE")]
     pub tpm_device: PathBuf,
-    /// Persistent handle of the attestation key
-    #[arg(long, value_name = "HANDLE", value_parser = persistent_handle, default_value = "0x81010002", env = "SEALIFT_TPM_KEY_HANDLE")]
-    pub tpm_key_handle: u32,
+    /// Persistent handle of the attestation key [default: 0x81010002; Azure's is 0x81000003]
+    #[arg(long, value_name = "HANDLE", value_parser = persistent_handle, env = "SEALIFT_TPM_KEY_HANDLE")]
+    pub tpm_key_handle: Option<u32>,
     /// PCRs to quote, e.g. 0-9,14; Trustee wants all
     #[arg(long, value_name = "LIST", default_value = "0-23", env = "SEALIFT_TPM_PCRS")]
     pub tpm_pcrs: Pcrs,

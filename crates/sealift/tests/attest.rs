@@ -48,6 +48,35 @@ fn evidence_is_what_a_broker_would_get() {
     assert_eq!(pcrs.as_array().unwrap().len(), 2);
 }
 
+#[test]
+fn azures_vtpm_is_named_like_any_attester() {
+    let Some(swtpm) = Swtpm::start().unwrap() else { return };
+    let metadata = testkit::azure::Metadata::start().unwrap();
+    let url = metadata.url();
+    let flags = [
+        "evidence",
+        "--report-data",
+        "00ff",
+        "--attester",
+        "az-tdx-vtpm",
+        "--azure-metadata-url",
+        &url,
+    ];
+    let message = refuse(&mut attest(&swtpm, &flags), Code::Attestation);
+    assert!(message.contains("this is no confidential machine of Azure"), "{message}");
+    if swtpm.make_azure_key().unwrap().is_none() {
+        return;
+    }
+    swtpm.put_azure_report(&[7; 2000]).unwrap();
+    let message = refuse(&mut attest(&swtpm, &flags), Code::Attestation);
+    assert!(message.contains("the metadata service gave no TDX quote"), "{message}");
+    metadata.answer("POST /acc/tdquote", 200, r#"{"quote":"AQID"}"#);
+    let evidence = succeed(&mut attest(&swtpm, &flags));
+    let evidence: Value = serde_json::from_slice(&evidence.stdout).unwrap();
+    assert_eq!(evidence["tee"], "az-tdx-vtpm");
+    assert_eq!(evidence["primary_evidence"]["td_quote"], "AQID");
+}
+
 fn evidence(arguments: &[&str]) -> Command {
     let mut command = sealift();
     command.args(["attest", "evidence", "--report-data", "00"]).args(arguments);

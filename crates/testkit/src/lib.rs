@@ -1,6 +1,7 @@
 //! Development only: a bucket, a key broker and a destination that misbehave on purpose, the
 //! checkers that judge what came of it, and the planted bugs that show that the checkers see.
 
+pub mod azure;
 pub mod bao;
 pub mod clouds;
 pub mod hostile;

@@ -51,7 +51,7 @@ executables := 3 if {
 	known(input.tdx.quote.body.rtmr_2, "rtmr_2")
 }
 
-hardware := tdx_hardware(input.tdx)
+hardware := tdx_hardware(input.tdx, "mr_td")
 
 configuration := 2 if {
 	input.tdx.td_attributes.debug == false
@@ -61,9 +61,9 @@ configuration := 2 if {
 # Genuine, with weaknesses that the guest or the platform's owner can do something about.
 advised := {"SWHardeningNeeded", "ConfigurationNeeded", "ConfigurationAndSWHardeningNeeded"}
 
-tdx_hardware(td) := 2 if {
+tdx_hardware(td, measurement) := 2 if {
 	td.tcb_status == "UpToDate"
-	known(td.quote.body.mr_td, "mr_td")
+	known(td.quote.body.mr_td, measurement)
 } else := 32 if {
 	td.tcb_status in advised
 } else := 33 if {
@@ -95,7 +95,9 @@ configuration := 2 if {
 
 executables := 3 if known(input["az-tdx-vtpm"].tpm.pcr11, "tdx_pcr11")
 
-hardware := tdx_hardware(input["az-tdx-vtpm"])
+# Not by upstream's mr_td: whoever starts a listed firmware of other TDs with a kernel of his own, which
+# the RTMRs would show, could name a vTPM key of his own here.
+hardware := tdx_hardware(input["az-tdx-vtpm"], "az_tdx_mr_td")
 
 configuration := 2 if known(input["az-tdx-vtpm"].quote.body.xfam, "xfam")
 

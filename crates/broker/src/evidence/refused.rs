@@ -89,6 +89,16 @@ pub enum Refused {
     TpmPcrCount,
     /// Not the PCRs that were quoted.
     TpmPcrDigest,
+    /// Not upstream's JSON of evidence from an Azure vTPM, or of a version other than 0 to 2.
+    AzureFormat,
+    /// Not a report of Azure's paravisor, or one of another TEE.
+    AzureReport,
+    /// The hardware's report is for other runtime data.
+    AzureRuntimeData,
+    /// The runtime data has not exactly one RSA key `HCLAkPub`.
+    AzureKey,
+    /// Version 2, and the runtime data is for another nonce or key.
+    AzureUserData,
     /// Init-data of another format than `toml`, or that is none.
     InitDataFormat,
     /// Init-data that the TEE was not started with.
@@ -140,6 +150,11 @@ impl Refused {
             Self::TpmPcrSelection => "tpm-pcr-selection",
             Self::TpmPcrCount => "tpm-pcr-count",
             Self::TpmPcrDigest => "tpm-pcr-digest",
+            Self::AzureFormat => "azure-format",
+            Self::AzureReport => "azure-report",
+            Self::AzureRuntimeData => "azure-runtime-data",
+            Self::AzureKey => "azure-key",
+            Self::AzureUserData => "azure-user-data",
             Self::InitDataFormat => "init-data-format",
             Self::InitDataMismatch => "init-data-mismatch",
         }

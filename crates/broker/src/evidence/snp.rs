@@ -15,9 +15,9 @@ use aws_lc_rs::signature::{ECDSA_P384_SHA384_FIXED, UnparsedPublicKey};
 
 pub(super) use chain::AmdRoots;
 use chain::{Endorsement, Kind};
-use report::Report;
+pub(super) use report::Report;
 
-use super::{Refused, Rejection, Verified, Verifier};
+use super::{InitDataDigest, Refused, Rejection, Verified, Verifier};
 use crate::protocol::{ReportData, Tee};
 
 /// ECDSA P-384 with SHA-384.
@@ -91,13 +91,9 @@ impl Verifier for Snp {
         if report.report_data.0 != report_data.padded::<64>() {
             return Err(Refused::SnpReportData.into());
         }
-        if report.vmpl != 0 {
-            return Err(Refused::SnpVmpl.because(report.vmpl));
-        }
-        if report.debug_allowed() {
-            return Err(Refused::SnpDebug.into());
-        }
-        Ok(Verified { claims: report.claims(line), init_data: Some(report.host_data.0.to_vec()) })
+        is_closed(&report)?;
+        let init_data = Some(InitDataDigest::Field(report.host_data.0.to_vec()));
+        Ok(Verified { claims: report.claims(line), init_data })
     }
 }
 
@@ -106,11 +102,32 @@ impl Snp {
     fn genuine(&self, evidence: &Value, now: u64) -> Result<(Report, Line), Rejection> {
         let Evidence { attestation_report: report, cert_chain } =
             Evidence::deserialize(evidence).map_err(|error| Refused::SnpFormat.because(error))?;
+        self.prove(report, &cert_chain.unwrap_or_default(), now)
+    }
+
+    /// The same of a report as AMD's firmware writes it, and the VCEK that goes with it (DER).
+    pub(super) fn prove_binary(
+        &self,
+        report: &[u8],
+        vcek: Vec<u8>,
+        now: u64,
+    ) -> Result<(Report, Line), Rejection> {
+        let report = Report::parse(report).ok_or(Refused::SnpFormat)?;
+        let vcek = Entry { cert_type: "VCEK".into(), data: vcek };
+        self.prove(report, &[vcek], now)
+    }
+
+    fn prove(
+        &self,
+        report: Report,
+        certificates: &[Entry],
+        now: u64,
+    ) -> Result<(Report, Line), Rejection> {
         if !(2..=5).contains(&report.version) {
             return Err(Refused::SnpVersion.because(report.version));
         }
         let named = report.line().map_err(|why| Refused::SnpProduct.because(why))?;
-        let key = self.0.endorse(&cert_chain.unwrap_or_default(), now)?;
+        let key = self.0.endorse(certificates, now)?;
         if named.is_some_and(|line| line != key.line) {
             return Err(Refused::SnpProduct.because(format!("{named:?} by {:?}", key.line)));
         }
@@ -121,6 +138,17 @@ impl Snp {
         is_signed(&report, &key)?;
         Ok((report, key.line))
     }
+}
+
+/// Whether neither another level of the guest nor the host can speak for it or look into it.
+pub(super) fn is_closed(report: &Report) -> Result<(), Rejection> {
+    if report.vmpl != 0 {
+        return Err(Refused::SnpVmpl.because(report.vmpl));
+    }
+    if report.debug_allowed() {
+        return Err(Refused::SnpDebug.into());
+    }
+    Ok(())
 }
 
 /// Firmware of another version, or another chip, has another key.

@@ -13,7 +13,7 @@ use aws_lc_rs::digest::{SHA256, SHA384, digest};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use dcap_qvl::config::{Config, CryptoProvider};
-use dcap_qvl::quote::{AuthData, Quote};
+use dcap_qvl::quote::{AuthData, Quote, TDReport10};
 use dcap_qvl::signature::DerSigEncoder;
 use dcap_qvl::verify::QuoteVerifier;
 use dcap_qvl::x509::X509CertBackend;
@@ -25,7 +25,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use x509_cert::crl::CertificateList;
 
-use super::{Refused, Rejection, Verified, Verifier};
+use super::{InitDataDigest, Refused, Rejection, Verified, Verifier};
 use crate::error::Error;
 use crate::files;
 use crate::protocol::{ReportData, Tee};
@@ -131,14 +131,12 @@ impl Verifier for Tdx {
         now: u64,
     ) -> Result<Verified, Rejection> {
         let proven = self.genuine(evidence, now)?;
-        let report = proven.report.as_td10().ok_or(Refused::TdxVersion)?;
+        let report = closed(&proven)?;
         if report.report_data != report_data.padded::<64>() {
             return Err(Refused::TdxReportData.into());
         }
-        if report.td_attributes[UNDER_DEBUG] != 0 {
-            return Err(Refused::TdxDebug.into());
-        }
-        Ok(Verified { claims: claims(&proven), init_data: Some(report.mr_config_id.to_vec()) })
+        let init_data = Some(InitDataDigest::Field(report.mr_config_id.to_vec()));
+        Ok(Verified { claims: claims(&proven), init_data })
     }
 }
 
@@ -151,8 +149,15 @@ impl Tdx {
         if quote.len() > QUOTE_BYTES_MAX / 3 * 4 {
             return Err(malformed(&"longer than any quote"));
         }
-        let bytes = STANDARD.decode(quote).map_err(|error| malformed(&error))?;
-        let quote = parse(&bytes)?;
+        self.prove(&STANDARD.decode(quote).map_err(|error| malformed(&error))?, now)
+    }
+
+    /// The same of a quote's bytes.
+    pub(super) fn prove(&self, bytes: &[u8], now: u64) -> Result<QuoteClaims, Rejection> {
+        if bytes.len() > QUOTE_BYTES_MAX {
+            return Err(Refused::TdxFormat.because("longer than any quote"));
+        }
+        let quote = parse(bytes)?;
         let fmspc = intel::quote_fmspc_with::<AwsLc>(&quote)
             .map_err(|error| Refused::TdxCertificate.because(format!("{error:#}")))?;
         let collateral = self.collateral(&hex::encode(fmspc))?;
@@ -160,9 +165,18 @@ impl Tdx {
         QuoteVerifier::<AwsLc>::new_with_config(self.root.clone())
             // Refused below, under a name of its own.
             .allow_debug(true)
-            .verify_with_policy(&bytes, collateral, now, &Unjudged)
+            .verify_with_policy(bytes, collateral, now, &Unjudged)
             .map_err(|error| reason(&format!("{error:#}")))
     }
+}
+
+/// The report of a TD that its host cannot look into.
+pub(super) fn closed(proven: &QuoteClaims) -> Result<&TDReport10, Rejection> {
+    let report = proven.report.as_td10().ok_or(Refused::TdxVersion)?;
+    if report.td_attributes[UNDER_DEBUG] != 0 {
+        return Err(Refused::TdxDebug.into());
+    }
+    Ok(report)
 }
 
 fn parse(bytes: &[u8]) -> Result<Quote, Rejection> {
@@ -252,7 +266,7 @@ fn reason(text: &str) -> Rejection {
 }
 
 /// What upstream's verifier makes of a quote, by its names.
-fn claims(proven: &QuoteClaims) -> Value {
+pub(super) fn claims(proven: &QuoteClaims) -> Value {
     let Some(report) = proven.report.as_td10() else { return Value::Null };
     let header = &proven.header;
     let mut body = Map::new();

@@ -10,7 +10,9 @@
 mod structures;
 mod trust;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use aws_lc_rs::digest::{Context, SHA256};
 use base64::Engine;
@@ -23,28 +25,36 @@ use self::trust::TrustedKeys;
 use super::{Refused, Rejection, Verified, Verifier};
 use crate::error::Error;
 use crate::protocol::{ReportData, Tee};
+use crate::watched::Watched;
 
 /// Bytes of report data that a quote carries: upstream cuts it to these.
 const NONCE_BYTES: usize = 32;
 const PCR_BYTES: usize = 32;
+/// A PCR of the SHA-256 bank.
+pub(super) type Pcr = [u8; PCR_BYTES];
 /// PCRs of a bank.
-const PCRS_MAX: usize = 24;
+pub(super) const PCRS_MAX: usize = 24;
 /// The PCR that upstream's guests extend with the digest of their init data.
-const INIT_DATA_PCR: usize = 8;
+pub(super) const INIT_DATA_PCR: usize = 8;
 /// Longest structure in evidence, in characters of base64.
 const FIELD_CHARS_MAX: usize = 4096;
 
 #[derive(Debug)]
 pub(super) struct Tpm {
-    trusted: Vec<PathBuf>,
+    trusted: Vec<Watched<TrustedKeys>>,
 }
 
 impl Tpm {
     /// Trusts the keys in these files, whatever they hold when evidence comes. All must be usable
     /// now.
     pub(super) fn new(trusted: &[PathBuf]) -> Result<Self, Error> {
-        TrustedKeys::read(trusted)?;
-        Ok(Self { trusted: trusted.to_owned() })
+        let tpm = Self { trusted: trusted.iter().cloned().map(Watched::new).collect() };
+        tpm.trusted()?;
+        Ok(tpm)
+    }
+
+    fn trusted(&self) -> Result<Vec<Arc<TrustedKeys>>, Error> {
+        self.trusted.iter().map(|file| file.current(TrustedKeys::read)).collect()
     }
 }
 
@@ -59,8 +69,7 @@ impl Verifier for Tpm {
         report_data: &ReportData,
         _now: u64,
     ) -> Result<Verified, Rejection> {
-        let trusted =
-            TrustedKeys::read(&self.trusted).map_err(|error| Refused::TpmTrust.because(&error))?;
+        let trusted = self.trusted().map_err(|error| Refused::TpmTrust.because(&error))?;
         Ok(Verified { claims: verify(evidence, report_data, &trusted)?, init_data: None })
     }
 }
@@ -84,7 +93,7 @@ struct TpmQuote {
 pub(crate) fn verify(
     evidence: &Value,
     report_data: &ReportData,
-    trusted: &TrustedKeys,
+    trusted: &[Arc<TrustedKeys>],
 ) -> Result<Value, Refused> {
     let Evidence { tpm_quote, ak_public } =
         Evidence::deserialize(evidence).map_err(|_| Refused::TpmFormat)?;
@@ -92,30 +101,15 @@ pub(crate) fn verify(
     let signature = decode(&tpm_quote.signature)?;
     let pcrs = decode_pcrs(&tpm_quote.pcrs)?;
 
-    let key = trusted.find(&decode(&ak_public)?).ok_or(Refused::TpmAkUnknown)?;
+    let ak = decode(&ak_public)?;
+    let key = trusted.iter().find_map(|keys| keys.find(&ak)).ok_or(Refused::TpmAkUnknown)?;
     // Nothing of the message is believed, or even parsed, before that.
     Signature::parse(&signature)?.verify(key, &message)?;
 
-    let quote = Quote::parse(&message)?;
-    if quote.extra_data != &report_data.0[..NONCE_BYTES] {
-        return Err(Refused::TpmReportData);
-    }
-    let quoted: Vec<usize> = (0..PCRS_MAX).filter(|pcr| quote.pcrs & (1 << pcr) != 0).collect();
-    if quoted.len() != pcrs.len() {
-        return Err(Refused::TpmPcrCount);
-    }
-    let mut digest = Context::new(&SHA256);
-    pcrs.iter().for_each(|pcr| digest.update(pcr));
-    if digest.finish().as_ref() != quote.pcr_digest {
-        return Err(Refused::TpmPcrDigest);
-    }
-
-    let mut claims = Map::new();
-    for (number, value) in quoted.into_iter().zip(&pcrs) {
-        claims.insert(format!("pcr{number:02}"), hex::encode(value).into());
-        if number == INIT_DATA_PCR {
-            claims.insert("init_data".to_owned(), hex::encode(value).into());
-        }
+    let (quote, pcrs) = quoted(&message, &report_data.0[..NONCE_BYTES], &pcrs)?;
+    let mut claims = pcr_claims(&pcrs);
+    if let Some(value) = pcrs.get(&INIT_DATA_PCR) {
+        claims.insert("init_data".to_owned(), hex::encode(value).into());
     }
     claims.insert("report_data".to_owned(), hex::encode(quote.extra_data).into());
     claims.insert("ak_public".to_owned(), ak_public.into());
@@ -133,6 +127,37 @@ pub(crate) fn verify(
     Ok(Value::Object(claims))
 }
 
+/// Reads a quote whose signature was verified: it has to be for `nonce`, and of these PCRs, whose
+/// numbers it gives.
+pub(super) fn quoted<'a>(
+    message: &'a [u8],
+    nonce: &[u8],
+    pcrs: &[Pcr],
+) -> Result<(Quote<'a>, BTreeMap<usize, Pcr>), Refused> {
+    let quote = Quote::parse(message)?;
+    if quote.extra_data != nonce {
+        return Err(Refused::TpmReportData);
+    }
+    let numbers: Vec<usize> = (0..PCRS_MAX).filter(|pcr| quote.pcrs & (1 << pcr) != 0).collect();
+    if numbers.len() != pcrs.len() {
+        return Err(Refused::TpmPcrCount);
+    }
+    let mut digest = Context::new(&SHA256);
+    pcrs.iter().for_each(|pcr| digest.update(pcr));
+    if digest.finish().as_ref() != quote.pcr_digest {
+        return Err(Refused::TpmPcrDigest);
+    }
+    Ok((quote, numbers.into_iter().zip(pcrs.iter().copied()).collect()))
+}
+
+/// `pcr00` to `pcr23`, hex.
+pub(super) fn pcr_claims(pcrs: &BTreeMap<usize, Pcr>) -> Map<String, Value> {
+    let claim = |(number, value): (&usize, &Pcr)| {
+        (format!("pcr{number:02}"), Value::String(hex::encode(value)))
+    };
+    pcrs.iter().map(claim).collect()
+}
+
 fn decode(text: &str) -> Result<Vec<u8>, Refused> {
     if text.len() > FIELD_CHARS_MAX {
         return Err(Refused::TpmFormat);
@@ -140,7 +165,7 @@ fn decode(text: &str) -> Result<Vec<u8>, Refused> {
     STANDARD.decode(text).map_err(|_| Refused::TpmFormat)
 }
 
-fn decode_pcrs(texts: &[String]) -> Result<Vec<[u8; PCR_BYTES]>, Refused> {
+pub(super) fn decode_pcrs(texts: &[String]) -> Result<Vec<Pcr>, Refused> {
     if texts.len() > PCRS_MAX {
         return Err(Refused::TpmFormat);
     }

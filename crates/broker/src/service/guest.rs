@@ -93,8 +93,8 @@ impl Service {
         let mut evidence =
             token::evidence(session.tee, &session.nonce, &key, &report_data, verified.claims);
         // A TEE that cannot prove init-data makes no claims of it.
-        if let (Some(sent), Some(field)) = (&sent.init_data, verified.init_data) {
-            evidence[init_data::CLAIMS] = init_data::verify(sent, &field)
+        if let (Some(sent), Some(proved)) = (&sent.init_data, verified.init_data) {
+            evidence[init_data::CLAIMS] = init_data::verify(sent, &proved)
                 .map_err(|rejection| self.evidence_refused(&rejection, session.tee, call, now))?;
         }
         let appraisal = self
@@ -174,7 +174,9 @@ impl Service {
 
     fn verifier(&self, tee: Tee) -> Result<&dyn Verifier, Refusal> {
         self.verifiers.get(tee).ok_or_else(|| match tee {
-            Tee::TDX => attestation("tdx evidence is accepted only with --tdx-collateral-dir"),
+            Tee::TDX | Tee::AZ_TDX_VTPM => {
+                attestation(format!("{tee} evidence is accepted only with --tdx-collateral-dir"))
+            }
             Tee::TPM => attestation("tpm evidence is accepted only with --tpm-trusted-key"),
             _ => attestation(format!("no verifier for {tee} in this build")),
         })

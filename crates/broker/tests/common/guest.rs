@@ -107,7 +107,7 @@ fn concat_kdf(z: &[u8]) -> [u8; 32] {
 }
 
 /// Modulus and exponent out of a SubjectPublicKeyInfo.
-fn rsa_numbers(spki: &[u8]) -> [Vec<u8>; 2] {
+pub fn rsa_numbers(spki: &[u8]) -> [Vec<u8>; 2] {
     let outer = der(spki).0;
     let bits = der(der(outer).1).0;
     let numbers = der(&bits[1..]).0;

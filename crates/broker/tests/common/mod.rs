@@ -2,6 +2,7 @@
 //! JSON, RFC 7518 from its text. Nothing here shares code with the crates under test.
 #![allow(dead_code, unreachable_pub, reason = "each test program uses a part")]
 
+pub mod azure;
 pub mod guest;
 pub mod http;
 pub mod snp;

@@ -112,6 +112,13 @@ impl Maker {
 
     /// Signs what `change` makes of a good report for `report_data`, base64 of 48 bytes.
     pub fn report(&self, report_data: &[u8], change: impl FnOnce(&mut [u8])) -> Value {
+        let bytes = self.report_bytes(report_data, change);
+        // What upstream's guests send, by their own library.
+        serde_json::to_value(AttestationReport::from_bytes(&bytes).unwrap()).unwrap()
+    }
+
+    /// The same as the firmware writes it.
+    pub fn report_bytes(&self, report_data: &[u8], change: impl FnOnce(&mut [u8])) -> Vec<u8> {
         let mut bytes = [0; 1184];
         let mut put = |at: usize, field: &[u8]| bytes[at..at + field.len()].copy_from_slice(field);
         put(0x00, &[3]);
@@ -131,8 +138,7 @@ impl Maker {
             let little: Vec<_> = number.iter().rev().copied().collect();
             bytes[at..at + 48].copy_from_slice(&little);
         }
-        // What upstream's guests send, by their own library.
-        serde_json::to_value(AttestationReport::from_bytes(&bytes).unwrap()).unwrap()
+        bytes.to_vec()
     }
 }
 

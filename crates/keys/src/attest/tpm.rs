@@ -12,6 +12,7 @@
 mod commands;
 mod device;
 mod key;
+mod nv;
 mod pcrs;
 mod reader;
 
@@ -24,6 +25,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
+use self::commands::Quote;
 use self::device::Device;
 use super::Attester;
 use crate::Error;
@@ -101,6 +103,9 @@ pub enum TpmError {
     /// No key at the handle.
     #[error("the TPM has no key at {0:#010x}: make one with `sealift attest tpm-key`")]
     NoKey(u32),
+    /// No such NV index.
+    #[error("the TPM has nothing at the NV index {0:#010x}")]
+    NoIndex(u32),
     /// The handle for a new key has something already.
     #[error("the TPM has an object at {0:#010x} already, which is not replaced")]
     Occupied(u32),
@@ -125,7 +130,17 @@ impl Attester for Tpm {
     fn evidence(&self, report_data: &[u8]) -> Result<Value, Error> {
         let mut nonce = report_data.to_vec();
         nonce.resize(NONCE_BYTES, 0);
-        self.quote(&nonce).map_err(|fault| Error::Evidence { tee: "tpm", source: fault.into() })
+        let (quote, key) = self
+            .quote(&nonce)
+            .map_err(|fault| Error::Evidence { tee: "tpm", source: fault.into() })?;
+        Ok(json!({
+            "tpm_quote": {
+                "signature": STANDARD.encode(quote.signature),
+                "message": STANDARD.encode(quote.message),
+                "pcrs": quote.pcrs,
+            },
+            "ak_public": STANDARD.encode(key.spki()),
+        }))
     }
 }
 
@@ -152,32 +167,41 @@ impl Tpm {
         Device::new(self.device.clone(), self.timeout)
     }
 
-    fn quote(&self, nonce: &[u8]) -> Result<Value, TpmError> {
+    /// A quote and the AK that signed it.
+    pub(super) fn quote(&self, nonce: &[u8]) -> Result<(Quoted, AttestationKey), TpmError> {
         let mut tpm = self.open();
         let key = tpm.attestation_key(self.key_handle)?;
         for _ in 0..QUOTES_MAX {
-            let quote = tpm.quote(self.key_handle, nonce, self.pcrs)?;
+            let Quote { message, signature } = tpm.quote(self.key_handle, nonce, self.pcrs)?;
             let values = tpm.read_pcrs(self.pcrs)?;
             // TPMS_ATTEST ends with the digest of the quoted PCRs. If it is not that of what was
             // read since, a PCR was extended in between (the kernel's IMA does, any time).
             let mut digest = Context::new(&SHA256);
             values.iter().for_each(|value| digest.update(value));
-            if quote.message.ends_with(digest.finish().as_ref()) {
-                let pcrs: Vec<String> = values.iter().map(|value| hex(value)).collect();
-                return Ok(json!({
-                    "tpm_quote": {
-                        "signature": STANDARD.encode(quote.signature),
-                        "message": STANDARD.encode(quote.message),
-                        "pcrs": pcrs,
-                    },
-                    "ak_public": STANDARD.encode(key.spki()),
-                }));
+            if message.ends_with(digest.finish().as_ref()) {
+                let pcrs = values.iter().map(|value| hex(value)).collect();
+                return Ok((Quoted { message, signature, pcrs }, key));
             }
         }
         Err(TpmError::Unstable)
     }
+
+    /// All of an NV index, which the owner may read with the empty password.
+    pub(super) fn read_index(&self, index: u32) -> Result<Vec<u8>, TpmError> {
+        self.open().read_index(index)
+    }
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// PCRs that did not change while they were quoted.
+pub(super) struct Quoted {
+    /// TPMS_ATTEST.
+    pub(super) message: Vec<u8>,
+    /// TPMT_SIGNATURE.
+    pub(super) signature: Vec<u8>,
+    /// In hex, ascending.
+    pub(super) pcrs: Vec<String>,
+}
+
+pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

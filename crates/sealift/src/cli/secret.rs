@@ -21,7 +21,7 @@ pub enum Secret {
     /// Seal one value, or the values of a Kubernetes Secret
     Seal(Box<SecretSeal>),
     /// Open what was sealed, with a guest's checks, for a person who may
-    Unseal(SecretUnseal),
+    Unseal(Box<SecretUnseal>),
     /// Show what a sealed secret says of itself; needs no key
     Inspect(SecretInspect),
     /// Keep named secrets current in a directory in memory: an init container or a sidecar

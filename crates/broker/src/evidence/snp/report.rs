@@ -5,6 +5,8 @@
 //! Paging Firmware ABI Specification" (56860), table 23. Reserved bytes are not sent; they are zero,
 //! or the signature does not verify.
 
+mod binary;
+
 use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 
@@ -15,7 +17,7 @@ const SIGNED_BYTES: usize = 0x2a0;
 
 /// A report, nothing of it verified.
 #[derive(Debug, Deserialize)]
-pub(super) struct Report {
+pub(in crate::evidence) struct Report {
     pub(super) version: u32,
     guest_svn: u32,
     pub(super) policy: u64,
@@ -26,8 +28,8 @@ pub(super) struct Report {
     current_tcb: Tcb,
     plat_info: u64,
     key_info: u32,
-    pub(super) report_data: Bytes<64>,
-    measurement: Bytes<48>,
+    pub(in crate::evidence) report_data: Bytes<64>,
+    pub(in crate::evidence) measurement: Bytes<48>,
     pub(super) host_data: Bytes<32>,
     id_key_digest: Bytes<48>,
     author_key_digest: Bytes<48>,
@@ -78,7 +80,7 @@ struct Signature {
 
 /// Exactly `N` bytes, sent as a list of numbers.
 #[derive(Debug)]
-pub(super) struct Bytes<const N: usize>(pub(super) [u8; N]);
+pub(in crate::evidence) struct Bytes<const N: usize>(pub(in crate::evidence) [u8; N]);
 
 impl<'de, const N: usize> Deserialize<'de> for Bytes<N> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -212,7 +214,7 @@ impl Report {
     }
 
     /// What upstream's verifier makes of a report, by its names.
-    pub(super) fn claims(&self, line: Line) -> Value {
+    pub(in crate::evidence) fn claims(&self, line: Line) -> Value {
         let policy = |at| bit(self.policy, at);
         let platform = |at| bit(self.plat_info, at);
         let [abi_minor, abi_major, ..] = self.policy.to_le_bytes();

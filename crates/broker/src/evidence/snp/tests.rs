@@ -71,6 +71,36 @@ fn every_changed_byte_of_a_report_is_refused() {
 }
 
 #[test]
+fn a_binary_report_says_what_its_json_says_and_every_changed_byte_is_refused() {
+    let (good, snp) = (milan_report(), amd());
+    let prove = |report: &[u8]| snp.prove_binary(report, milan_vcek(), NOW);
+    let (report, line) = prove(&good).unwrap();
+    let (of_json, _) = snp.genuine(&milan(), NOW).unwrap();
+    assert_eq!(report.claims(line), of_json.claims(line));
+    for at in 0..good.len() {
+        let mut changed = good.clone();
+        changed[at] ^= 1;
+        assert!(prove(&changed).is_err(), "byte {at:#x}");
+        assert!(prove(&good[..at]).is_err(), "{at:#x} bytes");
+    }
+    assert!(prove(&[&good[..], &[0]].concat()).is_err());
+    // A line with another layout, and all that later versions have.
+    let mut turin = vec![0; good.len()];
+    turin[0] = 5;
+    turin[0x188..0x18b].copy_from_slice(&[0x1a, 2, 1]);
+    turin[0x38..0x40].copy_from_slice(&[7, 4, 1, 24, 0, 0, 0, 219]);
+    turin[0x1e8..0x1eb].copy_from_slice(&[3, 2, 1]);
+    turin[0x1f8] = 9;
+    let parsed = Report::parse(&turin).unwrap();
+    let expected = AttestationReport::from_bytes(&turin).unwrap();
+    let expected: Report = serde_json::from_value(json!(expected)).unwrap();
+    assert_eq!(parsed.claims(Line::Turin), expected.claims(Line::Turin));
+    assert_eq!(parsed.claims(Line::Turin)["evidence"]["current_tcb"]["fmc"], 7);
+    turin[0x3c] = 1;
+    assert!(Report::parse(&turin).is_none(), "a reserved byte");
+}
+
+#[test]
 fn every_shortened_and_every_missing_field_is_refused() {
     fn fields(value: &Value, path: String, found: &mut Vec<String>) {
         for (name, inner) in value.as_object().into_iter().flatten() {

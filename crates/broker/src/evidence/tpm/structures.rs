@@ -66,7 +66,7 @@ impl<'a> Reader<'a> {
 }
 
 /// TPMS_ATTEST with TPMS_QUOTE_INFO, less the signer's name: who signed is shown by the signature.
-pub(super) struct Quote<'a> {
+pub(in crate::evidence) struct Quote<'a> {
     pub(super) extra_data: &'a [u8],
     /// Milliseconds that this TPM has had power since it was last cleared.
     pub(super) clock: u64,

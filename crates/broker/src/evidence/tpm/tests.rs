@@ -88,10 +88,10 @@ fn pem(spki: &[u8]) -> String {
     format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", STANDARD.encode(spki))
 }
 
-fn trusting(spkis: &[&[u8]]) -> TrustedKeys {
+fn trusting(spkis: &[&[u8]]) -> [Arc<TrustedKeys>; 1] {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), spkis.iter().map(|spki| pem(spki)).collect::<String>()).unwrap();
-    TrustedKeys::read(&[file.path().to_owned()]).unwrap()
+    [Arc::new(TrustedKeys::read(file.path()).unwrap())]
 }
 
 /// What becomes of a genuine quote, signed, whose attestation was changed before.
@@ -188,7 +188,7 @@ fn only_listed_keys_count() {
 }
 
 /// Verifies evidence of three parts, each as given.
-fn refused(parts: [&[u8]; 3], trusted: &TrustedKeys) -> Option<Refused> {
+fn refused(parts: [&[u8]; 3], trusted: &[Arc<TrustedKeys>]) -> Option<Refused> {
     let [spki, message, signature] = parts;
     verify(&evidence(spki, message, signature), &REPORT_DATA, trusted).err()
 }
@@ -275,7 +275,7 @@ fn a_list_of_keys_is_usable_as_a_whole_or_not_at_all() {
     let path = dir.path().join("keys.pem");
     let read = |text: &str| {
         std::fs::write(&path, text).unwrap();
-        TrustedKeys::read(std::slice::from_ref(&path)).is_ok()
+        TrustedKeys::read(&path).is_ok()
     };
     let good = pem(&spki(&p256()));
     assert!(read(&format!("for the first node\n{good}{good}")));
@@ -289,7 +289,7 @@ fn a_list_of_keys_is_usable_as_a_whole_or_not_at_all() {
     off_curve[90] ^= 1;
     assert!(!read(&pem(&off_curve)));
     assert!(!read(&good.replace("-----END PUBLIC KEY-----\n", "")));
-    assert!(TrustedKeys::read(&[dir.path().join("absent")]).is_err());
+    assert!(TrustedKeys::read(&dir.path().join("absent")).is_err());
 }
 
 #[test]
@@ -297,16 +297,29 @@ fn the_list_is_read_anew_and_nothing_is_trusted_while_it_cannot_be() {
     let key = p256();
     let message = Attestation::genuine().message();
     let evidence = evidence(&spki(&key), &message, &ecdsa(&key, &message));
-    let file = tempfile::NamedTempFile::new().unwrap();
-    let list = |text: &str| std::fs::write(file.path(), text).unwrap();
-    list(&pem(&spki(&key)));
-    let tpm = Tpm::new(&[file.path().to_owned()]).unwrap();
-    let appraise = || tpm.appraise(&evidence, &REPORT_DATA, 0);
+    let dir = TempDir::new().unwrap();
+    let [first, second] = ["first.pem", "second.pem"].map(|name| dir.path().join(name));
+    let list = |path: &PathBuf, text: &str| {
+        let unfinished = dir.path().join("unfinished");
+        std::fs::write(&unfinished, text).unwrap();
+        std::fs::rename(unfinished, path).unwrap();
+    };
+    let (good, other) = (pem(&spki(&key)), pem(&spki(&p256())));
+    list(&first, &good);
+    assert!(Tpm::new(&[first.clone(), second.clone()]).is_err());
+    list(&second, &other);
+    let tpm = Tpm::new(&[first.clone(), second.clone()]).unwrap();
+    let appraise = || tpm.appraise(&evidence, &REPORT_DATA, 0).map_err(|error| error.reason);
     appraise().unwrap();
-    list(&pem(&spki(&p256())));
-    assert_eq!(appraise().unwrap_err().reason, Refused::TpmAkUnknown);
-    list("");
-    assert_eq!(appraise().unwrap_err().reason, Refused::TpmTrust);
-    list(&pem(&spki(&key)));
+    list(&first, &other);
+    assert_eq!(appraise().unwrap_err(), Refused::TpmAkUnknown);
+    list(&second, &good);
+    appraise().unwrap();
+    // One that cannot be used spoils all: who knows what was taken out of it.
+    list(&first, "");
+    assert_eq!(appraise().unwrap_err(), Refused::TpmTrust);
+    std::fs::remove_file(&first).unwrap();
+    assert_eq!(appraise().unwrap_err(), Refused::TpmTrust);
+    list(&first, &other);
     appraise().unwrap();
 }

@@ -1,7 +1,7 @@
-//! The attestation keys that the operator trusts: PEM files, read for each piece of evidence, so
+//! The attestation keys that the operator trusts: PEM files, read again as soon as they change, so
 //! that a key that was taken out of them is refused from then on.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256};
 use rustls_pki_types::SubjectPublicKeyInfoDer;
@@ -34,27 +34,21 @@ pub(super) struct TrustedKey {
     pub(super) bytes: Vec<u8>,
 }
 
-/// All listed keys.
+/// The keys of a file.
 #[derive(Debug)]
 pub(crate) struct TrustedKeys(Vec<TrustedKey>);
 
 impl TrustedKeys {
-    /// The keys in PEM files ("PUBLIC KEY"), each with one or more. A file that has anything else
-    /// makes all of them unusable: a list that is not understood must not be half obeyed.
-    pub(super) fn read(paths: &[PathBuf]) -> Result<Self, Error> {
+    /// The keys in a PEM file ("PUBLIC KEY"), at least one. Anything else in it makes all of them
+    /// unusable: a list that is not understood must not be half obeyed.
+    pub(super) fn read(path: &Path) -> Result<Self, Error> {
+        let pem = files::read(path, FILE_BYTES_MAX).map_err(|e| Error::file(path, e))?;
         let mut keys = Vec::new();
-        for path in paths {
-            let pem = files::read(path, FILE_BYTES_MAX).map_err(|e| Error::file(path, e))?;
-            let count = keys.len();
-            for spki in SubjectPublicKeyInfoDer::pem_slice_iter(&pem) {
-                let spki = spki.map_err(|_| unusable(path))?;
-                keys.push(TrustedKey::parse(&spki).ok_or_else(|| unusable(path))?);
-            }
-            if keys.len() == count {
-                return Err(unusable(path));
-            }
+        for spki in SubjectPublicKeyInfoDer::pem_slice_iter(&pem) {
+            let spki = spki.map_err(|_| unusable(path))?;
+            keys.push(TrustedKey::parse(&spki).ok_or_else(|| unusable(path))?);
         }
-        Ok(Self(keys))
+        if keys.is_empty() { Err(unusable(path)) } else { Ok(Self(keys)) }
     }
 
     /// The key with exactly this SubjectPublicKeyInfo.

@@ -1,5 +1,5 @@
 //! The commands that attesting and provisioning take (TPM 2.0 Library, part 3), marshalled by hand:
-//! there are six.
+//! there are six, and two more in [`super::nv`].
 
 use super::TpmError;
 use super::device::{Device, HEADER_BYTES};
@@ -11,7 +11,7 @@ use super::reader::{Reader, Why};
 const NO_SESSIONS: u16 = 0x8001;
 const SESSIONS: u16 = 0x8002;
 // TPM_RH.
-const OWNER: u32 = 0x4000_0001;
+pub(super) const OWNER: u32 = 0x4000_0001;
 /// TPM_RS_PW with an empty password: handle, no nonce, no attributes, no password.
 const EMPTY_PASSWORD: &[u8] = &[0x40, 0, 0, 9, 0, 0, 0, 0, 0];
 // TPM_ALG.
@@ -33,15 +33,15 @@ pub(super) struct Quote {
 }
 
 /// A command before its parameters.
-struct Command<'a> {
-    name: &'static str,
+pub(super) struct Command<'a> {
+    pub(super) name: &'static str,
     /// TPM_CC.
-    code: u32,
-    handles: &'a [u32],
+    pub(super) code: u32,
+    pub(super) handles: &'a [u32],
     /// Whether the first handle is authorised, with the empty password.
-    authorised: bool,
+    pub(super) authorised: bool,
     /// Whether the response begins with a handle.
-    gives_handle: bool,
+    pub(super) gives_handle: bool,
 }
 
 impl Device {
@@ -73,7 +73,7 @@ impl Device {
             gives_handle: false,
         };
         let response = self.call(&command, &[]).map_err(|error| match error {
-            TpmError::Refused { code, .. } if kind(code) == RC_HANDLE => TpmError::NoKey(handle),
+            TpmError::Refused { code, .. } if names_no_handle(code) => TpmError::NoKey(handle),
             other => other,
         })?;
         let mut reader = Reader(&response.parameters);
@@ -159,7 +159,11 @@ impl Device {
         flushed.map(drop)
     }
 
-    fn call(&mut self, command: &Command<'_>, parameters: &[u8]) -> Result<Response, TpmError> {
+    pub(super) fn call(
+        &mut self,
+        command: &Command<'_>,
+        parameters: &[u8],
+    ) -> Result<Response, TpmError> {
         let tag = if command.authorised { SESSIONS } else { NO_SESSIONS };
         let mut body = Vec::new();
         command.handles.iter().for_each(|handle| body.extend(handle.to_be_bytes()));
@@ -183,10 +187,10 @@ impl Device {
 }
 
 /// A response that says success.
-struct Response {
+pub(super) struct Response {
     /// 0 if the command gives none.
     handle: u32,
-    parameters: Vec<u8>,
+    pub(super) parameters: Vec<u8>,
 }
 
 impl Response {
@@ -270,13 +274,18 @@ fn length(bytes: &[u8]) -> [u8; 4] {
     u32::try_from(bytes.len()).expect("fields are short").to_be_bytes()
 }
 
-fn malformed(command: &'static str, why: Why) -> TpmError {
+pub(super) fn malformed(command: &'static str, why: Why) -> TpmError {
     TpmError::Malformed { command, why }
 }
 
 /// A response code without what it says of parameter, session or handle numbers.
 fn kind(code: u32) -> u32 {
     if code & 0x80 == 0 { code } else { code & 0x0bf }
+}
+
+/// Whether nothing is at the handle that the command was for.
+pub(super) fn names_no_handle(code: u32) -> bool {
+    kind(code) == RC_HANDLE
 }
 
 /// What a response code means, for those that a user can do something about.

@@ -5,6 +5,7 @@
 //! key was released, and nothing is visible at a final name before every model of the run is
 //! complete and its audit record was accepted.
 
+mod archive;
 mod plain;
 mod plan;
 mod rehearsal;
@@ -32,6 +33,7 @@ use crate::progress::{self, Progress};
 use crate::recipients::Keys;
 use crate::source::Source;
 use crate::transfer::{self, Content, Item, Limits, Sink};
+use archive::Archive;
 use plan::{Planned, Work};
 pub(crate) use rehearsal::rehearse;
 
@@ -213,6 +215,7 @@ impl Run<'_> {
             Work::Jwe { tokens, resource } => {
                 (Fetch::Tokens(tokens, kek()), Identity::unsealed(resource.to_string()))
             }
+            Work::Archive(archive) => (Fetch::Archive(archive), Identity::unsealed(String::new())),
             Work::Plain { items, store: from } => {
                 store = from;
                 (Fetch::Items(items), Identity::unsealed(String::new()))
@@ -259,6 +262,9 @@ impl Run<'_> {
                 let sink = Sink::Staging(Arc::clone(&staging));
                 let limits = self.limits.clone();
                 transfer::run(store, items, sink, limits, Arc::clone(&progress)).await
+            }
+            Fetch::Archive(archive) => {
+                archive.unpack(Arc::clone(&staging), &self.limits, Arc::clone(&progress)).await
             }
             Fetch::Tokens(tokens, kek) => {
                 let objects = Objects { store: &store, limits: &self.limits };
@@ -327,6 +333,8 @@ enum Fetch<'a> {
     Items(Vec<Item>),
     /// By whole tokens.
     Tokens(Vec<upstream::Token>, &'a Kek),
+    /// Out of one archive.
+    Archive(Archive),
 }
 
 /// What a model is called in receipts and records.

@@ -135,6 +135,72 @@ fn one_file_is_fetched_from_any_web_server() {
     fetch(Some(Code::Network));
 }
 
+/// An archive is unpacked, as upstream does, also when the connection is lost in it; one that is
+/// replaced or damaged publishes nothing.
+#[test]
+fn archives_arrive_unpacked_or_not_at_all() {
+    let sealed = Sealed::small();
+    let content: Vec<u8> =
+        (0..3_000_001_u32).map(|i| i.wrapping_mul(2_654_435_761).to_le_bytes()[2]).collect();
+    let source = sealed.dir.path().join("source");
+    common::write_tree(&source, &[("m/weights.bin", &content), ("config.json", b"{}")]);
+    let packed = |name: &str, how: &str| {
+        let archive = sealed.dir.path().join(name);
+        let mut command = Command::new("tar");
+        command.current_dir(&source).args([how, text(&archive), "."]);
+        assert!(command.output().unwrap().status.success(), "{command:?}");
+        std::fs::read(archive).unwrap()
+    };
+    let server = Hostile::start().unwrap();
+    let mut names = vec!["m.tar", "m.tgz", "m.tar.gz"];
+    server.put("pub/m.tar", packed("m.tar", "-cf"));
+    for name in ["m.tgz", "m.tar.gz"] {
+        server.put(&format!("pub/{name}"), packed(name, "-czf"));
+    }
+    let has_zip = Command::new("python3").arg("--version").output().is_ok();
+    if has_zip {
+        let archive = sealed.dir.path().join("m.zip");
+        let mut command = Command::new("python3");
+        command.args(["-m", "zipfile", "-c", text(&archive), "m", "config.json"]);
+        assert!(command.current_dir(&source).output().unwrap().status.success());
+        server.put("pub/m.zip", std::fs::read(archive).unwrap());
+        names.push("m.zip");
+    } else {
+        testkit::skip("no python3 to make a zip file with");
+    }
+    let run = |name: &str, dest: &str| {
+        let dest = sealed.dest(dest);
+        let mut command = sealift();
+        command.args(["init", &format!("{}/pub/{name}", server.endpoint()), text(&dest)]);
+        command.env("SEALIFT_REQUIRE_SEALED", "false");
+        (command, dest)
+    };
+    for name in &names {
+        for cut in [false, true] {
+            server.clear_log();
+            server.plan(move |seen| {
+                let cuts = cut && seen.method == "GET" && seen.nth % 3 == 0;
+                cuts.then_some(Fault::Cut { after: 500_000 })
+            });
+            let (mut command, dest) = run(name, &format!("{name}{cut}"));
+            succeed(&mut command);
+            assert!(model_tree(&dest) == tree(&source), "{name} {cut}");
+        }
+        let (mut command, dest) = run(name, &format!("{name}-garbage"));
+        server.plan(|_| Some(Fault::Garbage { after: 1_000 }));
+        refuse(&mut command, Code::Tampered);
+        assert!(tree(&dest).is_empty());
+        let (mut command, dest) = run(name, &format!("{name}-replaced"));
+        server.clear_log();
+        server.plan(|seen| {
+            let second = seen.method == "GET" && seen.nth >= 1;
+            second.then(|| Fault::ClaimEtag { value: "\"other\"".to_owned() })
+        });
+        refuse(&mut command, Code::Network);
+        assert!(tree(&dest).is_empty());
+    }
+}
+
 #[test]
 fn headers_for_a_web_server_go_to_it_alone() {
     let sealed = Sealed::small();

@@ -7,6 +7,7 @@ use publish::{Plan, PlannedFile};
 use seal::name::{BundlePath, Digest};
 use store::{Location, ObjectMeta, Settings, Store};
 
+use super::archive::{Archive, Format, Object};
 use super::plan::Work;
 use crate::code::Code;
 use crate::failure::Failure;
@@ -35,6 +36,13 @@ pub(super) async fn plan(
             None => (objects.store.clone(), listed?.unwrap_or_default()),
         },
     };
+    if let [(name, meta)] = &found.iter().collect::<Vec<_>>()[..]
+        && let Some(format) = Format::of(name)
+    {
+        let (name, bytes, etag) = ((*name).clone(), meta.bytes, meta.etag.clone());
+        let object = Object { store, name, bytes, etag };
+        return unpacked(Archive::index(format, object, objects.limits).await?);
+    }
     let total = found.len();
     let found: BTreeMap<_, _> = found.into_iter().filter(|(name, _)| patterns.take(name)).collect();
     if found.is_empty() {
@@ -63,6 +71,16 @@ pub(super) async fn plan(
     };
     let work = Work::Plain { items: found.into_iter().map(item).collect(), store };
     Ok((Plan { digest: *Digest::of(identity.as_bytes()).as_bytes(), files }, work))
+}
+
+/// What an archive unpacks to. It is taken whole: upstream's patterns are for objects.
+fn unpacked(archive: Archive) -> Result<(Plan, Work), Failure> {
+    let mut identity = String::from("archive\n");
+    for file in &archive.files {
+        identity.push_str(&format!("{} {}\n", file.bytes, file.path));
+    }
+    let digest = *Digest::of(identity.as_bytes()).as_bytes();
+    Ok((Plan { digest, files: archive.files.clone() }, Work::Archive(archive)))
 }
 
 /// The location as one object.

@@ -5,6 +5,7 @@ use seal::bundle::{Bundle, MANIFEST_OBJECT};
 use seal::name::KeyUri;
 use store::Store;
 
+use super::archive::Archive;
 use super::upstream::{self, Token};
 use super::{Accept, Run, Target, plain};
 use crate::code::Code;
@@ -37,13 +38,15 @@ pub(super) enum Work {
         items: Vec<Item>,
         store: Store,
     },
+    /// Out of one archive.
+    Archive(Archive),
 }
 
 impl Work {
     pub(super) fn resource(&self) -> Option<&KeyUri> {
         match self {
             Self::Sealed { resource, .. } | Self::Jwe { resource, .. } => Some(resource),
-            Self::Plain { .. } => None,
+            Self::Plain { .. } | Self::Archive(_) => None,
         }
     }
 }

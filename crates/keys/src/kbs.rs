@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, COOKIE, SET_COOKIE};
 use reqwest::{RequestBuilder, Response, StatusCode};
-use seal::jwe::TeeKeyPair;
+use seal::jwe::{TeeKeyKind, TeeKeyPair};
 use seal::name::{KeyUri, ResourceUri};
 use secret::Secret;
 use tokio::sync::Mutex;
@@ -34,6 +34,7 @@ use crate::{Attester, Error, HttpSettings, KeySource};
 pub struct Kbs {
     endpoint: Endpoint,
     attester: Arc<dyn Attester>,
+    key_kind: TeeKeyKind,
     /// Held during the handshake, so that concurrent releases share one attestation.
     session: Mutex<Option<Arc<Session>>>,
 }
@@ -53,7 +54,14 @@ impl Kbs {
         settings: &HttpSettings,
     ) -> Result<Self, Error> {
         let endpoint = Endpoint::new(url, settings)?;
-        Ok(Self { endpoint, attester: attester.into(), session: Mutex::new(None) })
+        let (attester, key_kind) = (attester.into(), TeeKeyKind::default());
+        Ok(Self { endpoint, attester, key_kind, session: Mutex::new(None) })
+    }
+
+    /// Makes key pairs of this kind, for brokers that have a rule about it.
+    #[must_use]
+    pub fn with_key_kind(self, key_kind: TeeKeyKind) -> Self {
+        Self { key_kind, ..self }
     }
 }
 
@@ -118,7 +126,7 @@ impl Kbs {
         let body = self.endpoint.body(response, handshake::CHALLENGE_BYTES_MAX).await?;
         let challenge = Challenge::parse(&body).map_err(|why| self.protocol(why))?;
 
-        let key_pair = TeeKeyPair::generate().map_err(|error| self.protocol(error.to_string()))?;
+        let key_pair = self.key_pair().await?;
         let public_key = key_pair.public_jwk();
         let report_data =
             handshake::report_data(&challenge, &public_key).map_err(|why| self.protocol(why))?;
@@ -131,6 +139,14 @@ impl Kbs {
         let token = handshake::parse_token(&body).map_err(|why| self.protocol(why))?;
         tracing::info!(kbs = self.endpoint.name(), tee = self.attester.tee(), "attested");
         Ok(Session { key_pair, cookie, token })
+    }
+
+    /// RSA takes tenths of a second to make, so it is made off the runtime.
+    async fn key_pair(&self) -> Result<TeeKeyPair, Error> {
+        let kind = self.key_kind;
+        let made = tokio::task::spawn_blocking(move || TeeKeyPair::generate(kind)).await;
+        let made = made.map_err(|stopped| self.protocol(stopped.to_string()))?;
+        made.map_err(|error| self.protocol(error.to_string()))
     }
 
     /// Quotes take up to seconds of hardware or firmware time, so they are made off the runtime.
@@ -222,6 +238,7 @@ impl fmt::Debug for Kbs {
         f.debug_struct("Kbs")
             .field("endpoint", &self.endpoint.name())
             .field("tee", &self.attester.tee())
+            .field("key_kind", &self.key_kind)
             .finish_non_exhaustive()
     }
 }

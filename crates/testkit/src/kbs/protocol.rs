@@ -3,7 +3,7 @@
 use aws_lc_rs::{digest, rand};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use seal::jwe::{TeeKeyPair, TeePublicKey};
+use seal::jwe::{TeeKeyKind, TeeKeyPair, TeePublicKey};
 use serde_json::{Value, json};
 
 use super::wire::{Answer, Request};
@@ -114,17 +114,30 @@ impl Inner {
         let tee_evidence =
             members(&body["tee-evidence"], ["additional_evidence", "primary_evidence"])?;
         let evidence = members(&tee_evidence["primary_evidence"], ["report_data", "svn"])?;
-        let key = members(&runtime_data["tee-pubkey"], ["alg", "crv", "kty", "x", "y"])?;
+        let key = &runtime_data["tee-pubkey"];
+        // RFC 8785 for these members, written out: Value's Display is the JSON string.
+        let canonical = match key["kty"].as_str() {
+            Some("RSA") => {
+                let key = members(key, ["alg", "e", "kty", "n"])?;
+                let [alg, e, kty, n] = ["alg", "e", "kty", "n"].map(|name| &key[name]);
+                format!(r#"{{"alg":{alg},"e":{e},"kty":{kty},"n":{n}}}"#)
+            }
+            _ => {
+                let names = ["alg", "crv", "kty", "x", "y"];
+                let key = members(key, names)?;
+                let [alg, crv, kty, x, y] = names.map(|name| &key[name]);
+                format!(r#"{{"alg":{alg},"crv":{crv},"kty":{kty},"x":{x},"y":{y}}}"#)
+            }
+        };
         if runtime_data["nonce"] != session.nonce {
             return Err("another nonce".to_owned());
         }
         if tee_evidence["additional_evidence"] != "" || evidence["svn"] != "1" {
             return Err("not the sample TEE's evidence".to_owned());
         }
-        // RFC 8785 for these members, written out: Value's Display is the JSON string.
         let bound = format!(
-            r#"{{"additional-evidence":"","nonce":"{}","tee-pubkey":{{"alg":{},"crv":{},"kty":{},"x":{},"y":{}}}}}"#,
-            session.nonce, key["alg"], key["crv"], key["kty"], key["x"], key["y"],
+            r#"{{"additional-evidence":"","nonce":"{}","tee-pubkey":{canonical}}}"#,
+            session.nonce
         );
         let expected = STANDARD.encode(digest::digest(&digest::SHA384, bound.as_bytes()));
         if evidence["report_data"] != expected {
@@ -152,7 +165,7 @@ impl Inner {
         let Some(bytes) = self.resources.get(path) else {
             return refuse("PluginInternalError", "Plugin internal error");
         };
-        let other = TeeKeyPair::generate().map(|pair| pair.public_jwk());
+        let other = TeeKeyPair::generate(TeeKeyKind::P256).map(|pair| pair.public_jwk());
         let jwk = match (fault, &other) {
             (Some(Fault::OtherKey), Ok(other)) => other,
             _ => key,

@@ -6,6 +6,7 @@
 //! POST /kbs/v0/attest    public key, evidence over     -> token
 //!                        SHA-384(nonce, public key)
 //! GET  /kbs/v0/resource/<repository>/<type>/<tag>      -> JWE to that public key
+//! GET  /kbs/v0/<plugin>/<path>                         -> the same, from one of Trustee's plugins
 //! ```
 //!
 //! The evidence binds the public key to this guest, so only this guest can open the answer,
@@ -20,7 +21,7 @@ use std::sync::Arc;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, COOKIE, SET_COOKIE};
 use reqwest::{RequestBuilder, Response, StatusCode};
 use seal::jwe::{TeeKeyKind, TeeKeyPair};
-use seal::name::{KeyUri, ResourceUri};
+use seal::name::{KeyUri, PluginUri, ResourceUri};
 use secret::Secret;
 use tokio::sync::Mutex;
 use zeroize::Zeroizing;
@@ -71,25 +72,49 @@ impl KeySource for Kbs {
     }
 
     async fn release(&self, resource: &ResourceUri) -> Result<Secret, Error> {
-        let about = &KeyUri::from(resource);
+        self.get(&format!("resource/{}", resource.path()), &[], &resource.into()).await
+    }
+}
+
+impl Kbs {
+    /// What a plugin serves under this name, as [`KeySource::release`] does a resource.
+    pub async fn release_plugin(&self, name: &PluginUri) -> Result<Secret, Error> {
+        self.get(&name.api_path(), &[], &name.clone().into()).await
+    }
+
+    /// What the plugin `pkcs11` unwraps, by the key in its HSM: a GET that has a body. Nothing in it
+    /// is bound to anything. [`Error::Unwrap`] also for whatever else fails there: Trustee tells none
+    /// from the other.
+    pub async fn unwrap(&self, name: &PluginUri, wrapped: &[u8]) -> Result<Secret, Error> {
+        let about = &name.clone().into();
+        self.get(&name.api_path(), wrapped, about).await.map_err(|error| match error {
+            Error::NotFound { resource, detail } if detail.contains("PluginInternalError") => {
+                let detail =
+                    format!("{detail}: the broker's log tells if it is its HSM that failed");
+                Error::Unwrap { resource, detail }
+            }
+            other => other,
+        })
+    }
+
+    /// What is below `/kbs/v0/`, decrypted.
+    async fn get(&self, path: &str, body: &[u8], about: &KeyUri) -> Result<Secret, Error> {
         let mut session = self.session(None, about).await?;
-        let mut refusal = match self.fetch(&session, resource).await? {
+        let mut refusal = match self.fetch(&session, path, body, about).await? {
             Ok(key) => return Ok(key),
             Err(refusal) => refusal,
         };
         // A session may have ended since it was used last: attest again, once, and only then.
         if refusal.is_about_the_session() {
             session = self.session(Some(&session), about).await?;
-            refusal = match self.fetch(&session, resource).await? {
+            refusal = match self.fetch(&session, path, body, about).await? {
                 Ok(key) => return Ok(key),
                 Err(refusal) => refusal,
             };
         }
         Err(refusal.into_error(self.endpoint.name(), about))
     }
-}
 
-impl Kbs {
     /// The current session, or a new one if there is none or it is the one that was `refused`.
     async fn session(
         &self,
@@ -181,21 +206,26 @@ impl Kbs {
     async fn fetch(
         &self,
         session: &Session,
-        resource: &ResourceUri,
+        path: &str,
+        body: &[u8],
+        about: &KeyUri,
     ) -> Result<Result<Secret, Refusal>, Error> {
-        let path = format!("/kbs/v0/resource/{}", resource.path());
-        let response = self.endpoint.send(session.authorize(self.endpoint.get(&path))).await?;
+        let mut request = session.authorize(self.endpoint.get(&format!("/kbs/v0/{path}")));
+        if !body.is_empty() {
+            request = request.body(body.to_owned());
+        }
+        let response = self.endpoint.send(request).await?;
         if response.status() != StatusCode::OK {
             return Ok(Err(self.refusal(response).await));
         }
         let sealed = self.endpoint.body(response, handshake::JWE_BYTES_MAX).await?;
-        let empty = || Error::Empty { resource: resource.into() };
+        let empty = || Error::Empty { resource: about.clone() };
         if sealed.is_empty() {
             return Err(empty());
         }
         let key = session.key_pair.decrypt(&sealed).map_err(|error| match error {
             seal::Error::Limit { .. } => {
-                Error::TooLarge { what: resource.to_string(), limit: Secret::BYTES_MAX }
+                Error::TooLarge { what: about.to_string(), limit: Secret::BYTES_MAX }
             }
             other => self.protocol(format!("the answer does not open: {other}")),
         })?;

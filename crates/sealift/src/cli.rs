@@ -166,6 +166,9 @@ pub struct Seal {
     /// How to reach keys elsewhere
     #[command(flatten)]
     pub remote: RemoteArgs,
+    /// The administrator's Ed25519 key, PKCS#8 PEM, to wrap by `kbs+pkcs11:///wrap-key`
+    #[arg(long, value_name = "FILE", env = "SEALIFT_ADMIN_KEY")]
+    pub admin_key: Option<PathBuf>,
     /// How to reach the store
     #[command(flatten)]
     pub store: StoreArgs,
@@ -637,6 +640,9 @@ pub struct Rewrap {
     /// How to reach keys elsewhere
     #[command(flatten)]
     pub remote: RemoteArgs,
+    /// The administrator's Ed25519 key, PKCS#8 PEM, to wrap by `kbs+pkcs11:///wrap-key`
+    #[arg(long, value_name = "FILE", env = "SEALIFT_ADMIN_KEY")]
+    pub admin_key: Option<PathBuf>,
     /// How to reach the store
     #[command(flatten)]
     pub store: StoreArgs,

@@ -1,8 +1,11 @@
 //! The honest half: what CDH and Trustee answer.
 
+use aws_lc_rs::rsa::{
+    OAEP_SHA256_MGF1SHA256, OaepPrivateDecryptingKey, OaepPublicEncryptingKey, PrivateDecryptingKey,
+};
 use aws_lc_rs::{digest, rand};
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use seal::jwe::{TeeKeyKind, TeeKeyPair, TeePublicKey};
 use serde_json::{Value, json};
 
@@ -42,6 +45,7 @@ impl State {
                 Some(Step::Auth) => inner.auth(request, fault.as_ref()),
                 Some(Step::Attest) => inner.attest(request),
                 Some(Step::Resource) => inner.resource(request, fault.as_ref()),
+                None if request.method == "POST" => inner.wrap(request),
                 None => Answer::new(404, b"URL NOT FOUND".to_vec()),
             },
         };
@@ -54,7 +58,7 @@ fn step(request: &Request) -> Option<Step> {
         ("GET", path) if path.starts_with("/cdh/resource/") => Some(Step::Cdh),
         ("POST", "/kbs/v0/auth") => Some(Step::Auth),
         ("POST", "/kbs/v0/attest") => Some(Step::Attest),
-        ("GET", path) if path.starts_with("/kbs/v0/resource/") => Some(Step::Resource),
+        ("GET", path) if path.starts_with("/kbs/v0/") => Some(Step::Resource),
         _ => None,
     }
 }
@@ -158,24 +162,68 @@ impl Inner {
             };
             return refuse(variant, "Attestation Token not found");
         };
-        let path = request.path.trim_start_matches("/kbs/v0/resource/");
+        let path = request.path.trim_start_matches("/kbs/v0/");
+        let path = path.strip_prefix("resource/").unwrap_or(path);
         if self.denied.contains(path) {
             return refuse("PolicyDeny", "Access denied by policy");
         }
-        let Some(bytes) = self.resources.get(path) else {
-            return refuse("PluginInternalError", "Plugin internal error");
+        let served = match path.split_once('/') {
+            Some(("pkcs11", "wrap-key")) => self.unwrap(&request.body),
+            _ => self.resources.get(path).cloned(),
+        };
+        let plugin = request.path.split('/').nth(3).unwrap_or_default();
+        let Some(bytes) = served else {
+            return match plugin {
+                "resource" | "pkcs11" => refuse("PluginInternalError", "Plugin internal error"),
+                _ => Answer { status: 404, ..refuse("PluginNotFound", "Plugin not found") },
+            };
         };
         let other = TeeKeyPair::generate(TeeKeyKind::P256).map(|pair| pair.public_jwk());
         let jwk = match (fault, &other) {
             (Some(Fault::OtherKey), Ok(other)) => other,
             _ => key,
         };
-        let sealed = TeePublicKey::from_jwk(jwk).and_then(|key| key.encrypt(bytes));
+        let sealed = TeePublicKey::from_jwk(jwk).and_then(|key| key.encrypt(&bytes));
         let Ok(mut sealed) = sealed else { return refuse("JweError", "JWE failed") };
         if matches!(fault, Some(Fault::FlippedTag)) {
             flip_first(&mut sealed["tag"]);
         }
         json_answer(&sealed)
+    }
+
+    /// Trustee's plugin `pkcs11`: RSA-OAEP with SHA-256 throughout and no label, in its HSM.
+    fn unwrap(&self, body: &[u8]) -> Option<Vec<u8>> {
+        let key = PrivateDecryptingKey::from_pkcs8(self.wrap_key.as_ref()?).ok()?;
+        let key = OaepPrivateDecryptingKey::new(key).ok()?;
+        let mut output = vec![0; key.min_output_size()];
+        key.decrypt(&OAEP_SHA256_MGF1SHA256, body, &mut output, None).ok().map(|key| key.to_vec())
+    }
+
+    /// Its other half is for administrators, whose token is not verified here, and answers in the
+    /// clear.
+    fn wrap(&self, request: &Request) -> Answer {
+        if request.path != "/kbs/v0/pkcs11/wrap-key" || self.wrap_key.is_none() {
+            return Answer { status: 404, ..refuse("PluginNotFound", "Plugin not found") };
+        }
+        let claims = request
+            .header("authorization")
+            .and_then(|it| it.strip_prefix("Bearer ")?.split('.').nth(1))
+            .and_then(|claims| URL_SAFE_NO_PAD.decode(claims).ok())
+            .and_then(|claims| serde_json::from_slice::<Value>(&claims).ok());
+        if claims.is_none_or(|claims| claims["role"] != "admin") {
+            return refuse("AdminAuthInitialization", "failed to initialize [admin] configuration");
+        }
+        let wrapped = self.wrap_key.as_ref().and_then(|key| {
+            let key = PrivateDecryptingKey::from_pkcs8(key).ok()?.public_key();
+            let key = OaepPublicEncryptingKey::new(key).ok()?;
+            let mut output = vec![0; key.ciphertext_size()];
+            let oaep = &OAEP_SHA256_MGF1SHA256;
+            Some(key.encrypt(oaep, &request.body, &mut output, None).ok()?.to_vec())
+        });
+        match wrapped {
+            Some(wrapped) => Answer::new(200, wrapped),
+            None => refuse("PluginInternalError", "Plugin internal error"),
+        }
     }
 
     /// The cookie's session first, the token's if there is none: Trustee's order.

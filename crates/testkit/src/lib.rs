@@ -1,7 +1,9 @@
 //! Development only: a bucket, a key broker and a destination that misbehave on purpose, the
 //! checkers that judge what came of it, and the planted bugs that show that the checkers see.
 
+pub mod azure;
 pub mod bao;
+pub mod gcp;
 pub mod hostile;
 pub mod kata;
 pub mod kbs;
@@ -20,5 +22,6 @@ pub mod steps;
 pub mod swtpm;
 pub mod tls;
 pub mod torn;
+pub mod web;
 
 pub use skip::{COLLECTED, skip};

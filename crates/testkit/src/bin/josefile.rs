@@ -54,7 +54,13 @@ fn answer(request: &Value, pair: &mut Option<TeeKeyPair>) -> Result<Value> {
             Ok(json!({ "token": key.encrypt(&bytes(request, "plaintext")?)? }))
         }
         "key-pair" => {
-            Ok(json!({ "jwk": pair.insert(TeeKeyPair::generate(TeeKeyKind::P256)?).public_jwk() }))
+            let kind = match text(request, "kind")? {
+                "P-256" => TeeKeyKind::P256,
+                "P-521" => TeeKeyKind::P521,
+                "RSA" => TeeKeyKind::Rsa,
+                other => bail!("unknown kind {other}"),
+            };
+            Ok(json!({ "jwk": pair.insert(TeeKeyPair::generate(kind)?).public_jwk() }))
         }
         "decrypt-response" => {
             let pair = pair.as_ref().context("no key pair was asked for")?;

@@ -280,7 +280,7 @@ fn cluster(signer: &EcdsaKeyPair) -> Web {
         let signature = URL_SAFE_NO_PAD.decode(signature).unwrap();
         let genuine = public.verify(signed.as_bytes(), &signature).is_ok();
         let status = json!({
-            "authenticated": genuine,
+            "authenticated": genuine, "audiences": review["spec"]["audiences"],
             "user": {"username": "system:serviceaccount:models:llama", "uid": "u-1"},
         });
         let answer = json!({

@@ -285,11 +285,14 @@ fn bad_answers(elsewhere: &str) -> Vec<(Vec<u8>, bool)> {
     ]
 }
 
+/// An answer of KMS's, and whether an error is what it means.
+type Meant = (Vec<u8>, fn(&Error) -> bool);
+
 async fn fails_and_recovers<R: RemoteKey>(
     remote: &R,
     key: &R::Name,
     fail_next: impl Fn(Step, Fault),
-    named: &[(Vec<u8>, fn(&Error) -> bool)],
+    named: &[Meant],
 ) {
     let elsewhere = start_gcp();
     let kek = fresh();
@@ -316,7 +319,7 @@ async fn fails_and_recovers<R: RemoteKey>(
 async fn whatever_cloud_kms_answers_there_is_an_error_and_no_key() {
     let (fake, dir) = (start_gcp(), tempfile::tempdir().unwrap());
     let kms = gcp_with_file(&fake, dir.path());
-    let named: Vec<(Vec<u8>, fn(&Error) -> bool)> = vec![
+    let named: Vec<Meant> = vec![
         (gcp::error(429, "RESOURCE_EXHAUSTED", "Quota exceeded"), Error::is_transient),
         (gcp::error(403, "PERMISSION_DENIED", "no"), |e| matches!(e, Error::Denied { .. })),
         (gcp::error(400, "FAILED_PRECONDITION", "disabled"), |e| matches!(e, Error::Denied { .. })),
@@ -358,7 +361,7 @@ async fn whatever_a_managed_hsm_answers_there_is_an_error_and_no_key() {
     let fake = FakeAzure::start().unwrap();
     fake.put_key("one", "oct-HSM", AES).unwrap();
     let (kms, one) = (azure_with_secret(&fake), azure_key("one"));
-    let named: Vec<(Vec<u8>, fn(&Error) -> bool)> = vec![
+    let named: Vec<Meant> = vec![
         (azure::error(429, "Throttled", "slow down"), Error::is_transient),
         (azure::error(403, "Forbidden", "no"), |e| matches!(e, Error::Denied { .. })),
         (azure::error(401, "Unauthorized", "no"), |e| matches!(e, Error::Login { .. })),

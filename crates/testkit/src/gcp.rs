@@ -78,8 +78,8 @@ impl FakeGcp {
             "-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n",
             lines.join("\n")
         );
-        let mut state = State::default();
-        state.public_key = pair.public_key().as_ref().to_vec();
+        let public_key = pair.public_key().as_ref().to_vec();
+        let mut state = State { public_key, ..State::default() };
         for key in keys {
             let mut bytes = [0; 32];
             rand::fill(&mut bytes)?;
@@ -304,8 +304,8 @@ fn decrypt(key: &[u8; 32], body: &[u8]) -> Result<Value> {
 pub fn crc32c(bytes: &[u8]) -> u32 {
     let mut register: u32 = !0;
     for bit in bytes.iter().flat_map(|byte| (0..8).map(move |at| byte >> at & 1)) {
-        let carry = register >> 31 ^ u32::from(bit);
-        register = register << 1 ^ carry * 0x1edc_6f41;
+        let carry = (register >> 31) ^ u32::from(bit);
+        register = (register << 1) ^ (carry * 0x1edc_6f41);
     }
     !register.reverse_bits()
 }

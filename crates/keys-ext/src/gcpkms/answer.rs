@@ -20,7 +20,7 @@ pub(super) fn crc32c(bytes: &[u8]) -> u32 {
     const POLYNOMIAL: u32 = 0x82f6_3b78;
     !bytes.iter().fold(!0, |crc, byte| {
         (0..8).fold(crc ^ u32::from(*byte), |crc, _| match crc & 1 {
-            1 => crc >> 1 ^ POLYNOMIAL,
+            1 => (crc >> 1) ^ POLYNOMIAL,
             _ => crc >> 1,
         })
     })

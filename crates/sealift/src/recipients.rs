@@ -86,21 +86,44 @@ impl<'a> Keys<'a> {
             };
         };
         refuse_file(name, file)?;
-        let id = bundle.claimed().id;
+        self.unwrapped(name, wrapped, &bundle.claimed().id).await
+    }
+
+    /// The key of the recipient `name`, as its holder unwraps it.
+    async fn unwrapped(
+        &self,
+        name: &KeyUri,
+        wrapped: &[u8],
+        id: &BundleId,
+    ) -> Result<Kek, Failure> {
         let unwrapped = match name {
             KeyUri::VaultTransit(key) => {
-                self.unwrap(&self.vault(name).await?, key, name, wrapped, &id).await?
+                self.unwrap(&self.vault(name).await?, key, name, wrapped, id).await?
             }
-            KeyUri::AwsKms(key) => self.unwrap(&self.aws_kms(), key, name, wrapped, &id).await?,
-            KeyUri::GcpKms(key) => self.unwrap(&self.gcp_kms(), key, name, wrapped, &id).await?,
-            KeyUri::AzureKms(key) => {
-                self.unwrap(&self.azure_kms(), key, name, wrapped, &id).await?
-            }
-            KeyUri::Pkcs11(key) => self.unwrap(&self.pkcs11()?, key, name, wrapped, &id).await?,
+            KeyUri::AwsKms(key) => self.unwrap(&self.aws_kms(), key, name, wrapped, id).await?,
+            KeyUri::GcpKms(key) => self.unwrap(&self.gcp_kms(), key, name, wrapped, id).await?,
+            KeyUri::AzureKms(key) => self.unwrap(&self.azure_kms(), key, name, wrapped, id).await?,
+            KeyUri::Pkcs11(key) => self.unwrap(&self.pkcs11()?, key, name, wrapped, id).await?,
             KeyUri::KbsPlugin(plugin) => self.plugin_unwraps(plugin, name, wrapped).await?,
             KeyUri::Kbs(_) | KeyUri::VaultKv(_) => return Err(never_wrapped(name)),
         };
         Ok(Kek::unwrapped(unwrapped)?)
+    }
+
+    /// A key that unwraps, tried on nothing but itself: what it has just wrapped.
+    pub(crate) async fn tried(&self, name: &KeyUri) -> Result<Kek, Failure> {
+        let id = BundleId::random();
+        let to = NamedKey { key: name.clone(), file: None };
+        let Wrapping { kek, wrapped_key, .. } = self.wrapping(&to, &id).await?;
+        let wrapped = wrapped_key.ok_or_else(|| never_wrapped(name))?;
+        let unwrapped = self.unwrapped(name, &wrapped, &id).await?;
+        match aws_lc_rs::constant_time::verify_slices_are_equal(kek.expose(), unwrapped.expose()) {
+            Ok(()) => Ok(unwrapped),
+            Err(_) => {
+                Err(Failure::new(Code::KeyUnusable, "it unwraps to another key than it wrapped")
+                    .at(name))
+            }
+        }
     }
 
     /// The key `name` as its holder releases it.

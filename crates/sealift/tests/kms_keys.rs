@@ -29,6 +29,7 @@ fn goes_there_and_back(uri: &str, equipped: &dyn Fn(&[&str]) -> Command) {
         let rewrap = ["rewrap", text(&one.bundle), "--to", uri];
         succeed(&mut equipped(&[&rewrap[..], &from_file].concat()));
     }
+    succeed(&mut equipped(&["key", "check", "--resource-id", uri]));
     let dest = sealed.dest("dest");
     let open = ["init", text(&sealed.bundle), text(&dest), "--resource-id", uri];
     refuse(&mut equipped(&open), Code::Stale);
@@ -182,6 +183,8 @@ async fn a_bundle_goes_to_the_hsm_behind_a_key_broker() {
     let mut by_hub = sealift();
     by_hub.args(["init", text(&sealed.bundle), text(&dest), "--resource-id", uri]);
     refuse(by_hub.args(["--digest", &digest]), Code::Usage);
+    let mut check = sealift();
+    refuse(check.args(["key", "check", "--resource-id", uri, "--kbs-url", &url]), Code::Usage);
     // What the plugin releases is a key as any other.
     let held = std::fs::read_to_string(&sealed.key).unwrap();
     let check = |path: &str| {

@@ -116,12 +116,12 @@ def asymmetric(ours):
         with check(f"jwcrypto refuses our response to its {name} key under another"):
             other = jwk.JWK.generate(**parameters)
             refuses(lambda: jwe.JWE().deserialize(json.dumps(token), other), JWException)
-    with check("we open jwcrypto's response to our key"):
-        public = ours.ask("key-pair")["jwk"]
-        key = jwk.JWK(**public)
-        token = theirs(plaintext, key, alg="ECDH-ES+A256KW", enc="A256GCM")
-        answer = ours.ask("decrypt-response", token=flattened(token))
-        assert octets(answer["plaintext"]) == plaintext
+    for kind, alg in [("P-256", "ECDH-ES+A256KW"), ("P-521", "ECDH-ES+A256KW"), ("RSA", "RSA-OAEP-256")]:
+        with check(f"we open jwcrypto's response to our {kind} key"):
+            public = ours.ask("key-pair", kind=kind)["jwk"]
+            token = theirs(plaintext, jwk.JWK(**public), alg=alg, enc="A256GCM")
+            answer = ours.ask("decrypt-response", token=flattened(token))
+            assert octets(answer["plaintext"]) == plaintext
 
 
 def main():

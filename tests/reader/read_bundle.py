@@ -49,11 +49,23 @@ MOUNT = rf"vault:///{NAME}(/(?!(keys|data)/){NAME})*"
 REGION = "[a-z0-9-]{1,32}"
 KMS_KEY, KMS_ALIAS = "[A-Za-z0-9-]{1,128}", "alias/[A-Za-z0-9/_-]{1,250}"
 CHARACTER = "([A-Za-z0-9._~-]|%[0-9A-F]{2})"
-RELEASED = re.compile(rf"kbs://(/{NAME}){{3}}|{MOUNT}/data(/{NAME})+#{NAME}")
+# What a broker serves that is no plugin.
+NO_PLUGIN = "(auth|attest|resource|resource-policy|attestation-policy|reference-value)"
+PLUGIN = rf"kbs\+(?!{NO_PLUGIN}:)[a-z][a-z0-9-]{{0,62}}://(/{NAME}){{1,8}}"
+# Whoever has its public half can wrap for it.
+PUBLIC = re.compile(r"kbs\+pkcs11:///wrap-key")
+LOWER, WORD = "[a-z0-9-]{1,63}", "[A-Za-z0-9_-]{1,63}"
+AZURE = r"(managedhsm|vault)\.(azure\.net|azure\.cn|usgovcloudapi\.net)"
+RELEASED = re.compile(
+    rf"kbs://(/{NAME}){{3}}|{MOUNT}/data(/{NAME})+#{NAME}|(?!{PUBLIC.pattern}$){PLUGIN}"
+)
 UNWRAPPING = re.compile(
     rf"{MOUNT}/keys/{NAME}"
     rf"|awskms:///{REGION}/({KMS_KEY}|{KMS_ALIAS})"
     rf"|awskms:///arn:{REGION}:kms:{REGION}:[0-9]{{12}}:(key/{KMS_KEY}|{KMS_ALIAS})"
+    rf"|gcpkms:///projects/{LOWER}/locations/{LOWER}/keyRings/{WORD}/cryptoKeys/{WORD}"
+    rf"|azurekms:///[a-z0-9-]{{1,24}}\.{AZURE}/keys/[A-Za-z0-9-]{{1,127}}(/[0-9a-f]{{32}})?"
+    rf"|{PUBLIC.pattern}"
     rf"|pkcs11:token={CHARACTER}{{1,32}};(object={CHARACTER}{{1,255}}|id=(%[0-9A-F]{{2}}){{1,255}})"
 )
 KEY_URI = re.compile(f"{RELEASED.pattern}|{UNWRAPPING.pattern}")
@@ -92,6 +104,8 @@ def open_bundle(read, key, resource, demand):
         kek, key_pins = read_key(key)
     dek = unwrap(recipient, kek)
     bundle.authenticate(dek)
+    vouched = not matches(PUBLIC, resource) or demand.get("digests")
+    require(vouched, f"anybody may wrap for {resource}", "unvouched")
     bundle.check_pins(demand, key_pins)
     return {f["path"]: (bundle.open_file(dek, f, read), f["mode"]) for f in bundle.files}
 

@@ -18,7 +18,7 @@ use common::{Broker, Dirs, Evidence, NOW, Setup};
 use keys::{AzureTee, AzureVtpm, HttpSettings, Kbs, KeySource, Tpm};
 use seal::name::ResourceUri;
 use serde_json::{Value, json};
-use testkit::azure::Metadata;
+use testkit::azure_vm::Metadata;
 use testkit::swtpm::Swtpm;
 
 const VALUE: &[u8] = b"thirty-two bytes of a secret key";

@@ -8,11 +8,13 @@ use std::sync::Mutex;
 use common::Broker;
 use keys::conformance::{Fixture, check};
 use keys::{HttpSettings, Kbs, SampleAttester};
+use seal::jwe::TeeKeyKind;
 use seal::name::ResourceUri;
 
 struct Real {
     broker: Broker,
     denied: Mutex<Vec<String>>,
+    key_kind: TeeKeyKind,
 }
 
 impl Fixture for Real {
@@ -20,7 +22,8 @@ impl Fixture for Real {
 
     fn source(&self) -> Kbs {
         let url = format!("http://{}", self.broker.wire.address);
-        Kbs::new(&url, Box::new(SampleAttester), &HttpSettings::default()).unwrap()
+        let kbs = Kbs::new(&url, Box::new(SampleAttester), &HttpSettings::default()).unwrap();
+        kbs.with_key_kind(self.key_kind)
     }
 
     async fn put(&self, resource: &ResourceUri, bytes: &[u8]) -> bool {
@@ -48,6 +51,8 @@ impl Fixture for Real {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn our_client_and_our_broker_conform() {
-    check(&Real { broker: Broker::start(), denied: Mutex::default() }).await;
+async fn our_client_and_our_broker_conform_with_every_kind_of_key() {
+    for key_kind in [TeeKeyKind::P256, TeeKeyKind::P521, TeeKeyKind::Rsa] {
+        check(&Real { broker: Broker::start(), denied: Mutex::default(), key_kind }).await;
+    }
 }

@@ -51,7 +51,7 @@ impl AwsKms {
     /// The variables that say who we are, in the order of the AWS tools: keys, a web identity
     /// (IRSA), a container's credentials (EKS Pod Identity, ECS), the instance's. The first that is
     /// there counts; one that fails is an error.
-    pub const VARIABLES: [&str; 14] = credentials::VARIABLES;
+    pub const VARIABLES: [&str; 15] = credentials::VARIABLES;
 
     /// Asks nothing yet.
     pub fn new(settings: AwsKmsSettings) -> Self {

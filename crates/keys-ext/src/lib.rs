@@ -1,4 +1,5 @@
-//! Keys that users have elsewhere: Vault and OpenBao, AWS KMS, PKCS#11 tokens.
+//! Keys that users have elsewhere: Vault and OpenBao, AWS KMS, Google's Cloud KMS, Azure's Managed HSM,
+//! PKCS#11 tokens.
 //!
 //! Two kinds. One releases a key, like the sources in [`keys`]: [`Vault::release`]. The others
 //! never do: a [`RemoteKey`] wraps a fresh key when a bundle is sealed, and unwraps it when the
@@ -8,6 +9,9 @@
 //! Guests' agents do not link this crate.
 
 mod awskms;
+mod azurekms;
+mod gcpkms;
+mod oauth;
 mod pkcs11;
 mod vault;
 
@@ -20,6 +24,8 @@ use secret::Secret;
 use zeroize::Zeroizing;
 
 pub use awskms::{AwsKms, AwsKmsSettings, CONTEXT};
+pub use azurekms::{AzureKms, AzureKmsSettings};
+pub use gcpkms::{GcpKms, GcpKmsSettings};
 pub use pkcs11::{Pin, Pkcs11, Pkcs11Settings};
 pub use vault::{Jwt, Login, Vault, VaultSettings};
 
@@ -31,7 +37,7 @@ pub trait RemoteKey: Send + Sync {
     /// The kind of [`seal::name::KeyUri`] that names its keys.
     type Name;
 
-    /// `vault`, `awskms` or `pkcs11`: for logs and audit records.
+    /// `vault`, `awskms`, `gcpkms`, `azurekms` or `pkcs11`: for logs and audit records.
     fn kind(&self) -> &'static str;
 
     /// `kek` wrapped by `key`, bound to `bundle` where the service can bind.

@@ -7,7 +7,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
+use aws_lc_rs::signature::{
+    ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _,
+    UnparsedPublicKey,
+};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use common::{answering, bundle, fresh, http};
@@ -17,6 +20,8 @@ use seal::name::{KeyUri, VaultKv, VaultTransit};
 use secret::Secret;
 use serde_json::{Value, json};
 use testkit::bao::Bao;
+use testkit::tls::Authority;
+use testkit::web::{Asked, Web, reply};
 
 fn vault(address: &str, login: Login) -> Vault {
     let settings = VaultSettings {
@@ -201,8 +206,16 @@ fn jwt_method(bao: &Bao) -> EcdsaKeyPair {
 }
 
 fn write_jwt(key: &EcdsaKeyPair, subject: &str, file: &Path) {
+    write_claims(key, &json!({"sub": subject}), file);
+}
+
+/// A JWT with these claims, and those of each.
+fn write_claims(key: &EcdsaKeyPair, claims: &Value, file: &Path) {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
-    let claims = json!({"sub": subject, "aud": "vault", "iat": now, "exp": now + 600});
+    let mut claims = claims.clone();
+    claims["aud"] = json!(["vault"]);
+    claims["iat"] = json!(now);
+    claims["exp"] = json!(now + 600);
     let head = URL_SAFE_NO_PAD.encode(br#"{"alg":"ES256","typ":"JWT"}"#);
     let signed = format!("{head}.{}", URL_SAFE_NO_PAD.encode(claims.to_string()));
     let signature = key.sign(&aws_lc_rs::rand::SystemRandom::new(), signed.as_bytes()).unwrap();
@@ -248,6 +261,88 @@ async fn a_jwt_logs_in_for_one_question_and_leaves_no_token_behind() {
     write_jwt(&signer, "guest", &file);
     let unknown = vault(&bao.address(), unknown).unwrap(&key, &wrapped, &id).await;
     assert!(matches!(unknown, Err(Error::Login { .. })), "{unknown:?}");
+}
+
+/// A cluster's API server, as far as OpenBao asks it who a service account's token is of.
+fn cluster(signer: &EcdsaKeyPair) -> Web {
+    let public =
+        UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, signer.public_key().as_ref().to_vec());
+    let answer = move |asked: &Asked| {
+        if (asked.method.as_str(), asked.path.as_str())
+            != ("POST", "/apis/authentication.k8s.io/v1/tokenreviews")
+            || asked.header("authorization") != "Bearer the-reviewers"
+        {
+            return reply(403, b"{}");
+        }
+        let review: Value = serde_json::from_slice(&asked.body).unwrap();
+        let token = review["spec"]["token"].as_str().unwrap();
+        let (signed, signature) = token.rsplit_once('.').unwrap();
+        let signature = URL_SAFE_NO_PAD.decode(signature).unwrap();
+        let genuine = public.verify(signed.as_bytes(), &signature).is_ok();
+        let status = json!({
+            "authenticated": genuine, "audiences": review["spec"]["audiences"],
+            "user": {"username": "system:serviceaccount:models:llama", "uid": "u-1"},
+        });
+        let answer = json!({
+            "kind": "TokenReview", "apiVersion": "authentication.k8s.io/v1", "status": status,
+        });
+        let body = answer.to_string();
+        let head = "HTTP/1.1 201 Created\r\nContent-Type: application/json\r\nContent-Length";
+        format!("{head}: {}\r\n\r\n{body}", body.len()).into_bytes()
+    };
+    Web::start(answer).unwrap()
+}
+
+/// A service account's token, as Kubernetes projects it.
+fn write_service_account(key: &EcdsaKeyPair, namespace: &str, file: &Path) {
+    let account = json!({
+        "namespace": namespace, "serviceaccount": {"name": "llama", "uid": "u-1"},
+    });
+    let subject = format!("system:serviceaccount:{namespace}:llama");
+    write_claims(key, &json!({"sub": subject, "kubernetes.io": account}), file);
+}
+
+#[tokio::test]
+async fn a_pod_logs_in_as_its_service_account() {
+    let Some(bao) = Bao::start().unwrap() else { return };
+    bao.must("POST", "transit/keys/a", json!({})).unwrap();
+    let (key, kek, id) = (transit("vault:///transit/keys/a"), fresh(), bundle("1"));
+    let wrapped = as_token(&bao, Bao::ROOT).wrap(&key, &kek, &id).await.unwrap();
+    let signer = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
+    let cluster = cluster(&signer);
+    bao.must("POST", "sys/auth/kubernetes", json!({"type": "kubernetes"})).unwrap();
+    let config = json!({
+        "kubernetes_host": cluster.url(), "token_reviewer_jwt": "the-reviewers",
+        // Needed even where it is not used.
+        "disable_local_ca_jwt": true, "kubernetes_ca_cert": Authority::new().unwrap().pem(),
+    });
+    bao.must("POST", "auth/kubernetes/config", config).unwrap();
+    let rules = r#"path "transit/decrypt/a" { capabilities = ["update"] }"#;
+    bao.must("POST", "sys/policies/acl/llama", json!({"policy": rules})).unwrap();
+    let role = json!({
+        "bound_service_account_names": "llama", "bound_service_account_namespaces": "models",
+        "token_policies": "llama",
+    });
+    bao.must("POST", "auth/kubernetes/role/llama", role).unwrap();
+
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("token");
+    let (mount, role) = ("kubernetes".to_owned(), "llama".to_owned());
+    let pod = vault(&bao.address(), Login::Jwt { mount, role, jwt: Jwt::File(file.clone()) });
+    write_service_account(&signer, "models", &file);
+    assert_eq!(pod.unwrap(&key, &wrapped, &id).await.unwrap().expose(), kek.expose());
+
+    write_service_account(&signer, "others", &file);
+    let elsewhere = pod.unwrap(&key, &wrapped, &id).await;
+    assert!(matches!(elsewhere, Err(Error::Login { .. })), "{elsewhere:?}");
+    let forger = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
+    write_service_account(&forger, "models", &file);
+    let forged = pod.unwrap(&key, &wrapped, &id).await;
+    assert!(matches!(forged, Err(Error::Login { .. })), "{forged:?}");
+    drop(cluster);
+    write_service_account(&signer, "models", &file);
+    let alone = pod.unwrap(&key, &wrapped, &id).await.unwrap_err();
+    assert!(matches!(alone, Error::Login { .. } | Error::Unreachable { .. }), "{alone:?}");
 }
 
 #[tokio::test]

@@ -83,7 +83,7 @@ impl Endpoint {
         &self.name
     }
 
-    /// The address of `path`, which begins with a slash.
+    /// The address of `path`, which begins with a slash and may have a query.
     pub fn url(&self, path: &str) -> Url {
         join(&self.base, path)
     }
@@ -207,10 +207,12 @@ pub(crate) fn parse_base(text: &str) -> Result<Url, Error> {
     Ok(base)
 }
 
-/// `path` below `base`.
+/// `path` below `base`, and its query, if it has one.
 pub(crate) fn join(base: &Url, path: &str) -> Url {
+    let (path, query) = path.split_once('?').map_or((path, None), |(path, q)| (path, Some(q)));
     let mut url = base.clone();
     url.set_path(&format!("{}{path}", base.path().trim_end_matches('/')));
+    url.set_query(query);
     url
 }
 

@@ -6,6 +6,7 @@
 //! POST /kbs/v0/attest    public key, evidence over     -> token
 //!                        SHA-384(nonce, public key)
 //! GET  /kbs/v0/resource/<repository>/<type>/<tag>      -> JWE to that public key
+//! GET  /kbs/v0/<plugin>/<path>                         -> the same, from one of Trustee's plugins
 //! ```
 //!
 //! The evidence binds the public key to this guest, so only this guest can open the answer,
@@ -19,8 +20,8 @@ use std::sync::Arc;
 
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, COOKIE, SET_COOKIE};
 use reqwest::{RequestBuilder, Response, StatusCode};
-use seal::jwe::TeeKeyPair;
-use seal::name::{KeyUri, ResourceUri};
+use seal::jwe::{TeeKeyKind, TeeKeyPair};
+use seal::name::{KeyUri, PluginUri, ResourceUri};
 use secret::Secret;
 use tokio::sync::Mutex;
 use zeroize::Zeroizing;
@@ -34,6 +35,7 @@ use crate::{Attester, Error, HttpSettings, KeySource};
 pub struct Kbs {
     endpoint: Endpoint,
     attester: Arc<dyn Attester>,
+    key_kind: TeeKeyKind,
     /// Held during the handshake, so that concurrent releases share one attestation.
     session: Mutex<Option<Arc<Session>>>,
 }
@@ -53,7 +55,14 @@ impl Kbs {
         settings: &HttpSettings,
     ) -> Result<Self, Error> {
         let endpoint = Endpoint::new(url, settings)?;
-        Ok(Self { endpoint, attester: attester.into(), session: Mutex::new(None) })
+        let (attester, key_kind) = (attester.into(), TeeKeyKind::default());
+        Ok(Self { endpoint, attester, key_kind, session: Mutex::new(None) })
+    }
+
+    /// Makes key pairs of this kind, for brokers that have a rule about it.
+    #[must_use]
+    pub fn with_key_kind(self, key_kind: TeeKeyKind) -> Self {
+        Self { key_kind, ..self }
     }
 }
 
@@ -63,25 +72,49 @@ impl KeySource for Kbs {
     }
 
     async fn release(&self, resource: &ResourceUri) -> Result<Secret, Error> {
-        let about = &KeyUri::from(resource);
+        self.get(&format!("resource/{}", resource.path()), &[], &resource.into()).await
+    }
+}
+
+impl Kbs {
+    /// What a plugin serves under this name, as [`KeySource::release`] does a resource.
+    pub async fn release_plugin(&self, name: &PluginUri) -> Result<Secret, Error> {
+        self.get(&name.api_path(), &[], &name.clone().into()).await
+    }
+
+    /// What the plugin `pkcs11` unwraps, by the key in its HSM: a GET that has a body. Nothing in it
+    /// is bound to anything. [`Error::Unwrap`] also for whatever else fails there: Trustee tells none
+    /// from the other.
+    pub async fn unwrap(&self, name: &PluginUri, wrapped: &[u8]) -> Result<Secret, Error> {
+        let about = &name.clone().into();
+        self.get(&name.api_path(), wrapped, about).await.map_err(|error| match error {
+            Error::NotFound { resource, detail } if detail.contains("PluginInternalError") => {
+                let detail =
+                    format!("{detail}: the broker's log tells if it is its HSM that failed");
+                Error::Unwrap { resource, detail }
+            }
+            other => other,
+        })
+    }
+
+    /// What is below `/kbs/v0/`, decrypted.
+    async fn get(&self, path: &str, body: &[u8], about: &KeyUri) -> Result<Secret, Error> {
         let mut session = self.session(None, about).await?;
-        let mut refusal = match self.fetch(&session, resource).await? {
+        let mut refusal = match self.fetch(&session, path, body, about).await? {
             Ok(key) => return Ok(key),
             Err(refusal) => refusal,
         };
         // A session may have ended since it was used last: attest again, once, and only then.
         if refusal.is_about_the_session() {
             session = self.session(Some(&session), about).await?;
-            refusal = match self.fetch(&session, resource).await? {
+            refusal = match self.fetch(&session, path, body, about).await? {
                 Ok(key) => return Ok(key),
                 Err(refusal) => refusal,
             };
         }
         Err(refusal.into_error(self.endpoint.name(), about))
     }
-}
 
-impl Kbs {
     /// The current session, or a new one if there is none or it is the one that was `refused`.
     async fn session(
         &self,
@@ -118,7 +151,7 @@ impl Kbs {
         let body = self.endpoint.body(response, handshake::CHALLENGE_BYTES_MAX).await?;
         let challenge = Challenge::parse(&body).map_err(|why| self.protocol(why))?;
 
-        let key_pair = TeeKeyPair::generate().map_err(|error| self.protocol(error.to_string()))?;
+        let key_pair = self.key_pair().await?;
         let public_key = key_pair.public_jwk();
         let report_data =
             handshake::report_data(&challenge, &public_key).map_err(|why| self.protocol(why))?;
@@ -131,6 +164,14 @@ impl Kbs {
         let token = handshake::parse_token(&body).map_err(|why| self.protocol(why))?;
         tracing::info!(kbs = self.endpoint.name(), tee = self.attester.tee(), "attested");
         Ok(Session { key_pair, cookie, token })
+    }
+
+    /// RSA takes tenths of a second to make, so it is made off the runtime.
+    async fn key_pair(&self) -> Result<TeeKeyPair, Error> {
+        let kind = self.key_kind;
+        let made = tokio::task::spawn_blocking(move || TeeKeyPair::generate(kind)).await;
+        let made = made.map_err(|stopped| self.protocol(stopped.to_string()))?;
+        made.map_err(|error| self.protocol(error.to_string()))
     }
 
     /// Quotes take up to seconds of hardware or firmware time, so they are made off the runtime.
@@ -165,21 +206,26 @@ impl Kbs {
     async fn fetch(
         &self,
         session: &Session,
-        resource: &ResourceUri,
+        path: &str,
+        body: &[u8],
+        about: &KeyUri,
     ) -> Result<Result<Secret, Refusal>, Error> {
-        let path = format!("/kbs/v0/resource/{}", resource.path());
-        let response = self.endpoint.send(session.authorize(self.endpoint.get(&path))).await?;
+        let mut request = session.authorize(self.endpoint.get(&format!("/kbs/v0/{path}")));
+        if !body.is_empty() {
+            request = request.body(body.to_owned());
+        }
+        let response = self.endpoint.send(request).await?;
         if response.status() != StatusCode::OK {
             return Ok(Err(self.refusal(response).await));
         }
         let sealed = self.endpoint.body(response, handshake::JWE_BYTES_MAX).await?;
-        let empty = || Error::Empty { resource: resource.into() };
+        let empty = || Error::Empty { resource: about.clone() };
         if sealed.is_empty() {
             return Err(empty());
         }
         let key = session.key_pair.decrypt(&sealed).map_err(|error| match error {
             seal::Error::Limit { .. } => {
-                Error::TooLarge { what: resource.to_string(), limit: Secret::BYTES_MAX }
+                Error::TooLarge { what: about.to_string(), limit: Secret::BYTES_MAX }
             }
             other => self.protocol(format!("the answer does not open: {other}")),
         })?;
@@ -222,6 +268,7 @@ impl fmt::Debug for Kbs {
         f.debug_struct("Kbs")
             .field("endpoint", &self.endpoint.name())
             .field("tee", &self.attester.tee())
+            .field("key_kind", &self.key_kind)
             .finish_non_exhaustive()
     }
 }

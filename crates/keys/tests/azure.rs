@@ -11,7 +11,7 @@ use base64::engine::general_purpose::{URL_SAFE, URL_SAFE_NO_PAD};
 use common::{Fake, answer, authorised};
 use keys::{Attester, AzureTee, AzureVtpm, Error, Tpm};
 use serde_json::{Value, json};
-use testkit::azure::Metadata;
+use testkit::azure_vm::Metadata;
 use testkit::swtpm::Swtpm;
 
 const DATA: [u8; 48] = [0x5a; 48];

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use keys::conformance::{Fixture, check};
 use keys::{Cdh, FileSource, HttpSettings, Kbs, SampleAttester};
+use seal::jwe::TeeKeyKind;
 use seal::name::ResourceUri;
 use tempfile::TempDir;
 use testkit::kbs::FakeKbs;
@@ -39,13 +40,15 @@ impl Fixture for CdhFixture {
     }
 }
 
-struct KbsFixture(FakeKbs);
+struct KbsFixture(FakeKbs, TeeKeyKind);
 
 impl Fixture for KbsFixture {
     type Source = Kbs;
 
     fn source(&self) -> Kbs {
-        Kbs::new(&self.0.url(), Box::new(SampleAttester), &HttpSettings::default()).unwrap()
+        let url = self.0.url();
+        let kbs = Kbs::new(&url, Box::new(SampleAttester), &HttpSettings::default()).unwrap();
+        kbs.with_key_kind(self.1)
     }
 
     async fn put(&self, resource: &ResourceUri, bytes: &[u8]) -> bool {
@@ -95,8 +98,10 @@ async fn cdh_conforms() {
 }
 
 #[tokio::test]
-async fn kbs_conforms() {
-    check(&KbsFixture(FakeKbs::start().await.unwrap())).await;
+async fn kbs_conforms_with_every_kind_of_key() {
+    for kind in [TeeKeyKind::P256, TeeKeyKind::P521, TeeKeyKind::Rsa] {
+        check(&KbsFixture(FakeKbs::start().await.unwrap(), kind)).await;
+    }
 }
 
 #[tokio::test]

@@ -20,6 +20,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use keys::{Cdh, Error, FileSource, HttpSettings, Kbs, KeySource, SampleAttester};
+use seal::jwe::TeeKeyKind;
 use seal::name::ResourceUri;
 use secret::{Secret, WipeOnFree};
 use testkit::kbs::{FakeKbs, Fault, Step};
@@ -111,14 +112,19 @@ impl Scanner {
     }
 }
 
-/// `cdh=<url>`, `kbs=<url>` or `file=<path>`.
+/// `cdh=<url>`, `kbs=<url>`, `kbs-p521=<url>`, `kbs-rsa=<url>` or `file=<path>`.
 fn source_from_env() -> keys::Source {
     let spec = std::env::var(SOURCE).unwrap();
     let settings = HttpSettings { timeout: Duration::from_secs(1), ..HttpSettings::default() };
     match spec.split_once('=').unwrap() {
         ("cdh", url) => keys::Source::Cdh(Cdh::new(url, &settings).unwrap()),
-        ("kbs", url) => {
-            keys::Source::Kbs(Kbs::new(url, Box::new(SampleAttester), &settings).unwrap())
+        (kind @ ("kbs" | "kbs-p521" | "kbs-rsa"), url) => {
+            let kbs = Kbs::new(url, Box::new(SampleAttester), &settings).unwrap();
+            keys::Source::Kbs(kbs.with_key_kind(match kind {
+                "kbs-p521" => TeeKeyKind::P521,
+                "kbs-rsa" => TeeKeyKind::Rsa,
+                _ => TeeKeyKind::P256,
+            }))
         }
         ("file", path) => keys::Source::File(FileSource::new(path.as_ref())),
         other => panic!("{other:?}"),
@@ -203,7 +209,7 @@ struct World {
     fake: FakeKbs,
     canary: Vec<u8>,
     _dir: tempfile::TempDir,
-    sources: [String; 3],
+    sources: [String; 5],
 }
 
 /// The canary is the end of a key of `bytes`.
@@ -217,7 +223,13 @@ async fn world(bytes: usize) -> World {
     let path = dir.path().join("key");
     std::fs::write(&path, &key).unwrap();
     let url = fake.url();
-    let sources = [format!("cdh={url}"), format!("kbs={url}"), format!("file={}", path.display())];
+    let sources = [
+        format!("cdh={url}"),
+        format!("kbs={url}"),
+        format!("kbs-p521={url}"),
+        format!("kbs-rsa={url}"),
+        format!("file={}", path.display()),
+    ];
     World { fake, canary, _dir: dir, sources }
 }
 

@@ -229,6 +229,54 @@ async fn a_program_that_dies_hangs_or_babbles_gives_an_error_and_no_key() {
     }
 }
 
+/// The token's files begin to fail, or the program is killed, at one moment after the other: before
+/// the library is there, before the login, between login and unwrapping, and behind it.
+#[tokio::test]
+async fn whenever_the_token_is_lost_there_is_an_error_and_no_key() {
+    let Some(strace) = std::env::var_os("SEALIFT_STRACE").filter(|path| !path.is_empty()) else {
+        return testkit::skip("SEALIFT_STRACE names no strace");
+    };
+    let Some(hsm) = SoftHsm::start().unwrap() else { return };
+    hsm.put_aes("aes", "02", &AES).unwrap();
+    let (kek, id) = (fresh(), bundle("1"));
+    let wrapped = ours(&hsm).wrap(&key("object=aes"), &kek, &id).await.unwrap();
+    let program = env!("CARGO_BIN_EXE_sealift-pkcs11");
+    let (strace, settings) = (strace.to_str().unwrap().to_owned(), hsm.settings());
+    for fault in ["error=EIO", "signal=KILL"] {
+        let (mut lost, mut when) = (0, 1);
+        loop {
+            // `N+`: from the Nth on. A signal is needed once.
+            let many = if fault.starts_with("error") { "+" } else { "" };
+            let line = format!(
+                "SOFTHSM2_CONF={} exec {strace} -f -qq -o /dev/null -e trace=openat \\\n\
+                 -e inject=openat:{fault}:when={when}{many} {program}",
+                settings.display()
+            );
+            let helper = hsm.script(&format!("lost-{when}"), &line).unwrap();
+            let client = client(helper, hsm.module(), pin(SoftHsm::PIN));
+            match client.unwrap(&key("object=aes"), &wrapped, &id).await {
+                Ok(unwrapped) => {
+                    assert_eq!(unwrapped.expose(), kek.expose(), "{fault} {when}");
+                    break;
+                }
+                Err(error) => {
+                    // Never taken for a wrong wrap, nor for a PIN whose tries are counted.
+                    let told = matches!(
+                        error,
+                        Error::Unreachable { .. } | Error::NotFound { .. } | Error::Usage(_)
+                    );
+                    assert!(told, "{fault} {when}: {error:?}");
+                    assert!(!format!("{error:?}").contains(SoftHsm::PIN));
+                    lost += 1;
+                }
+            }
+            when += 1;
+            assert!(when < 500, "{fault}: it never succeeds");
+        }
+        assert!(lost > 10, "{fault}: lost at {lost} moments only");
+    }
+}
+
 #[test]
 fn the_program_refuses_every_truncated_question_and_quotes_none() {
     use std::io::Write as _;

@@ -120,19 +120,27 @@ impl Bundle {
         let dek = self.unwrap(key, kek)?;
         let digest = self.digest();
         let manifest = self.claimed;
+        // Its own name and generation are only as good as whoever sealed it.
+        if !key.vouches() && demand.pin.digests.is_empty() {
+            return Err(Error::Unvouched { resource: key.clone() });
+        }
         demand.check(kek.pins(), &manifest.name, manifest.generation, &digest)?;
         Ok(Opened { manifest, digest, dek })
     }
 
     /// The same bundle with other recipients, as the bytes of a new `sealift.json`: needs one key
     /// that opens it, touches neither data nor manifest. Pins are not asked: an old bundle may be
-    /// rewrapped, and stays old.
+    /// rewrapped, and stays old. A key that does not [vouch](KeyUri::vouches) is refused: what anybody
+    /// may have sealed would come to be under keys that do.
     pub fn rewrap(
         &self,
         key: &KeyUri,
         kek: &Kek,
         recipients: &[Recipient<'_>],
     ) -> Result<Vec<u8>, Error> {
+        if !key.vouches() {
+            return Err(Error::Unvouched { resource: key.clone() });
+        }
         let dek = self.unwrap(key, kek)?;
         Document::seal(&dek, &self.claimed.id, recipients, self.envelope.clone())
     }

@@ -101,6 +101,12 @@ pub enum Error {
         /// The model's name in the manifest.
         name: String,
     },
+    /// The recipient's key wraps for anybody, so it does not tell who sealed the bundle.
+    #[error("anybody may wrap for {resource}, so it does not tell who sealed this")]
+    Unvouched {
+        /// The key's name.
+        resource: KeyUri,
+    },
     /// A number or size beyond its limit.
     #[error("{what} of {found} is over the limit of {limit}")]
     Limit {

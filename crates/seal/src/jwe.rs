@@ -14,7 +14,7 @@ mod aes;
 mod recipient;
 mod tee;
 
-pub use tee::{TeeKeyPair, TeePublicKey};
+pub use tee::{TeeKeyKind, TeeKeyPair, TeePublicKey};
 
 const WHAT: &str = "JWE";
 /// The one content cipher that we write.

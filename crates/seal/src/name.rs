@@ -10,7 +10,10 @@ use crate::json::excerpt;
 
 mod key_uri;
 
-pub use key_uri::{AwsKmsKey, KeyUri, Pkcs11Key, Pkcs11Object, VaultKv, VaultTransit};
+pub use key_uri::{
+    AwsKmsKey, AzureKmsKey, GcpKmsKey, KeyUri, Pkcs11Key, Pkcs11Object, PluginUri, VaultKv,
+    VaultTransit,
+};
 
 /// A file's path inside a bundle: relative, clean, and safe to create below any directory.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -85,6 +85,7 @@ impl From<Error> for Reason {
             Error::Stale { .. } => "stale",
             Error::ModelNotAllowed { .. } => "model-not-allowed",
             Error::Unpinned { .. } => "unpinned",
+            Error::Unvouched { .. } => "unvouched",
             Error::Limit { .. } => "limit",
             other => return Self(format!("of no class: {other}")),
         };

@@ -12,6 +12,9 @@ use secret::Secret;
 
 const KBS: &str = "kbs:///default/key/a";
 const TRANSIT: &str = "vault:///transit/keys/llama";
+const GCP: &str =
+    "gcpkms:///projects/acme-ml/locations/europe-west3/keyRings/models/cryptoKeys/llama";
+const PLUGIN: &str = "kbs+pkcs11:///wrap-key";
 const ARN: &str = "arn:aws:kms:eu-central-1:123456789012:key/0e2b-7f";
 
 #[test]
@@ -28,6 +31,14 @@ fn every_kind_of_name_has_one_spelling() {
         "awskms:///eu-central-1/alias/team/llama",
         &format!("awskms:///{ARN}"),
         "awskms:///arn:aws-cn:kms:cn-north-1:123456789012:alias/llama",
+        GCP,
+        "gcpkms:///projects/1234/locations/global/keyRings/Ring_1/cryptoKeys/K-1",
+        "azurekms:///models.managedhsm.azure.net/keys/llama",
+        "azurekms:///models.managedhsm.azure.net/keys/llama/0123456789abcdef0123456789abcdef",
+        "azurekms:///models.vault.usgovcloudapi.net/keys/llama",
+        PLUGIN,
+        "kbs+pkcs11:///resource/a/b/c",
+        "kbs+nebula-ca:///credential",
         "pkcs11:token=models;object=llama-kek",
         "pkcs11:token=My%20token%201;object=%C3%BC%3B%25",
         "pkcs11:token=models;id=%01%FF",
@@ -48,7 +59,10 @@ fn every_kind_of_name_has_one_spelling() {
 fn only_keys_that_are_released_are_not_unwrapped_with() {
     let unwraps = |uri: &str| KeyUri::parse(uri).unwrap().unwraps();
     assert!(!unwraps(KBS) && !unwraps("vault:///secret/data/a#k"));
+    assert!(!unwraps("kbs+pkcs11:///resource/a/b/c") && !unwraps("kbs+other:///wrap-key"));
     assert!(unwraps(TRANSIT) && unwraps("awskms:///r/k") && unwraps("pkcs11:token=t;object=o"));
+    assert!(unwraps(GCP) && unwraps("azurekms:///a.managedhsm.azure.net/keys/k"));
+    assert!(unwraps(PLUGIN));
 }
 
 #[test]
@@ -102,6 +116,36 @@ fn refuses_names_with_a_second_spelling_or_a_second_meaning() {
         "pkcs11:token=a;object=%0A",
         "pkcs11:token=012345678901234567890123456789012;object=a",
         "gcpkms://projects/p",
+        "gcpkms:///projects/p/locations/l/keyRings/r",
+        "gcpkms:///projects/p/locations/l/keyRings/r/cryptoKeys/",
+        "gcpkms:///projects/p/locations/l/keyRings/r/cryptoKeys/k/",
+        "gcpkms:///projects/p/locations/l/keyRings/r/cryptoKeys/k/cryptoKeyVersions/1",
+        "gcpkms:///projects/P/locations/l/keyRings/r/cryptoKeys/k",
+        "gcpkms:///projects/p/locations/l/keyRings/r/cryptoKeys/k:decrypt",
+        "gcpkms:///projects/../locations/l/keyRings/r/cryptoKeys/k",
+        "azurekms:///",
+        "azurekms://models.managedhsm.azure.net/keys/k",
+        "azurekms:///models.managedhsm.azure.net.example/keys/k",
+        "azurekms:///example.com/keys/k",
+        "azurekms:///managedhsm.azure.net/keys/k",
+        "azurekms:///a.b.managedhsm.azure.net/keys/k",
+        "azurekms:///Models.managedhsm.azure.net/keys/k",
+        "azurekms:///models.managedhsm.azure.net:443/keys/k",
+        "azurekms:///models.managedhsm.azure.net/secrets/k",
+        "azurekms:///models.managedhsm.azure.net/keys/a_b",
+        "azurekms:///models.managedhsm.azure.net/keys/k/1",
+        "azurekms:///models.managedhsm.azure.net/keys/k/0123456789ABCDEF0123456789abcdef",
+        "kbs+:///a",
+        "kbs+pkcs11://host/wrap-key",
+        "kbs+pkcs11:///",
+        "kbs+pkcs11:///wrap-key/",
+        "kbs+pkcs11:///../resource/a",
+        "kbs+pkcs11:///a?b=c",
+        "kbs+PKCS11:///wrap-key",
+        "kbs+resource:///a/b/c",
+        "kbs+resource-policy:///a",
+        "kbs+auth:///a",
+        "kbs+x:///a/a/a/a/a/a/a/a/a",
         &format!("vault:///a/keys/{}", "k".repeat(256)),
         &format!("awskms:///r/{}", "k".repeat(129)),
         &format!("vault:///{}keys/k", "abc/".repeat(260)),
@@ -264,4 +308,27 @@ fn every_truncation_and_every_flipped_byte_is_refused_or_changes_the_wrapped_key
         }
     }
     assert!(harmless > 0);
+}
+
+#[test]
+fn a_key_that_anybody_may_wrap_for_opens_by_a_manifest_digest_alone() {
+    let (kek, other) = (fresh(), Kek::random(key(KBS)));
+    let plugin = key(PLUGIN);
+    let recipient = Recipient { key: &plugin, kek: &kek, wrapped_key: Some(b"rsa") };
+    let transit = Bundle::parse(&sealed(&kek, b"one", &other)).unwrap();
+    let json = transit.rewrap(&key(TRANSIT), &kek, &[recipient]).unwrap();
+    let bundle = || Bundle::parse(&json).unwrap();
+    let demand = |digests: Vec<Digest>| Demand {
+        pin: seal::pin::Pin { min_generation: Some(1), digests },
+        allow_unpinned: true,
+        ..Demand::default()
+    };
+    let open = |demand: &Demand| bundle().open(&plugin, &kek, demand).map(drop);
+    assert!(matches!(open(&demand(vec![])), Err(Error::Unvouched { .. })));
+    assert!(matches!(open(&unpinned()), Err(Error::Unvouched { .. })));
+    let wrong = Digest::of(b"another manifest");
+    assert!(matches!(open(&demand(vec![wrong])), Err(Error::DigestMismatch { .. })));
+    open(&demand(vec![bundle().digest()])).unwrap();
+    let onwards = bundle().rewrap(&plugin, &kek, &[Recipient::released(&key(KBS), &other)]);
+    assert!(matches!(onwards, Err(Error::Unvouched { .. })), "{onwards:?}");
 }

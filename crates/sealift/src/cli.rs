@@ -166,6 +166,9 @@ pub struct Seal {
     /// How to reach keys elsewhere
     #[command(flatten)]
     pub remote: RemoteArgs,
+    /// The administrator's Ed25519 key, PKCS#8 PEM, to wrap by `kbs+pkcs11:///wrap-key`
+    #[arg(long, value_name = "FILE", env = "SEALIFT_ADMIN_KEY")]
+    pub admin_key: Option<PathBuf>,
     /// How to reach the store
     #[command(flatten)]
     pub store: StoreArgs,
@@ -295,6 +298,18 @@ pub enum KeySourceKind {
     File,
 }
 
+/// The kind of this guest's ephemeral key, which a key broker encrypts to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum KbsKeyType {
+    /// EC P-256, ECDH-ES+A256KW.
+    #[default]
+    P256,
+    /// EC P-521, ECDH-ES+A256KW.
+    P521,
+    /// RSA 3072, RSA-OAEP-256.
+    Rsa,
+}
+
 /// How to reach the key.
 #[derive(Debug, Clone, Args)]
 pub struct KeyArgs {
@@ -310,6 +325,15 @@ pub struct KeyArgs {
     /// Certificates to trust for the key broker, PEM
     #[arg(long, value_name = "FILE", env = "SEALIFT_KBS_CA")]
     pub kbs_ca: Option<PathBuf>,
+    /// The kind of key that the key broker encrypts to [default: p256]
+    #[arg(
+        long,
+        value_enum,
+        default_value_t,
+        hide_default_value = true,
+        env = "SEALIFT_KBS_KEY_TYPE"
+    )]
+    pub kbs_key_type: KbsKeyType,
     /// A key, or a directory of keys REPOSITORY/TYPE/TAG
     #[arg(long, value_name = "PATH", env = "SEALIFT_KEY_FILE")]
     pub key_file: Option<PathBuf>,
@@ -641,6 +665,9 @@ pub struct Rewrap {
     /// How to reach keys elsewhere
     #[command(flatten)]
     pub remote: RemoteArgs,
+    /// The administrator's Ed25519 key, PKCS#8 PEM, to wrap by `kbs+pkcs11:///wrap-key`
+    #[arg(long, value_name = "FILE", env = "SEALIFT_ADMIN_KEY")]
+    pub admin_key: Option<PathBuf>,
     /// How to reach the store
     #[command(flatten)]
     pub store: StoreArgs,

@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use audit::Event;
 use keys::{Cdh, FileSource, HttpSettings, Kbs, KeySource, Retry, Source};
+use seal::jwe::TeeKeyKind;
 use seal::key::Kek;
 use seal::name::ResourceUri;
 use secret::Secret;
 
 use crate::attester;
-use crate::cli::{KeyArgs, KeySourceKind};
+use crate::cli::{KbsKeyType, KeyArgs, KeySourceKind};
 use crate::failure::Failure;
 
 /// Longest single request to a key source.
@@ -54,7 +55,12 @@ pub(crate) fn open(args: &KeyArgs) -> Result<Source, Failure> {
                     .hint("Add --kbs-url")
             })?;
             let attester = attester::open(&args.attester, args.insecure_dev)?;
-            Ok(Source::Kbs(Kbs::new(url, attester, &settings)?))
+            let broker = Kbs::new(url, attester, &settings)?;
+            Ok(Source::Kbs(broker.with_key_kind(match args.kbs_key_type {
+                KbsKeyType::P256 => TeeKeyKind::P256,
+                KbsKeyType::P521 => TeeKeyKind::P521,
+                KbsKeyType::Rsa => TeeKeyKind::Rsa,
+            })))
         }
     }
 }

@@ -3,21 +3,22 @@
 //! Which holder is asked follows from the key's name. Every question to one and every answer is
 //! recorded; a key in a file of the caller's own is not asked for, only read.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use keys::{HttpSettings, Retry, Source, with_retry};
+use keys::{HttpSettings, Kbs, Retry, Source, with_retry};
 use keys_ext::{
-    AwsKms, AwsKmsSettings, Jwt, Login, Pin, Pkcs11, Pkcs11Settings, RemoteKey, Vault,
-    VaultSettings,
+    AwsKms, AwsKmsSettings, AzureKms, AzureKmsSettings, GcpKms, GcpKmsSettings, Jwt, Login, Pin,
+    Pkcs11, Pkcs11Settings, RemoteKey, Vault, VaultSettings,
 };
 use seal::bundle::{Bundle, Recipient};
 use seal::key::Kek;
-use seal::name::{BundleId, KeyUri, ResourceUri, VaultKv};
+use seal::name::{BundleId, KeyUri, PluginUri, ResourceUri, VaultKv};
 use secret::Secret;
 
-use crate::cli::{KeyArgs, NamedKey, RemoteArgs, VaultAuth};
+use crate::cli::{BrokerArgs, KeyArgs, NamedKey, RemoteArgs, VaultAuth};
 use crate::code::Code;
 use crate::command::keygen;
 use crate::failure::Failure;
@@ -34,6 +35,8 @@ pub(crate) struct Keys<'a> {
     remote: &'a RemoteArgs,
     purpose: &'static str,
     log: &'a audit::Log,
+    /// The administrator's key, for the one holder that wraps for nobody else.
+    admin_key: Option<&'a Path>,
     /// Opened once: one attestation serves all keys of a run. A command that reads `--key-file`
     /// itself leaves it out of the arguments that this one is opened with.
     broker: OnceLock<Source>,
@@ -60,7 +63,12 @@ impl<'a> Keys<'a> {
         purpose: &'static str,
         log: &'a audit::Log,
     ) -> Self {
-        Self { key, remote, purpose, log, broker: OnceLock::new() }
+        Self { key, remote, purpose, log, admin_key: None, broker: OnceLock::new() }
+    }
+
+    /// With an administrator's key, if there is one.
+    pub(crate) fn administered(self, admin_key: Option<&'a Path>) -> Self {
+        Self { admin_key, ..self }
     }
 
     /// The key that opens `bundle` for its recipient `name`: from `file` if there is one, else from
@@ -78,16 +86,44 @@ impl<'a> Keys<'a> {
             };
         };
         refuse_file(name, file)?;
-        let id = bundle.claimed().id;
+        self.unwrapped(name, wrapped, &bundle.claimed().id).await
+    }
+
+    /// The key of the recipient `name`, as its holder unwraps it.
+    async fn unwrapped(
+        &self,
+        name: &KeyUri,
+        wrapped: &[u8],
+        id: &BundleId,
+    ) -> Result<Kek, Failure> {
         let unwrapped = match name {
             KeyUri::VaultTransit(key) => {
-                self.unwrap(&self.vault(name).await?, key, name, wrapped, &id).await?
+                self.unwrap(&self.vault(name).await?, key, name, wrapped, id).await?
             }
-            KeyUri::AwsKms(key) => self.unwrap(&self.aws_kms(), key, name, wrapped, &id).await?,
-            KeyUri::Pkcs11(key) => self.unwrap(&self.pkcs11()?, key, name, wrapped, &id).await?,
+            KeyUri::AwsKms(key) => self.unwrap(&self.aws_kms(), key, name, wrapped, id).await?,
+            KeyUri::GcpKms(key) => self.unwrap(&self.gcp_kms(), key, name, wrapped, id).await?,
+            KeyUri::AzureKms(key) => self.unwrap(&self.azure_kms(), key, name, wrapped, id).await?,
+            KeyUri::Pkcs11(key) => self.unwrap(&self.pkcs11()?, key, name, wrapped, id).await?,
+            KeyUri::KbsPlugin(plugin) => self.plugin_unwraps(plugin, name, wrapped).await?,
             KeyUri::Kbs(_) | KeyUri::VaultKv(_) => return Err(never_wrapped(name)),
         };
         Ok(Kek::unwrapped(unwrapped)?)
+    }
+
+    /// A key that unwraps, tried on nothing but itself: what it has just wrapped.
+    pub(crate) async fn tried(&self, name: &KeyUri) -> Result<Kek, Failure> {
+        let id = BundleId::random();
+        let to = NamedKey { key: name.clone(), file: None };
+        let Wrapping { kek, wrapped_key, .. } = self.wrapping(&to, &id).await?;
+        let wrapped = wrapped_key.ok_or_else(|| never_wrapped(name))?;
+        let unwrapped = self.unwrapped(name, &wrapped, &id).await?;
+        match aws_lc_rs::constant_time::verify_slices_are_equal(kek.expose(), unwrapped.expose()) {
+            Ok(()) => Ok(unwrapped),
+            Err(_) => {
+                Err(Failure::new(Code::KeyUnusable, "it unwraps to another key than it wrapped")
+                    .at(name))
+            }
+        }
     }
 
     /// The key `name` as its holder releases it.
@@ -96,6 +132,10 @@ impl<'a> Keys<'a> {
             (KeyUri::Kbs(resource), _) => self.brokers_key(self.key, resource).await,
             (KeyUri::VaultKv(_), Some(file)) => self.in_file(name, file).await,
             (KeyUri::VaultKv(key), None) => self.vault_value(key, name).await,
+            (KeyUri::KbsPlugin(plugin), file) if !plugin.unwraps() => match file {
+                Some(file) => self.in_file(name, file).await,
+                None => self.plugins_value(plugin, name).await,
+            },
             _ => Err(Failure::usage(format!(
                 "{name} is never released: it unwraps what a bundle holds"
             ))
@@ -111,9 +151,12 @@ impl<'a> Keys<'a> {
     pub(crate) fn holder(&self, name: &KeyUri) -> &'static str {
         match name {
             KeyUri::Kbs(_) => key_source::kind_of(self.key),
-            KeyUri::VaultKv(_) if self.key.key_file.is_some() => "file",
+            KeyUri::VaultKv(_) | KeyUri::KbsPlugin(_) if self.key.key_file.is_some() => "file",
+            KeyUri::KbsPlugin(_) => "kbs",
             KeyUri::VaultKv(_) | KeyUri::VaultTransit(_) => "vault",
             KeyUri::AwsKms(_) => "awskms",
+            KeyUri::GcpKms(_) => "gcpkms",
+            KeyUri::AzureKms(_) => "azurekms",
             KeyUri::Pkcs11(_) => "pkcs11",
         }
     }
@@ -139,6 +182,9 @@ impl<'a> Keys<'a> {
                 return released(self.named_brokers_key(resource).await?);
             }
             (KeyUri::VaultKv(key), None) => return released(self.vault_value(key, name).await?),
+            (KeyUri::KbsPlugin(plugin), None) => {
+                return released(self.plugins_value(plugin, name).await?);
+            }
             _ => {}
         }
         let kek = Kek::unwrapped(Secret::random_key())?;
@@ -147,7 +193,10 @@ impl<'a> Keys<'a> {
                 self.wrap(&self.vault(name).await?, key, name, &kek, bundle).await?
             }
             KeyUri::AwsKms(key) => self.wrap(&self.aws_kms(), key, name, &kek, bundle).await?,
+            KeyUri::GcpKms(key) => self.wrap(&self.gcp_kms(), key, name, &kek, bundle).await?,
+            KeyUri::AzureKms(key) => self.wrap(&self.azure_kms(), key, name, &kek, bundle).await?,
             KeyUri::Pkcs11(key) => self.wrap(&self.pkcs11()?, key, name, &kek, bundle).await?,
+            KeyUri::KbsPlugin(plugin) => self.plugin_wraps(plugin, name, &kek).await?,
             KeyUri::Kbs(_) | KeyUri::VaultKv(_) => return Err(never_wrapped(name)),
         };
         Ok(Wrapping { key: name.clone(), kek, wrapped_key: Some(wrapped) })
@@ -191,6 +240,60 @@ impl<'a> Keys<'a> {
         audited(name, vault.kind(), self.purpose, self.log, asked).await
     }
 
+    /// The broker itself, by which alone plugins are reached.
+    fn plugins_broker(&self) -> Result<&Kbs, Failure> {
+        let args = KeyArgs { key_file: None, ..self.key.clone() };
+        match (args.kbs_url.is_some(), self.source(&args)) {
+            (true, Ok(Source::Kbs(broker))) => Ok(broker),
+            (true, Err(failure)) => Err(failure),
+            _ => Err(Failure::usage("plugins of a key broker are reached at the broker alone")
+                .hint("Add --kbs-url and --attester; the data hub's REST reaches none")),
+        }
+    }
+
+    async fn plugins_value(&self, plugin: &PluginUri, name: &KeyUri) -> Result<Kek, Failure> {
+        let broker = self.plugins_broker()?;
+        let asked = async {
+            let retry = self.retry();
+            let released =
+                with_retry(name, "kbs", &retry, || broker.release_plugin(plugin)).await?;
+            Kek::parse(&released).map_err(|error| Failure::from(error).at(name))
+        };
+        audited(name, "kbs", self.purpose, self.log, asked).await
+    }
+
+    async fn plugin_unwraps(
+        &self,
+        plugin: &PluginUri,
+        name: &KeyUri,
+        wrapped: &[u8],
+    ) -> Result<Secret, Failure> {
+        let broker = self.plugins_broker()?;
+        let retry = self.retry();
+        let asked = with_retry(name, "kbs", &retry, || broker.unwrap(plugin, wrapped));
+        let asked = async { asked.await.map_err(Failure::from) };
+        audited(name, "kbs", self.purpose, self.log, asked).await
+    }
+
+    async fn plugin_wraps(
+        &self,
+        plugin: &PluginUri,
+        name: &KeyUri,
+        kek: &Kek,
+    ) -> Result<Vec<u8>, Failure> {
+        let (Some(url), Some(admin_key)) = (&self.key.kbs_url, self.admin_key) else {
+            return Err(Failure::usage(format!("{name} wraps for the broker's administrators"))
+                .hint("Add --kbs-url and --admin-key"));
+        };
+        let broker = BrokerArgs {
+            kbs_url: url.clone(),
+            kbs_ca: self.key.kbs_ca.clone(),
+            admin_key: admin_key.to_owned(),
+        };
+        let asked = crate::command::key::wrap(&broker, plugin, kek);
+        audited(name, "kbs", self.purpose, self.log, asked).await
+    }
+
     /// A file or the data hub is taken for a broker only where the arguments say so: `--key-file`
     /// is the key that opens, and would answer to any name.
     async fn named_brokers_key(&self, resource: &ResourceUri) -> Result<Kek, Failure> {
@@ -228,11 +331,26 @@ impl<'a> Keys<'a> {
         }
     }
 
+    fn gcp_kms(&self) -> GcpKms {
+        GcpKms::new(GcpKmsSettings {
+            endpoint: self.remote.gcp_kms_endpoint.clone(),
+            variables: variables(&GcpKms::VARIABLES),
+            http: self.http(None),
+        })
+    }
+
+    fn azure_kms(&self) -> AzureKms {
+        AzureKms::new(AzureKmsSettings {
+            endpoint: self.remote.azure_kms_endpoint.clone(),
+            variables: variables(&AzureKms::VARIABLES),
+            http: self.http(None),
+        })
+    }
+
     fn aws_kms(&self) -> AwsKms {
-        let set = |name: &&str| Some(((*name).to_owned(), std::env::var(name).ok()?));
         AwsKms::new(AwsKmsSettings {
             endpoint: self.remote.aws_kms_endpoint.clone(),
-            variables: AwsKms::VARIABLES.iter().filter_map(set).collect(),
+            variables: variables(&AwsKms::VARIABLES),
             http: self.http(self.remote.aws_kms_ca.as_ref()),
         })
     }
@@ -332,6 +450,12 @@ fn refuse_file(name: &KeyUri, file: Option<&Path>) -> Result<(), Failure> {
 /// Both callers have asked [`KeyUri::unwraps`] before.
 fn never_wrapped(name: &KeyUri) -> Failure {
     Failure::new(Code::Bug, format!("{name} was taken for a key that unwraps"))
+}
+
+/// Those of these variables that are set.
+fn variables(names: &[&str]) -> HashMap<String, String> {
+    let set = |name: &&str| Some(((*name).to_owned(), std::env::var(name).ok()?));
+    names.iter().filter_map(set).collect()
 }
 
 /// A secret in a variable, unless it is empty.

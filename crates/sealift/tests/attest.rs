@@ -51,7 +51,7 @@ fn evidence_is_what_a_broker_would_get() {
 #[test]
 fn azures_vtpm_is_named_like_any_attester() {
     let Some(swtpm) = Swtpm::start().unwrap() else { return };
-    let metadata = testkit::azure::Metadata::start().unwrap();
+    let metadata = testkit::azure_vm::Metadata::start().unwrap();
     let url = metadata.url();
     let flags = [
         "evidence",

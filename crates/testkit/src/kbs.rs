@@ -38,7 +38,7 @@ pub enum Step {
     Auth,
     /// `POST /kbs/v0/attest`
     Attest,
-    /// `GET /kbs/v0/resource/…`
+    /// `GET /kbs/v0/resource/…`, or of another plugin.
     Resource,
 }
 
@@ -83,6 +83,7 @@ struct State {
 #[derive(Debug, Default)]
 struct Inner {
     resources: BTreeMap<String, Vec<u8>>,
+    wrap_key: Option<Vec<u8>>,
     denied: BTreeSet<String>,
     sessions: HashMap<String, Session>,
     faults: VecDeque<(Step, Fault)>,
@@ -115,6 +116,11 @@ impl FakeKbs {
     /// Stores or replaces a resource: `<repository>/<type>/<tag>`.
     pub fn put(&self, path: &str, bytes: &[u8]) {
         self.state.lock().resources.insert(path.to_owned(), bytes.to_owned());
+    }
+
+    /// Gives it the plugin `pkcs11`, with this RSA key behind it: PKCS#8.
+    pub fn put_wrap_key(&self, pkcs8: Vec<u8>) {
+        self.state.lock().wrap_key = Some(pkcs8);
     }
 
     /// Lets the policy deny a resource.

@@ -2,8 +2,10 @@
 //! checkers that judge what came of it, and the planted bugs that show that the checkers see.
 
 pub mod azure;
+pub mod azure_vm;
 pub mod bao;
 pub mod clouds;
+pub mod gcp;
 pub mod hostile;
 pub mod kata;
 pub mod kbs;
@@ -23,5 +25,6 @@ pub mod steps;
 pub mod swtpm;
 pub mod tls;
 pub mod torn;
+pub mod web;
 
 pub use skip::{COLLECTED, skip};

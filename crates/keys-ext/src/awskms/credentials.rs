@@ -15,7 +15,7 @@ use std::time::Duration;
 use super::AwsKmsSettings;
 
 /// See [`super::AwsKms::VARIABLES`].
-pub(super) const VARIABLES: [&str; 14] = [
+pub(super) const VARIABLES: [&str; 15] = [
     "AWS_ACCESS_KEY_ID",
     "AWS_SECRET_ACCESS_KEY",
     "AWS_SESSION_TOKEN",
@@ -23,6 +23,7 @@ pub(super) const VARIABLES: [&str; 14] = [
     "AWS_WEB_IDENTITY_TOKEN_FILE",
     "AWS_ROLE_SESSION_NAME",
     "AWS_STS_REGIONAL_ENDPOINTS",
+    STS_URI,
     "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
     CONTAINER_URI,
     "AWS_CONTAINER_AUTHORIZATION_TOKEN",
@@ -37,6 +38,8 @@ const METADATA_TIME_MAX: Duration = Duration::from_secs(2);
 /// Longest answer of a credential service.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 
+/// Where STS is, if it is not where the region has it: a private endpoint.
+const STS_URI: &str = "AWS_ENDPOINT_URL_STS";
 /// Where a container's credentials are, as a whole address.
 const CONTAINER_URI: &str = "AWS_CONTAINER_CREDENTIALS_FULL_URI";
 /// The container services of ECS and EKS, which have no TLS: the AWS SDKs' own list.
@@ -58,6 +61,18 @@ fn check_container_uri(uri: &str) -> Result<(), Error> {
         true => Ok(()),
         false => Err(Error::Usage(format!("{CONTAINER_URI} must be https://, or on this machine"))),
     }
+}
+
+/// What goes there is a token that makes whoever has it us.
+fn parse_sts(uri: &str) -> Result<reqwest::Url, Error> {
+    let url = reqwest::Url::parse(uri).ok();
+    let allowed = |url: &reqwest::Url| match url.scheme() {
+        "https" => true,
+        "http" => keys::http::is_loopback(url),
+        _ => false,
+    };
+    url.filter(allowed)
+        .ok_or_else(|| Error::Usage(format!("{STS_URI} must be https://, or on this machine")))
 }
 
 /// What the providers may see and do.
@@ -137,6 +152,7 @@ impl FileRead for Files {
 struct Http {
     direct: reqwest::Client,
     tls: Option<reqwest::Client>,
+    sts: Option<reqwest::Url>,
 }
 
 impl Http {
@@ -150,7 +166,9 @@ impl Http {
         let needs_tls = settings.variables.contains_key("AWS_ROLE_ARN")
             || full.is_some_and(|url| url.starts_with("https:"));
         let tls = needs_tls.then(|| build(reqwest::Client::builder())).transpose()?;
-        Ok(Self { direct: build(direct)?, tls })
+        let sts = settings.variables.get(STS_URI).filter(|uri| !uri.is_empty());
+        let sts = sts.map(|uri| parse_sts(uri)).transpose()?;
+        Ok(Self { direct: build(direct)?, tls, sts })
     }
 }
 
@@ -163,9 +181,14 @@ impl HttpSend for Http {
             let text = error.without_url().to_string();
             reqsign_core::Error::unexpected(text).set_retryable(true)
         };
-        let secure = request.uri().scheme() == Some(&http::uri::Scheme::HTTPS);
+        let mut request = reqwest::Request::try_from(request).map_err(failed)?;
+        // The library knows STS's public addresses only.
+        let is_for_sts = request.url().host_str().is_some_and(|host| host.starts_with("sts."));
+        if let Some(sts) = self.sts.as_ref().filter(|_| is_for_sts) {
+            *request.url_mut() = sts.clone();
+        }
+        let secure = request.url().scheme() == "https";
         let client = self.tls.as_ref().filter(|_| secure).unwrap_or(&self.direct);
-        let request = reqwest::Request::try_from(request).map_err(failed)?;
         let mut response = client.execute(request).await.map_err(failed)?;
         let mut answer = http::Response::builder().status(response.status());
         if let Some(headers) = answer.headers_mut() {

@@ -59,6 +59,9 @@ impl Refusal {
             ("PolicyDeny" | "PolicyEngineError", _) => Error::Denied { resource, detail },
             // Trustee's answer, with 401, for a key that is not there. With 500 it is what it says.
             ("PluginInternalError", ..500) => Error::NotFound { resource, detail },
+            ("PluginNotFound", _) if matches!(resource, KeyUri::KbsPlugin(_)) => {
+                Error::NotFound { resource, detail }
+            }
             // A broker that holds no keys, or cannot encrypt them for our kind of key pair.
             ("PluginNotFound" | "JweError", _) => Error::Protocol { endpoint, why: detail },
             (variant, _) if variant.ends_with("NotFound") => Error::NotFound { resource, detail },

@@ -7,8 +7,10 @@ use aws_lc_rs::agreement::{
     self, ECDH_P256, ECDH_P521, ParsedPublicKey, PrivateKey, UnparsedPublicKey, agree,
 };
 use aws_lc_rs::digest;
+use aws_lc_rs::encoding::{AsDer as _, PublicKeyX509Der};
 use aws_lc_rs::rsa::{
-    OAEP_SHA256_MGF1SHA256, OaepPublicEncryptingKey, PublicEncryptingKey, PublicKeyComponents,
+    KeySize, OAEP_SHA256_MGF1SHA256, OaepPrivateDecryptingKey, OaepPublicEncryptingKey,
+    PrivateDecryptingKey, PublicEncryptingKey, PublicKeyComponents,
 };
 use secret::Secret;
 use serde::Serialize;
@@ -78,42 +80,83 @@ impl TeePublicKey {
     }
 }
 
-/// The guest's ephemeral key pair (P-256, `ECDH-ES+A256KW`).
-pub struct TeeKeyPair {
-    private: PrivateKey,
-    public: EcPublicKey,
+/// The kinds of a guest's ephemeral key pair, as protocol 0.4.0 has them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TeeKeyKind {
+    /// EC P-256, `ECDH-ES+A256KW`: upstream's default.
+    #[default]
+    P256,
+    /// EC P-521, `ECDH-ES+A256KW`.
+    P521,
+    /// RSA of 3072 bits, `RSA-OAEP-256`. Takes tenths of a second to make.
+    Rsa,
+}
+
+/// The guest's ephemeral key pair. Its private half is wiped when it is dropped, by AWS-LC, which
+/// frees no memory without.
+pub struct TeeKeyPair(Pair);
+
+enum Pair {
+    Ec { private: PrivateKey, public: EcPublicKey },
+    Rsa { private: OaepPrivateDecryptingKey, n: String },
 }
 
 impl TeeKeyPair {
     /// A fresh one.
-    pub fn generate() -> Result<Self, Error> {
-        let private = PrivateKey::generate(&ECDH_P256)
-            .map_err(|_| Error::KeyUnusable("no key pair could be made"))?;
-        let public = EcPublicKey::of(&private, Curve::P256)?;
-        Ok(Self { private, public })
+    pub fn generate(kind: TeeKeyKind) -> Result<Self, Error> {
+        let curve = match kind {
+            TeeKeyKind::P256 => Curve::P256,
+            TeeKeyKind::P521 => Curve::P521,
+            TeeKeyKind::Rsa => return generate_rsa().ok_or_else(no_pair),
+        };
+        let private = PrivateKey::generate(curve.algorithm()).map_err(|_| no_pair())?;
+        let public = EcPublicKey::of(&private, curve)?;
+        Ok(Self(Pair::Ec { private, public }))
     }
 
-    /// The public JWK with exactly the members `kty, crv, alg, x, y`.
+    /// The public JWK with exactly the members `kty, crv, alg, x, y`, or `kty, alg, n, e`.
     pub fn public_jwk(&self) -> Value {
-        let EcPublicKey { x, y, .. } = &self.public;
-        json!({ "kty": "EC", "crv": "P-256", "alg": ECDH_ES_A256KW, "x": x, "y": y })
+        match &self.0 {
+            Pair::Ec { public: EcPublicKey { crv, x, y, .. }, .. } => {
+                json!({ "kty": "EC", "crv": crv, "alg": ECDH_ES_A256KW, "x": x, "y": y })
+            }
+            Pair::Rsa { n, .. } => {
+                json!({ "kty": "RSA", "alg": RSA_OAEP_256, "n": n, "e": RSA_EXPONENT })
+            }
+        }
     }
 
     /// Opens a broker's response: the received `protected` string is the AAD, whatever its member
-    /// order.
+    /// order. Only the one algorithm that [`TeeKeyPair::public_jwk`] names is accepted.
     pub fn decrypt(&self, response: &[u8]) -> Result<Secret, Error> {
         let jwe = Jwe::parse(response)?;
         let header = &jwe.header;
-        if header.alg != ECDH_ES_A256KW {
+        let alg = match &self.0 {
+            Pair::Ec { .. } => ECDH_ES_A256KW,
+            Pair::Rsa { .. } => RSA_OAEP_256,
+        };
+        if header.alg != alg {
             return Err(Error::Unsupported { what: "JWE alg", found: excerpt(&header.alg) });
         }
-        let epk = header.epk.as_ref().ok_or_else(|| malformed("JWE header", "no `epk`"))?;
-        if epk.curve != Curve::P256 {
-            return Err(Error::Unsupported { what: "JWE epk", found: epk.curve.name().into() });
-        }
-        let party = |member: &Option<String>| decode(member.as_deref().unwrap_or_default());
-        let kek = agree_on_kek(&self.private, epk, &party(&header.apu)?, &party(&header.apv)?)?;
-        let cek = aes::kw_unwrap(&*kek, &jwe.encrypted_key)?;
+        let cek = match &self.0 {
+            Pair::Ec { private, public } => {
+                let epk = header.epk.as_ref().ok_or_else(|| malformed("JWE header", "no `epk`"))?;
+                if epk.curve != public.curve {
+                    let found = epk.curve.name().into();
+                    return Err(Error::Unsupported { what: "JWE epk", found });
+                }
+                let party = |member: &Option<String>| decode(member.as_deref().unwrap_or_default());
+                let kek = agree_on_kek(private, epk, &party(&header.apu)?, &party(&header.apv)?)?;
+                aes::kw_unwrap(&*kek, &jwe.encrypted_key)?
+            }
+            Pair::Rsa { private, .. } => {
+                let mut output = Zeroizing::new(vec![0; private.min_output_size()]);
+                let cek = private
+                    .decrypt(&OAEP_SHA256_MGF1SHA256, &jwe.encrypted_key, &mut output, None)
+                    .map_err(|_| Error::Unwrap)?;
+                Zeroizing::new(cek.to_vec())
+            }
+        };
         let mut text = Zeroizing::new(jwe.open_content(&cek)?);
         let found = text.len() as u64;
         let limit = Secret::BYTES_MAX as u64;
@@ -121,9 +164,29 @@ impl TeeKeyPair {
     }
 }
 
+fn no_pair() -> Error {
+    Error::KeyUnusable("no key pair could be made")
+}
+
+fn generate_rsa() -> Option<TeeKeyPair> {
+    /// A SubjectPublicKeyInfo of RSA ends with the modulus, and INTEGER 65537 in five bytes.
+    const MODULUS_BYTES: usize = 3072 / 8;
+    const EXPONENT_DER: [u8; 5] = [2, 3, 1, 0, 1];
+    let private = PrivateDecryptingKey::generate(KeySize::Rsa3072).ok()?;
+    let spki: PublicKeyX509Der<'_> = private.public_key().as_der().ok()?;
+    let modulus = spki.as_ref().strip_suffix(&EXPONENT_DER)?.last_chunk::<MODULUS_BYTES>()?;
+    let n = encode(modulus);
+    Some(TeeKeyPair(Pair::Rsa { private: OaepPrivateDecryptingKey::new(private).ok()?, n }))
+}
+
 impl fmt::Debug for TeeKeyPair {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TeeKeyPair").field("public", &self.public).finish_non_exhaustive()
+        let mut shown = f.debug_struct("TeeKeyPair");
+        match &self.0 {
+            Pair::Ec { public, .. } => shown.field("public", public),
+            Pair::Rsa { n, .. } => shown.field("n", n),
+        };
+        shown.finish_non_exhaustive()
     }
 }
 

@@ -5,6 +5,10 @@ use std::fmt::{self, Write as _};
 use super::{ResourceUri, is_segment, refused};
 use crate::Error;
 
+mod services;
+
+pub use services::{AzureKmsKey, GcpKmsKey, PluginUri};
+
 /// The name of a key encryption key, or of a key that wraps one: `docs/format.md` §2.
 ///
 /// The set is closed: a reader that does not know a kind refuses the bundle. Each kind has one
@@ -13,12 +17,19 @@ use crate::Error;
 pub enum KeyUri {
     /// A key broker's resource. The broker releases it.
     Kbs(ResourceUri),
+    /// What a plugin of Trustee's key broker serves: released, or, for `kbs+pkcs11:///wrap-key`, a key
+    /// of an HSM behind the broker, which unwraps.
+    KbsPlugin(PluginUri),
     /// A value in Vault's or OpenBao's KV version 2 engine. The server releases it.
     VaultKv(VaultKv),
     /// A key of Vault's or OpenBao's Transit engine. It never leaves the server, which unwraps.
     VaultTransit(VaultTransit),
     /// A key of AWS KMS. It never leaves the service, which unwraps.
     AwsKms(AwsKmsKey),
+    /// A key of Google's Cloud KMS. It never leaves the service, which unwraps.
+    GcpKms(GcpKmsKey),
+    /// A key of Azure's Managed HSM. It never leaves the service, which unwraps.
+    AzureKms(AzureKmsKey),
     /// A key in a token that speaks PKCS#11. It never leaves the token, which unwraps.
     Pkcs11(Pkcs11Key),
 }
@@ -49,6 +60,18 @@ impl KeyUri {
             });
             return key.map(Self::AwsKms);
         }
+        if let Some(key) = uri.strip_prefix("gcpkms:///") {
+            let why = "not `gcpkms:///projects/<project>/locations/<location>/keyRings/<ring>/cryptoKeys/<key>`";
+            return GcpKmsKey::parse(key).map(Self::GcpKms).ok_or_else(|| refused(uri, why));
+        }
+        if let Some(key) = uri.strip_prefix("azurekms:///") {
+            let why = "not `azurekms:///<name>.managedhsm.azure.net/keys/<key>` or with a version";
+            return AzureKmsKey::parse(key).map(Self::AzureKms).ok_or_else(|| refused(uri, why));
+        }
+        if let Some(plugin) = uri.strip_prefix("kbs+") {
+            let why = "not `kbs+<plugin>:///<path>`";
+            return PluginUri::parse(plugin).map(Self::KbsPlugin).ok_or_else(|| refused(uri, why));
+        }
         if let Some(attributes) = uri.strip_prefix("pkcs11:") {
             let key = Pkcs11Key::parse(attributes).ok_or_else(|| {
                 refused(
@@ -66,8 +89,19 @@ impl KeyUri {
     pub fn unwraps(&self) -> bool {
         match self {
             Self::Kbs(_) | Self::VaultKv(_) => false,
-            Self::VaultTransit(_) | Self::AwsKms(_) | Self::Pkcs11(_) => true,
+            Self::KbsPlugin(plugin) => plugin.unwraps(),
+            Self::VaultTransit(_)
+            | Self::AwsKms(_)
+            | Self::GcpKms(_)
+            | Self::AzureKms(_)
+            | Self::Pkcs11(_) => true,
         }
+    }
+
+    /// Whether only who may use the key can wrap by it. A public key is nobody's secret: what opens
+    /// under such a name may be anybody's bundle, and only a manifest digest tells whose it is.
+    pub fn vouches(&self) -> bool {
+        !matches!(self, Self::KbsPlugin(plugin) if plugin.unwraps())
     }
 }
 
@@ -75,6 +109,9 @@ impl fmt::Display for KeyUri {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Kbs(resource) => resource.fmt(f),
+            Self::KbsPlugin(plugin) => plugin.fmt(f),
+            Self::GcpKms(key) => key.fmt(f),
+            Self::AzureKms(key) => key.fmt(f),
             Self::VaultKv(VaultKv { mount, path, field }) => {
                 write!(f, "vault:///{mount}/data/{path}#{field}")
             }
@@ -110,6 +147,12 @@ impl From<ResourceUri> for KeyUri {
 impl From<&ResourceUri> for KeyUri {
     fn from(resource: &ResourceUri) -> Self {
         Self::Kbs(resource.clone())
+    }
+}
+
+impl From<PluginUri> for KeyUri {
+    fn from(plugin: PluginUri) -> Self {
+        Self::KbsPlugin(plugin)
     }
 }
 

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-/// How to reach `vault:///`, `awskms:///` and `pkcs11:` keys. The variables of Vault's own client and of the
-/// AWS tools are honoured.
+/// How to reach `vault:///`, `awskms:///`, `gcpkms:///`, `azurekms:///` and `pkcs11:` keys. The variables
+/// of Vault's own client and of the clouds' tools are honoured.
 #[derive(Debug, Clone, Args)]
 pub struct RemoteArgs {
     /// Vault's or OpenBao's address
@@ -44,6 +44,12 @@ pub struct RemoteArgs {
     /// Certificates to trust for AWS KMS, PEM
     #[arg(long, value_name = "FILE", env = "SEALIFT_AWS_KMS_CA")]
     pub aws_kms_ca: Option<PathBuf>,
+    /// Address of Google's Cloud KMS [default: its own]
+    #[arg(long, value_name = "URL", env = "CLOUDSDK_API_ENDPOINT_OVERRIDES_CLOUDKMS")]
+    pub gcp_kms_endpoint: Option<String>,
+    /// Address of Azure's Managed HSM [default: the host in the key's name]
+    #[arg(long, value_name = "URL", env = "SEALIFT_AZURE_KMS_ENDPOINT")]
+    pub azure_kms_endpoint: Option<String>,
     /// The library of the PKCS#11 token's maker
     #[arg(long, value_name = "FILE", env = "SEALIFT_PKCS11_MODULE")]
     pub pkcs11_module: Option<PathBuf>,

@@ -9,7 +9,9 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use reqwest::{Method, RequestBuilder};
 use rustls_pki_types::PrivatePkcs8KeyDer;
 use rustls_pki_types::pem::PemObject;
-use seal::name::{Digest, ResourceUri};
+use seal::bundle::WRAPPED_KEY_BYTES_MAX;
+use seal::key::Kek;
+use seal::name::{Digest, PluginUri, ResourceUri};
 use seal::pin::Pins;
 use secret::Secret;
 use serde::{Deserialize, Serialize};
@@ -123,10 +125,14 @@ async fn bump(args: &KeyBump, global: &Global) -> Result<(), Failure> {
 async fn check(args: &KeyCheck, global: &Global) -> Result<(), Failure> {
     let log = super::audit::log_beside_result(&args.audit_file)?;
     let keys = Keys::new(&args.key, &args.remote, "check", &log);
-    let kek = keys.released(&args.resource_id).await;
+    let name = &args.resource_id;
+    // By the public key behind a broker administrators wrap, and who opens bundles is none.
+    let both_ways = name.unwraps() && name.vouches();
+    let kek = if both_ways { keys.tried(name).await } else { keys.released(name).await };
     let mut checks = Checks::default();
-    checks.release(keys.holder(&args.resource_id), kek, |kek| {
-        format!("opens {}", opens(&models(kek.pins())))
+    checks.release(keys.holder(name), kek, |kek| match both_ways {
+        true => "wraps, and unwraps what it wrapped".to_owned(),
+        false => format!("opens {}", opens(&models(kek.pins()))),
     });
     checks.finish(global.output)
 }
@@ -168,9 +174,44 @@ fn request(
     broker: &BrokerArgs,
     key: &ResourceUri,
 ) -> Result<RequestBuilder, Failure> {
-    let url = resource_url(&broker.kbs_url, &key.path())?;
+    administer(method, broker, &format!("resource/{}", key.path()))
+}
+
+fn administer(method: Method, broker: &BrokerArgs, path: &str) -> Result<RequestBuilder, Failure> {
+    let url = api_url(&broker.kbs_url, path)?;
     let client = client(broker.kbs_ca.as_deref())?;
     Ok(client.request(method, url).bearer_auth(admin_token(&broker.admin_key)?))
+}
+
+/// A key as the plugin `pkcs11` of Trustee's broker wraps it, by the public key in its HSM. That is
+/// for administrators.
+pub(crate) async fn wrap(
+    broker: &BrokerArgs,
+    name: &PluginUri,
+    kek: &Kek,
+) -> Result<Vec<u8>, Failure> {
+    let request = administer(Method::POST, broker, &name.api_path())?;
+    let answer = request.body(kek.expose().to_vec()).send().await;
+    let mut answer = answer
+        .map_err(|error| Failure::new(Code::KeyUnreachable, chain(&error)).at(&broker.kbs_url))?;
+    if !answer.status().is_success() {
+        return Err(refused(answer).await.at(name));
+    }
+    let mut wrapped = Vec::new();
+    let broken = |error| Failure::new(Code::KeyUnreachable, chain(&error)).at(&broker.kbs_url);
+    while let Some(chunk) = answer.chunk().await.map_err(broken)? {
+        wrapped.extend_from_slice(&chunk);
+        if wrapped.len() > WRAPPED_KEY_BYTES_MAX {
+            break;
+        }
+    }
+    match wrapped.len() {
+        1..=WRAPPED_KEY_BYTES_MAX => Ok(wrapped),
+        _ => {
+            Err(Failure::new(Code::KeyUnreachable, "the broker's wrap is empty or too long")
+                .at(name))
+        }
+    }
 }
 
 async fn ask(
@@ -187,7 +228,7 @@ async fn ask(
     }
 }
 
-fn resource_url(base: &str, path: &str) -> Result<url::Url, Failure> {
+fn api_url(base: &str, path: &str) -> Result<url::Url, Failure> {
     let usage = || Failure::usage("the key broker's address is no http(s) URL").at(base);
     let url = url::Url::parse(base).map_err(|_| usage())?;
     if !matches!(url.scheme(), "http" | "https") {
@@ -200,7 +241,7 @@ fn resource_url(base: &str, path: &str) -> Result<url::Url, Failure> {
             .hint("Use https:// and --kbs-ca"));
     }
     let base = base.trim_end_matches('/');
-    url::Url::parse(&format!("{base}/kbs/v0/resource/{path}")).map_err(|_| usage())
+    url::Url::parse(&format!("{base}/kbs/v0/{path}")).map_err(|_| usage())
 }
 
 fn client(ca: Option<&Path>) -> Result<reqwest::Client, Failure> {

@@ -3,6 +3,7 @@
 use audit::Event;
 use bytes::Bytes;
 use seal::bundle::{Bundle, MANIFEST_BYTES_MAX, MANIFEST_OBJECT, Recipient};
+use seal::pin::{Demand, Pin};
 use serde::Serialize;
 use store::Store;
 
@@ -26,7 +27,8 @@ pub(crate) async fn run(args: &Rewrap, global: &Global) -> Result<(), Failure> {
     let json = store.read(MANIFEST_OBJECT, MANIFEST_BYTES_MAX as u64).await?;
     let bundle = Bundle::parse(&json)?;
     let log = super::audit::log_beside_result(&args.audit_file)?;
-    let keys = Keys::new(&args.key, &args.remote, "rewrap", &log);
+    let keys =
+        Keys::new(&args.key, &args.remote, "rewrap", &log).administered(args.admin_key.as_deref());
     let kek = keys.opening(&args.resource_id, args.key.key_file.as_deref(), &bundle).await?;
     let mut wrappings = Vec::with_capacity(args.recipients.len());
     for recipient in &args.recipients {
@@ -36,7 +38,8 @@ pub(crate) async fn run(args: &Rewrap, global: &Global) -> Result<(), Failure> {
     let rewrapped = bundle.rewrap(&args.resource_id, &kek, &recipients)?;
     // Read back what is about to replace the only way to the data.
     for Recipient { key: resource, kek, .. } in &recipients {
-        let demand = seal::pin::Demand { allow_unpinned: true, ..Default::default() };
+        let pin = Pin { digests: vec![bundle.digest()], ..Pin::default() };
+        let demand = Demand { pin, allow_unpinned: true, ..Demand::default() };
         match Bundle::parse(&rewrapped)?.open(resource, kek, &demand) {
             // A key that is for other models is the broker's business, not a broken rewrap.
             Ok(_)

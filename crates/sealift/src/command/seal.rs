@@ -50,7 +50,8 @@ struct Sealed {
 
 pub(crate) async fn run(args: &Seal, global: &Global) -> Result<(), Failure> {
     let log = super::audit::log_beside_result(&args.audit_file)?;
-    let keys = Keys::new(&args.key, &args.remote, "seal", &log);
+    let keys =
+        Keys::new(&args.key, &args.remote, "seal", &log).administered(args.admin_key.as_deref());
     let name = match &args.name {
         Some(name) => name.clone(),
         None => name_of(&args.dir)?,

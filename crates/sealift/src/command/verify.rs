@@ -73,7 +73,8 @@ pub(crate) async fn run(args: &Verify, global: &Global) -> Result<(), Failure> {
         let keys = Keys::new(&args.key, &args.remote, "verify", &log);
         let kek = keys.opening(resource, args.key.key_file.as_deref(), &bundle).await?;
         // Freshness is the opener's question; here only authenticity is.
-        let demand = Demand { allow_unpinned: true, ..Demand::default() };
+        let pin = source.pin.clone();
+        let demand = Demand { pin, allow_unpinned: true, ..Demand::default() };
         let opened = bundle.open(resource, &kek, &demand)?;
         let items = opening::sealed_items(&opened);
         transfer::run(store, items, Sink::Discard, limits, progress).await?;

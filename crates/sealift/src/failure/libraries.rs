@@ -10,9 +10,10 @@ impl From<seal::Error> for Failure {
             Error::NotSealed(_) => Code::NotSealed,
             Error::KeyUnusable(_) => Code::KeyUnusable,
             Error::DigestMismatch { .. } => Code::Mismatch,
-            Error::Stale { .. } | Error::ModelNotAllowed { .. } | Error::Unpinned { .. } => {
-                Code::Stale
-            }
+            Error::Stale { .. }
+            | Error::ModelNotAllowed { .. }
+            | Error::Unpinned { .. }
+            | Error::Unvouched { .. } => Code::Stale,
             _ => Code::Tampered,
         };
         let failure = Self::new(code, chain(&error));
@@ -25,6 +26,10 @@ impl From<seal::Error> for Failure {
             Error::Unpinned { .. } => failure.hint(
                 "Register the key with `sealift key put --model NAME@GENERATION`, add \
                  #digest=sha256:… to the URI, or say --allow-unpinned",
+            ),
+            Error::Unvouched { .. } => failure.hint(
+                "Open it with the manifest digest that `sealift seal` printed, as #digest=sha256:… \
+                 in the URI; to rewrap, open it by another of its keys",
             ),
             _ => failure,
         }

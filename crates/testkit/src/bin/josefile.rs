@@ -14,7 +14,7 @@ use std::io::{BufRead as _, Write as _};
 use anyhow::{Context, Result, bail};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
-use seal::jwe::{self, Jwe, KeyWrap, TeeKeyPair, TeePublicKey};
+use seal::jwe::{self, Jwe, KeyWrap, TeeKeyKind, TeeKeyPair, TeePublicKey};
 use serde_json::{Value, json};
 
 fn main() -> Result<()> {
@@ -53,7 +53,15 @@ fn answer(request: &Value, pair: &mut Option<TeeKeyPair>) -> Result<Value> {
             let key = TeePublicKey::from_jwk(&request["jwk"])?;
             Ok(json!({ "token": key.encrypt(&bytes(request, "plaintext")?)? }))
         }
-        "key-pair" => Ok(json!({ "jwk": pair.insert(TeeKeyPair::generate()?).public_jwk() })),
+        "key-pair" => {
+            let kind = match text(request, "kind")? {
+                "P-256" => TeeKeyKind::P256,
+                "P-521" => TeeKeyKind::P521,
+                "RSA" => TeeKeyKind::Rsa,
+                other => bail!("unknown kind {other}"),
+            };
+            Ok(json!({ "jwk": pair.insert(TeeKeyPair::generate(kind)?).public_jwk() }))
+        }
         "decrypt-response" => {
             let pair = pair.as_ref().context("no key pair was asked for")?;
             let plaintext = pair.decrypt(request["token"].to_string().as_bytes())?;

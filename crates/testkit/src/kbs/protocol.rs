@@ -1,9 +1,12 @@
 //! The honest half: what CDH and Trustee answer.
 
+use aws_lc_rs::rsa::{
+    OAEP_SHA256_MGF1SHA256, OaepPrivateDecryptingKey, OaepPublicEncryptingKey, PrivateDecryptingKey,
+};
 use aws_lc_rs::{digest, rand};
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use seal::jwe::{TeeKeyPair, TeePublicKey};
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use seal::jwe::{TeeKeyKind, TeeKeyPair, TeePublicKey};
 use serde_json::{Value, json};
 
 use super::wire::{Answer, Request};
@@ -42,6 +45,7 @@ impl State {
                 Some(Step::Auth) => inner.auth(request, fault.as_ref()),
                 Some(Step::Attest) => inner.attest(request),
                 Some(Step::Resource) => inner.resource(request, fault.as_ref()),
+                None if request.method == "POST" => inner.wrap(request),
                 None => Answer::new(404, b"URL NOT FOUND".to_vec()),
             },
         };
@@ -54,7 +58,7 @@ fn step(request: &Request) -> Option<Step> {
         ("GET", path) if path.starts_with("/cdh/resource/") => Some(Step::Cdh),
         ("POST", "/kbs/v0/auth") => Some(Step::Auth),
         ("POST", "/kbs/v0/attest") => Some(Step::Attest),
-        ("GET", path) if path.starts_with("/kbs/v0/resource/") => Some(Step::Resource),
+        ("GET", path) if path.starts_with("/kbs/v0/") => Some(Step::Resource),
         _ => None,
     }
 }
@@ -114,17 +118,30 @@ impl Inner {
         let tee_evidence =
             members(&body["tee-evidence"], ["additional_evidence", "primary_evidence"])?;
         let evidence = members(&tee_evidence["primary_evidence"], ["report_data", "svn"])?;
-        let key = members(&runtime_data["tee-pubkey"], ["alg", "crv", "kty", "x", "y"])?;
+        let key = &runtime_data["tee-pubkey"];
+        // RFC 8785 for these members, written out: Value's Display is the JSON string.
+        let canonical = match key["kty"].as_str() {
+            Some("RSA") => {
+                let key = members(key, ["alg", "e", "kty", "n"])?;
+                let [alg, e, kty, n] = ["alg", "e", "kty", "n"].map(|name| &key[name]);
+                format!(r#"{{"alg":{alg},"e":{e},"kty":{kty},"n":{n}}}"#)
+            }
+            _ => {
+                let names = ["alg", "crv", "kty", "x", "y"];
+                let key = members(key, names)?;
+                let [alg, crv, kty, x, y] = names.map(|name| &key[name]);
+                format!(r#"{{"alg":{alg},"crv":{crv},"kty":{kty},"x":{x},"y":{y}}}"#)
+            }
+        };
         if runtime_data["nonce"] != session.nonce {
             return Err("another nonce".to_owned());
         }
         if tee_evidence["additional_evidence"] != "" || evidence["svn"] != "1" {
             return Err("not the sample TEE's evidence".to_owned());
         }
-        // RFC 8785 for these members, written out: Value's Display is the JSON string.
         let bound = format!(
-            r#"{{"additional-evidence":"","nonce":"{}","tee-pubkey":{{"alg":{},"crv":{},"kty":{},"x":{},"y":{}}}}}"#,
-            session.nonce, key["alg"], key["crv"], key["kty"], key["x"], key["y"],
+            r#"{{"additional-evidence":"","nonce":"{}","tee-pubkey":{canonical}}}"#,
+            session.nonce
         );
         let expected = STANDARD.encode(digest::digest(&digest::SHA384, bound.as_bytes()));
         if evidence["report_data"] != expected {
@@ -145,24 +162,68 @@ impl Inner {
             };
             return refuse(variant, "Attestation Token not found");
         };
-        let path = request.path.trim_start_matches("/kbs/v0/resource/");
+        let path = request.path.trim_start_matches("/kbs/v0/");
+        let path = path.strip_prefix("resource/").unwrap_or(path);
         if self.denied.contains(path) {
             return refuse("PolicyDeny", "Access denied by policy");
         }
-        let Some(bytes) = self.resources.get(path) else {
-            return refuse("PluginInternalError", "Plugin internal error");
+        let served = match path.split_once('/') {
+            Some(("pkcs11", "wrap-key")) => self.unwrap(&request.body),
+            _ => self.resources.get(path).cloned(),
         };
-        let other = TeeKeyPair::generate().map(|pair| pair.public_jwk());
+        let plugin = request.path.split('/').nth(3).unwrap_or_default();
+        let Some(bytes) = served else {
+            return match plugin {
+                "resource" | "pkcs11" => refuse("PluginInternalError", "Plugin internal error"),
+                _ => Answer { status: 404, ..refuse("PluginNotFound", "Plugin not found") },
+            };
+        };
+        let other = TeeKeyPair::generate(TeeKeyKind::P256).map(|pair| pair.public_jwk());
         let jwk = match (fault, &other) {
             (Some(Fault::OtherKey), Ok(other)) => other,
             _ => key,
         };
-        let sealed = TeePublicKey::from_jwk(jwk).and_then(|key| key.encrypt(bytes));
+        let sealed = TeePublicKey::from_jwk(jwk).and_then(|key| key.encrypt(&bytes));
         let Ok(mut sealed) = sealed else { return refuse("JweError", "JWE failed") };
         if matches!(fault, Some(Fault::FlippedTag)) {
             flip_first(&mut sealed["tag"]);
         }
         json_answer(&sealed)
+    }
+
+    /// Trustee's plugin `pkcs11`: RSA-OAEP with SHA-256 throughout and no label, in its HSM.
+    fn unwrap(&self, body: &[u8]) -> Option<Vec<u8>> {
+        let key = PrivateDecryptingKey::from_pkcs8(self.wrap_key.as_ref()?).ok()?;
+        let key = OaepPrivateDecryptingKey::new(key).ok()?;
+        let mut output = vec![0; key.min_output_size()];
+        key.decrypt(&OAEP_SHA256_MGF1SHA256, body, &mut output, None).ok().map(|key| key.to_vec())
+    }
+
+    /// Its other half is for administrators, whose token is not verified here, and answers in the
+    /// clear.
+    fn wrap(&self, request: &Request) -> Answer {
+        if request.path != "/kbs/v0/pkcs11/wrap-key" || self.wrap_key.is_none() {
+            return Answer { status: 404, ..refuse("PluginNotFound", "Plugin not found") };
+        }
+        let claims = request
+            .header("authorization")
+            .and_then(|it| it.strip_prefix("Bearer ")?.split('.').nth(1))
+            .and_then(|claims| URL_SAFE_NO_PAD.decode(claims).ok())
+            .and_then(|claims| serde_json::from_slice::<Value>(&claims).ok());
+        if claims.is_none_or(|claims| claims["role"] != "admin") {
+            return refuse("AdminAuthInitialization", "failed to initialize [admin] configuration");
+        }
+        let wrapped = self.wrap_key.as_ref().and_then(|key| {
+            let key = PrivateDecryptingKey::from_pkcs8(key).ok()?.public_key();
+            let key = OaepPublicEncryptingKey::new(key).ok()?;
+            let mut output = vec![0; key.ciphertext_size()];
+            let oaep = &OAEP_SHA256_MGF1SHA256;
+            Some(key.encrypt(oaep, &request.body, &mut output, None).ok()?.to_vec())
+        });
+        match wrapped {
+            Some(wrapped) => Answer::new(200, wrapped),
+            None => refuse("PluginInternalError", "Plugin internal error"),
+        }
     }
 
     /// The cookie's session first, the token's if there is none: Trustee's order.

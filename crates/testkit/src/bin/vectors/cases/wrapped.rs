@@ -7,6 +7,10 @@ use crate::crypto::base64url;
 use crate::forge::{Case, Recipient, kek, wrapped_key};
 
 const TRANSIT: &str = "vault:///transit/keys/llama";
+const GCP: &str =
+    "gcpkms:///projects/acme-ml/locations/europe-west3/keyRings/models/cryptoKeys/llama";
+/// Whoever has the public half of this one's key can wrap for it.
+const PUBLIC: &str = "kbs+pkcs11:///wrap-key";
 
 /// Most bytes of a wrapped key.
 const WRAPPED_BYTES_MAX: usize = 6144;
@@ -33,6 +37,12 @@ fn names(set: &mut Set) -> Result<()> {
         ("aws_kms_key", "awskms:///eu-central-1/0e2b7f3c-0000-4000-8000-000000000001"),
         ("aws_kms_alias", "awskms:///eu-central-1/alias/team/llama"),
         ("aws_kms_arn", "awskms:///arn:aws:kms:eu-central-1:123456789012:key/0e2b-7f"),
+        ("gcp_kms_key", GCP),
+        ("azure_kms_key", "azurekms:///models.managedhsm.azure.net/keys/llama"),
+        (
+            "azure_kms_version",
+            "azurekms:///models.managedhsm.azure.cn/keys/llama/0123456789abcdef0123456789abcdef",
+        ),
         ("pkcs11_label", "pkcs11:token=My%20token;object=%C3%BC-kek"),
         ("pkcs11_id", "pkcs11:token=models;id=%01%FF"),
     ] {
@@ -47,7 +57,25 @@ fn names(set: &mut Set) -> Result<()> {
             case.bundle.recipients[0].wrapped_key.clear();
         },
     )?;
+    set.opens(
+        "kid_of_a_plugins_resource",
+        "What a plugin of a key broker releases: no `wrapped_key`.",
+        |case| {
+            sealed_for(case, "kbs+pkcs11:///resource/team/key/one");
+            case.bundle.recipients[0].wrapped_key.clear();
+        },
+    )?;
     for (name, kid) in [
+        ("gcp_kms_version", &*format!("{GCP}/cryptoKeyVersions/1")),
+        ("gcp_kms_operation", &format!("{GCP}:decrypt")),
+        ("gcp_kms_host", "gcpkms://projects/p/locations/l/keyRings/r/cryptoKeys/k"),
+        ("azure_kms_other_host", "azurekms:///hsm.example/keys/llama"),
+        ("azure_kms_sub_domain", "azurekms:///a.models.managedhsm.azure.net/keys/llama"),
+        ("azure_kms_short_version", "azurekms:///models.managedhsm.azure.net/keys/llama/1"),
+        ("plugin_resource", "kbs+resource:///team/key/one"),
+        ("plugin_host", "kbs+pkcs11://host/wrap-key"),
+        ("plugin_upper_case", "kbs+PKCS11:///wrap-key"),
+        ("plugin_dots", "kbs+pkcs11:///../resource/a"),
         ("vault_host", "vault://host/transit/keys/llama"),
         ("vault_operation", "vault:///transit/decrypt/llama"),
         ("vault_second_keys", "vault:///a/keys/b/keys/c"),
@@ -120,6 +148,29 @@ fn keys(set: &mut Set) -> Result<()> {
         |case| {
             sealed_for(case, TRANSIT);
             case.demand = serde_json::json!({});
+        },
+    )?;
+    for (name, demand) in [
+        ("generation", serde_json::json!({"min_generation": 3})),
+        ("word", serde_json::json!({"allow_unpinned": true})),
+    ] {
+        set.refused(
+            "unvouched",
+            &format!("public_key_and_a_{name}"),
+            "Anybody may have sealed this: only a manifest digest tells whose it is.",
+            |case| {
+                sealed_for(case, PUBLIC);
+                case.demand = demand;
+            },
+        )?;
+    }
+    set.refused(
+        "digest",
+        "public_key_and_another_digest",
+        "Sealed by whoever has the public half.",
+        |case| {
+            sealed_for(case, PUBLIC);
+            case.demand = serde_json::json!({"digests": [format!("sha256:{}", "0".repeat(64))]});
         },
     )?;
     let released = [

@@ -13,7 +13,7 @@ use keys_ext::{
     VaultSettings,
 };
 use seal::bundle::{Bundle, Recipient};
-use seal::key::Kek;
+use seal::key::{Kek, Purpose};
 use seal::name::{BundleId, KeyUri, ResourceUri, VaultKv};
 use secret::Secret;
 
@@ -72,10 +72,12 @@ impl<'a> Keys<'a> {
         bundle: &Bundle,
     ) -> Result<Kek, Failure> {
         let Some(wrapped) = bundle.wrapped_key(name)? else {
-            return match file {
-                Some(file) => self.in_file(name, file).await,
-                None => self.released(name).await,
+            let kek = match file {
+                Some(file) => self.in_file(name, file).await?,
+                None => self.released(name).await?,
             };
+            kek.permits(Purpose::Open).map_err(|error| Failure::from(error).at(name))?;
+            return Ok(kek);
         };
         refuse_file(name, file)?;
         let id = bundle.claimed().id;
@@ -129,7 +131,10 @@ impl<'a> Keys<'a> {
             Some(own) if own != name => {
                 Err(Failure::usage(format!("the key is {own}, not {name}")))
             }
-            _ => Ok(Wrapping { key: name.clone(), kek, wrapped_key: None }),
+            _ => {
+                kek.permits(Purpose::Seal).map_err(|error| Failure::from(error).at(name))?;
+                Ok(Wrapping { key: name.clone(), kek, wrapped_key: None })
+            }
         };
         // `--key-file` is another key's file here: whoever has no file of its own is asked.
         match (name, file) {

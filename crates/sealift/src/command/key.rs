@@ -52,6 +52,9 @@ async fn put(args: &KeyPut, global: &Global) -> Result<(), Failure> {
     if !args.model.is_empty() {
         kek = kek.with_pins(keygen::pins(&args.model)?);
     }
+    if !args.purpose.is_empty() {
+        kek = kek.with_purposes(keygen::distinct(&args.purpose)?);
+    }
     if kek.pins().is_none_or(Pins::is_empty) && !args.allow_unpinned {
         return Err(Failure::new(Code::Stale, "the key says nothing of models and generations")
             .hint(
@@ -126,7 +129,14 @@ async fn check(args: &KeyCheck, global: &Global) -> Result<(), Failure> {
     let kek = keys.released(&args.resource_id).await;
     let mut checks = Checks::default();
     checks.release(keys.holder(&args.resource_id), kek, |kek| {
-        format!("opens {}", opens(&models(kek.pins())))
+        let opens = format!("opens {}", opens(&models(kek.pins())));
+        match kek.purposes() {
+            Some(purposes) => {
+                let names: Vec<_> = purposes.iter().map(|purpose| purpose.name()).collect();
+                format!("{opens}, for {} only", names.join(" "))
+            }
+            None => opens,
+        }
     });
     checks.finish(global.output)
 }

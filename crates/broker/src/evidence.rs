@@ -57,6 +57,9 @@ impl Verifiers {
         if let Some(path) = &config.amd_certificates {
             roots.add_amd_certificates(path)?;
         }
+        if let Some(dir) = &config.snp_crl_dir {
+            roots.amd.revoke(snp::Revocations(dir.clone()));
+        }
         verifiers.0.push(Box::new(snp::Snp(roots.amd)));
         if let Some(dir) = &config.tdx_collateral_dir {
             verifiers.0.push(Box::new(tdx::Tdx::new(dir.clone(), roots.intel)?));

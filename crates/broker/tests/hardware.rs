@@ -556,3 +556,66 @@ fn the_operators_attestation_policy_decides_and_one_that_fails_attests_nobody() 
         }
     }
 }
+
+#[test]
+fn a_revoked_intermediate_is_refused_and_so_is_a_list_that_cannot_be_believed() {
+    let dirs = Arc::new(Dirs::new());
+    let values = Some(file(&dirs, "values.json", references().to_string()));
+    let snp_crl_dir = Some(dirs.root().to_owned());
+    let broker = broker_with(
+        dirs.clone(),
+        Evidence { references: values, snp_crl_dir, ..Evidence::default() },
+    );
+    let key = Key::p256();
+    let maker = maker();
+    let put = |list: &[u8]| drop(file(&dirs, "milan.crl", list));
+    let refused = |expected: &str| {
+        assert_eq!(reason(&attest(&broker, &key, good)), expected);
+    };
+    let affirms = || assert_eq!(claims(&attest(&broker, &key, good))["ear.status"], "affirming");
+    refused("snp-crl-missing");
+    put(&maker.revocations(GOOD, &[], &[]));
+    affirms();
+    put(&maker.revocations(GOOD, &[2, 3], &[]));
+    affirms();
+    let revoked = maker.revocations(GOOD, &[2, 1], &[]);
+    put(&revoked);
+    refused("certificate-revoked");
+    // A VLEK's chain has its own list.
+    let vlek =
+        [("ASK", maker.intermediate("SEV-VLEK-Milan", GOOD)), ("VLEK", maker.leaf(&Leaf::vlek()))];
+    let provider = |data: &[u8]| evidence(maker.report(data, |bytes| bytes[0x48] = 0b100), &vlek);
+    assert_eq!(reason(&attest(&broker, &key, provider)), "snp-crl-missing");
+    file(&dirs, "milan-vlek.crl", &revoked);
+    assert_eq!(reason(&attest(&broker, &key, provider)), "certificate-revoked");
+    file(&dirs, "milan-vlek.crl", maker.revocations(GOOD, &[], &[]));
+    assert_eq!(claims(&attest(&broker, &key, provider))["ear.status"], "affirming");
+
+    for time in [(GOOD.0, NOW - 1), (NOW + 1, GOOD.1)] {
+        put(&maker.revocations(time, &[], &[]));
+        refused("snp-crl-stale");
+    }
+    put(&maker.revocations((NOW, NOW), &[], &[]));
+    affirms();
+    put(&Maker::new().revocations(GOOD, &[], &[]));
+    refused("snp-crl");
+    // A delta CRL indicator.
+    let id = common::snp::oid(&[0x55, 0x1d, 27]);
+    let (yes, value) = (common::snp::tlv(1, &[0xff]), common::snp::tlv(4, &[2, 1, 1]));
+    put(&maker.revocations(GOOD, &[], &[common::snp::sequence(&[id, yes, value])]));
+    refused("snp-crl");
+    put(&vec![0; 64 * 1024 + 1]);
+    refused("snp-crl-missing");
+    // Cut anywhere, or changed in any byte, it stands for nothing.
+    for end in 0..revoked.len() {
+        put(&revoked[..end]);
+        refused("snp-crl");
+    }
+    for at in 0..revoked.len() {
+        let mut changed = revoked.clone();
+        changed[at] ^= 1;
+        put(&changed);
+        let found = reason(&attest(&broker, &key, good));
+        assert_eq!(found, "snp-crl", "byte {at}");
+    }
+}

@@ -35,7 +35,8 @@ known_init_data(field, name) if {
 }
 
 # Why a claim does not affirm: "<claim>: <rule>". Shown to the guest, so nothing of its claims. The
-# broker adds the number of each claim that does not affirm and that none of these is about. They are only looked at when a guest does not affirm.
+# broker adds the number of each claim that does not affirm and that none of these is about. They
+# are only looked at when a guest does not affirm.
 
 ##### sample: anyone can write it. The broker says no to it whatever stands here.
 

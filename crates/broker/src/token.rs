@@ -34,6 +34,8 @@ pub const ISSUER: &str = "sealift-broker";
 const EAT_PROFILE: &str = "tag:github.com,2024:confidential-containers/Trustee";
 const CPU: &str = "cpu0";
 const EVIDENCE: &str = "ear.veraison.annotated-evidence";
+/// Why a guest is not affirming, beside EAR's verdict.
+const REASONS: &str = "sealift.reasons";
 const KEY_FILE_BYTES_MAX: usize = 1024;
 
 /// The broker's signing key.
@@ -151,7 +153,7 @@ pub(crate) fn evidence(
 
 /// The claims about a guest, now.
 pub(crate) fn claims(evidence: Value, appraisal: &Appraisal, now: u64) -> Value {
-    json!({
+    let mut claims = json!({
         "eat_profile": EAT_PROFILE,
         "iss": ISSUER,
         "iat": now,
@@ -166,7 +168,11 @@ pub(crate) fn claims(evidence: Value, appraisal: &Appraisal, now: u64) -> Value 
             "ear.appraisal-policy-id": "default_cpu",
             EVIDENCE: evidence,
         } },
-    })
+    });
+    if !appraisal.reasons.is_empty() {
+        claims["submods"][CPU][REASONS] = json!(appraisal.reasons);
+    }
+    claims
 }
 
 /// The guest's key, and its TEE, from verified claims.

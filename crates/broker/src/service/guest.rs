@@ -133,9 +133,14 @@ impl Service {
             client: call.client.to_string(),
         };
         if !policy.allows(&resource, &query, &claims).map_err(policy_unusable)? {
+            let reasons = policy.reasons(&resource, &query, &claims);
+            let named = |general: &str| match &reasons[..] {
+                [] => general.to_owned(),
+                reasons => format!("{general}: {}", reasons.join("; ")),
+            };
             // Refused either way: a log that does not take this record must not change that.
-            let _ = self.record(refused("policy"));
-            return Err(Refusal::new(Kind::PolicyDeny, "Access denied by policy"));
+            let _ = self.record(refused(&named("policy")));
+            return Err(Refusal::new(Kind::PolicyDeny, named("Access denied by policy")));
         }
         let Some(value) = self.resources.read(&resource).map_err(internal)? else {
             let _ = self.record(refused("absent"));

@@ -28,7 +28,12 @@ use zeroize::Zeroizing;
 use self::handshake::Challenge;
 use self::refusal::Refusal;
 use crate::http::Endpoint;
-use crate::{Attester, Error, HttpSettings, KeySource};
+use crate::{Attester, Error, HttpSettings, KeySource, Released};
+
+pub use self::handshake::RECEIPT_BYTES_MAX;
+
+/// Header of our broker's signature under a release.
+const RECEIPT: &str = "sealift-receipt";
 
 /// A key broker, and the session with it: one attestation serves all keys of a run.
 pub struct Kbs {
@@ -63,6 +68,10 @@ impl KeySource for Kbs {
     }
 
     async fn release(&self, resource: &ResourceUri) -> Result<Secret, Error> {
+        Ok(self.release_signed(resource).await?.key)
+    }
+
+    async fn release_signed(&self, resource: &ResourceUri) -> Result<Released, Error> {
         let about = &KeyUri::from(resource);
         let mut session = self.session(None, about).await?;
         let mut refusal = match self.fetch(&session, resource).await? {
@@ -166,12 +175,14 @@ impl Kbs {
         &self,
         session: &Session,
         resource: &ResourceUri,
-    ) -> Result<Result<Secret, Refusal>, Error> {
+    ) -> Result<Result<Released, Refusal>, Error> {
         let path = format!("/kbs/v0/resource/{}", resource.path());
         let response = self.endpoint.send(session.authorize(self.endpoint.get(&path))).await?;
         if response.status() != StatusCode::OK {
             return Ok(Err(self.refusal(response).await));
         }
+        let receipt = response.headers().get(RECEIPT).and_then(|value| value.to_str().ok());
+        let receipt = receipt.and_then(handshake::receipt);
         let sealed = self.endpoint.body(response, handshake::JWE_BYTES_MAX).await?;
         let empty = || Error::Empty { resource: resource.into() };
         if sealed.is_empty() {
@@ -186,7 +197,7 @@ impl Kbs {
         if key.is_empty() {
             return Err(empty());
         }
-        Ok(Ok(key))
+        Ok(Ok(Released { key, receipt }))
     }
 
     async fn refusal(&self, response: Response) -> Refusal {

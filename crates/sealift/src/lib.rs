@@ -17,6 +17,7 @@ pub mod opening;
 mod output;
 pub mod progress;
 mod recipients;
+mod recording;
 pub mod retry;
 mod settings;
 pub mod source;

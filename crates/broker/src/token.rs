@@ -9,6 +9,7 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 
+use audit::{RECEIPT_TYPE, Receipt};
 use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{
@@ -99,7 +100,17 @@ impl TokenKey {
         let header = json!({
             "alg": "ES256", "typ": "JWT", "kid": self.jwk["kid"], "jwk": self.jwk,
         });
-        let message = jwt::message(&header, claims);
+        self.sign_as(&header, claims)
+    }
+
+    /// What a guest keeps in its log of a release.
+    pub(crate) fn sign_receipt(&self, receipt: &Receipt) -> String {
+        let header = json!({ "alg": "ES256", "typ": RECEIPT_TYPE, "kid": self.jwk["kid"] });
+        self.sign_as(&header, &json!(receipt))
+    }
+
+    fn sign_as(&self, header: &Value, claims: &Value) -> String {
+        let message = jwt::message(header, claims);
         let signature = self
             .pair
             .sign(&SystemRandom::new(), message.as_bytes())

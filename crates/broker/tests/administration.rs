@@ -449,6 +449,32 @@ fn without_an_audit_record_nothing_is_released_or_changed() {
 }
 
 #[test]
+fn a_release_comes_with_a_receipt_of_its_record() {
+    let broker = Broker::start();
+    broker.put("default/key/one", b"value");
+    let (cookie, _) = broker.attested(&Key::p256());
+    let reply = broker.get_with_cookie(&cookie, "default/key/one");
+    let receipt = reply.header("sealift-receipt").unwrap();
+    let keys = audit::BrokerKeys::parse(&broker.wire.get("/.well-known/jwks.json").body).unwrap();
+    let signed = keys.verify(receipt).unwrap();
+    assert_eq!((signed.resource.as_str(), signed.time), ("kbs:///default/key/one", NOW));
+    // Its record is the last one so far.
+    let log = std::fs::read(broker.dirs.data().join("audit.log")).unwrap();
+    let summary = audit::verify(&log[..]).unwrap();
+    assert_eq!((signed.seq, signed.hash), (summary.records, summary.head));
+    // It opens nothing, and a token is no receipt.
+    assert_eq!(broker.get_with_token(receipt, "default/key/one").status, 401);
+    let (_, token) = broker.attested(&Key::p256());
+    assert!(keys.verify(&token).is_err());
+    // What is not released has none.
+    for reply in
+        [broker.get_with_cookie(&cookie, "default/key/two"), broker.get_with_cookie("", "a/b/c")]
+    {
+        assert!(reply.status >= 400 && reply.header("sealift-receipt").is_none(), "{reply:?}");
+    }
+}
+
+#[test]
 fn a_full_disk_under_the_audit_log_releases_nothing() {
     let full = File::options().write(true).open("/dev/full").unwrap();
     let dirs = Arc::new(Dirs::new());

@@ -705,6 +705,16 @@ pub enum Audit {
         /// The log, one record a line; `-` is stdin. From a pod's log: `grep '^{"seq"'` first
         #[arg(value_name = "FILE")]
         file: PathBuf,
+        /// Check every broker's receipt in it, with these public keys: a file with the JSON of the
+        /// broker's `/.well-known/jwks.json`
+        #[arg(long, value_name = "FILE")]
+        broker_keys: Option<PathBuf>,
+        /// Fail if a key that a broker released has no receipt
+        #[arg(long, requires = "broker_keys")]
+        require_receipts: bool,
+        /// The broker's own log: each receipt must name a record there
+        #[arg(long, value_name = "FILE", requires = "broker_keys")]
+        broker_log: Option<PathBuf>,
     },
 }
 

@@ -87,7 +87,7 @@ fn name_node(files: &Files, data_node: String) -> Web {
     .unwrap()
 }
 
-/// Two files below `/root/model`, one beside it; a standby and an active node.
+/// Two files below `/base/model`, one beside it; a standby and an active node.
 struct Cluster {
     files: Files,
     _data: Web,
@@ -100,9 +100,9 @@ impl Cluster {
         let files: Files = Arc::default();
         let content: Vec<u8> = (0..3_000_000_u32).map(|i| i.to_le_bytes()[1]).collect();
         for (id, (path, content)) in [
-            ("/root/model/sub/weights.bin", content),
-            ("/root/model/config.json", b"{}".to_vec()),
-            ("/root/model-evil/x", b"no".to_vec()),
+            ("/base/model/sub/weights.bin", content),
+            ("/base/model/config.json", b"{}".to_vec()),
+            ("/base/model-evil/x", b"no".to_vec()),
         ]
         .into_iter()
         .enumerate()
@@ -119,7 +119,7 @@ impl Cluster {
         let secret = tempfile::tempdir().unwrap();
         let nodes = format!("{};{}\n", self.standby.url(), self.active.url());
         std::fs::write(secret.path().join("HDFS_NAMENODE"), nodes).unwrap();
-        std::fs::write(secret.path().join("HDFS_ROOTPATH"), "/root").unwrap();
+        std::fs::write(secret.path().join("HDFS_ROOTPATH"), "/base").unwrap();
         let directory = secret.path().to_str().unwrap();
         let mut env = HashMap::from([("HDFS_SECRET_DIR", directory), ("HADOOP_USER_NAME", "me")]);
         for (name, value) in change {
@@ -157,7 +157,7 @@ async fn a_directory_is_listed_and_read_by_ranges() {
     assert_eq!(named, [("config.json", 2), ("sub/weights.bin", 3_000_000)]);
     assert!(matches!(store.list(2).await, Err(Error::TooLarge { .. })));
     assert_eq!(store.read("config.json", 2).await.unwrap(), b"{}");
-    let content = cluster.files.lock().unwrap()["/root/model/sub/weights.bin"].1.clone();
+    let content = cluster.files.lock().unwrap()["/base/model/sub/weights.bin"].1.clone();
     let etag = listed[1].etag.as_deref();
     for (start, end) in [(0, 3_000_000), (1, 2_000_000), (2_999_999, 3_000_000)] {
         let got = range(&store, "sub/weights.bin", start as u64..end as u64, etag).await.unwrap();
@@ -167,7 +167,7 @@ async fn a_directory_is_listed_and_read_by_ranges() {
     assert!(matches!(beyond, Err(Error::Protocol { .. })), "{beyond:?}");
 
     // Another file in its place.
-    let replaced = ("/root/model/sub/weights.bin".to_owned(), (77, content));
+    let replaced = ("/base/model/sub/weights.bin".to_owned(), (77, content));
     cluster.files.lock().unwrap().extend([replaced]);
     let changed = range(&store, "sub/weights.bin", 0..1, etag).await;
     assert!(matches!(changed, Err(Error::Changed { .. })), "{changed:?}");

@@ -20,6 +20,7 @@ pub mod progress;
 mod recipients;
 pub mod retry;
 mod settings;
+mod signature;
 pub mod source;
 mod stop;
 pub mod transfer;

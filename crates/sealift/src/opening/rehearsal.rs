@@ -1,5 +1,7 @@
 //! [`rehearse`]: what `init` does before it fetches a model's bytes, one check after the other.
 
+use std::sync::Arc;
+
 use publish::{Destination, Policy};
 use store::{Settings, Store};
 
@@ -11,6 +13,7 @@ use crate::failure::Failure;
 use crate::objects::Objects;
 use crate::progress::size;
 use crate::recipients::Keys;
+use crate::signature;
 
 /// Checks a target without publishing anything. The key is really asked for, and that is recorded; what
 /// an interrupted run has left in the destination stays.
@@ -23,7 +26,10 @@ pub(crate) async fn rehearse(
     checks: &mut Checks,
 ) {
     let limits = limits(&options.patience, options.max_memory);
-    let run = Run { accept: Accept::SealedOnly, options, global, settings, log, limits };
+    let check = signature::Check::load(&options.signature);
+    let check = checks.take("signers", check, |check| check.to_string());
+    let Some(check) = check.map(Arc::new) else { return };
+    let run = Run { accept: Accept::SealedOnly, options, global, settings, log, limits, check };
     let policy = Policy { allow_disk: options.allow_disk };
     let destination = Destination::open(&target.dest, &policy).map_err(Failure::from);
     let destination =

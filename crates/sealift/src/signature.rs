@@ -1,6 +1,5 @@
 //! Publishers' signatures: who is believed, and whether a model's files are what they signed.
 
-use std::fmt;
 use std::fs;
 use std::num::NonZero;
 use std::os::unix::fs::FileExt;
@@ -122,17 +121,6 @@ impl Check {
             }
         }
         Ok(Some(signed.signer.to_string()))
-    }
-}
-
-/// For `doctor`.
-impl fmt::Display for Check {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.policy {
-            SignaturePolicy::Require => "a publisher's signature is required",
-            SignaturePolicy::Verify => "a publisher's signature must hold, if there is one",
-            SignaturePolicy::Off => "no publisher's signature is asked for",
-        })
     }
 }
 

@@ -13,12 +13,13 @@ use crate::failure::Failure;
 use crate::objects::Objects;
 use crate::progress::size;
 use crate::recipients::Keys;
-use crate::signature;
+use crate::signature::Check;
 
 /// Checks a target without publishing anything. The key is really asked for, and that is recorded; what
 /// an interrupted run has left in the destination stays.
 pub(crate) async fn rehearse(
     target: &Target,
+    check: Arc<Check>,
     options: &Opening,
     global: &Global,
     settings: &Settings,
@@ -26,9 +27,6 @@ pub(crate) async fn rehearse(
     checks: &mut Checks,
 ) {
     let limits = limits(&options.patience, options.max_memory);
-    let check = signature::Check::load(&options.signature);
-    let check = checks.take("signers", check, |check| check.to_string());
-    let Some(check) = check.map(Arc::new) else { return };
     let run = Run { accept: Accept::SealedOnly, options, global, settings, log, limits, check };
     let policy = Policy { allow_disk: options.allow_disk };
     let destination = Destination::open(&target.dest, &policy).map_err(Failure::from);

@@ -347,6 +347,9 @@ fn floods_are_refused() {
     assert!(matches!(Statement::plan(Method::Shards(1), &huge, "x"), Err(Error::Limit { .. })));
 }
 
+/// Changes a certificate before it is issued.
+type Edit<'a> = &'a dyn Fn(&mut CertificateParams);
+
 /// An authority whose certificates live from 2020 to 2040.
 fn authority() -> CertifiedIssuer<'static, KeyPair> {
     let mut params = CertificateParams::default();
@@ -360,7 +363,7 @@ fn a_certificate_counts_while_it_is_valid_for_signing_and_for_whom_it_names() {
     let (root, other_root) = (authority(), authority());
     let publisher = Publisher::new();
     let bytes = sign(&statement(Method::Files, &FILES), &publisher.key);
-    let signed_with = |edit: &dyn Fn(&mut CertificateParams)| {
+    let with_certificate = |bytes: &[u8], holder: &Publisher, edit: Edit<'_>| {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, "release");
         params.subject_alt_names = vec![
@@ -371,13 +374,14 @@ fn a_certificate_counts_while_it_is_valid_for_signing_and_for_whom_it_names() {
         (params.not_before, params.not_after) =
             (date_time_ymd(2025, 1, 1), date_time_ymd(2026, 1, 1));
         edit(&mut params);
-        let leaf = params.signed_by(&publisher.pair, &root).unwrap();
-        let mut document: Value = serde_json::from_slice(&bytes).unwrap();
+        let leaf = params.signed_by(&holder.pair, &root).unwrap();
+        let mut document: Value = serde_json::from_slice(bytes).unwrap();
         let chain = json!({"certificates": [{"rawBytes": STANDARD.encode(leaf.der())}]});
         document["verificationMaterial"] =
             json!({"x509CertificateChain": chain, "tlogEntries": []});
         Signature::parse(document.to_string().as_bytes()).unwrap()
     };
+    let signed_with = |edit: Edit<'_>| with_certificate(&bytes, &publisher, edit);
     let trust = |root: &CertifiedIssuer<'_, KeyPair>, identity: &str| {
         let mut trust = Trust::default();
         trust.add_authorities(root.pem().as_bytes()).unwrap();
@@ -404,6 +408,11 @@ fn a_certificate_counts_while_it_is_valid_for_signing_and_for_whom_it_names() {
     }
     let refused = good.verify(&trust(&other_root, "release@example.com"), at(2025));
     assert!(matches!(refused, Err(Error::Certificate(_))));
+    // The certificate of a believed signer beside somebody else's signature.
+    let stranger = Publisher::new();
+    let forged = sign(&statement(Method::Files, &FILES), &stranger.key);
+    let forged = with_certificate(&forged, &publisher, &|_| {}).verify(&release, at(2025));
+    assert!(matches!(forged, Err(Error::Forged)));
     // A key that is believed is no authority, whatever certificate it has.
     let refused = good.verify(&publisher.trust(), at(2025));
     assert!(matches!(refused, Err(Error::OtherMaterial { .. })));

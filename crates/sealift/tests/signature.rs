@@ -12,6 +12,10 @@ use common::{
     RESOURCE, Sealed, model_tree, open, open_as, refuse, refused_untouched, seal, sealift, succeed,
     text, tree,
 };
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, KeyUsagePurpose, SanType,
+    date_time_ymd,
+};
 use sealift::code::Code;
 use sealift::failure::Failure;
 use sealift::opening::{Accept, Outcome};
@@ -72,9 +76,12 @@ impl Signed {
     }
 }
 
+/// Changes a model.
+type Edit = fn(&Path);
+
 /// Writes `NAME.pem` and `NAME.pub`, by a library of the tests'.
 fn keys(dir: &Path, name: &str) {
-    let pair = rcgen::KeyPair::generate().unwrap();
+    let pair = KeyPair::generate().unwrap();
     std::fs::write(dir.join(format!("{name}.pem")), pair.serialize_pem()).unwrap();
     std::fs::write(dir.join(format!("{name}.pub")), pair.public_key_pem()).unwrap();
 }
@@ -108,7 +115,7 @@ fn a_signed_model_opens_for_those_who_believe_its_publisher() {
 fn what_the_publisher_did_not_sign_is_not_published() {
     let signed = Signed::new();
     let key = signed.path("sign.pub");
-    let edits: [(&str, fn(&Path)); 7] = [
+    let edits: [(&str, Edit); 7] = [
         ("is not what was signed", |model| {
             std::fs::write(model.join("config.json"), "[]").unwrap();
         }),
@@ -305,6 +312,17 @@ config.set_ignored_paths(paths=["model.sig"])
 signing.Config().use_elliptic_key_signer(private_key=key).set_hashing_config(config).sign(model, to)
 "#;
 
+const SIGN_WITH_CERTIFICATE: &str = r#"
+import sys
+from model_signing import hashing, signing
+model, to, key, certificate, chain = sys.argv[1:]
+config = hashing.Config().set_ignored_paths(paths=["model.sig"])
+signer = signing.Config().use_certificate_signer(
+    private_key=key, signing_certificate=certificate, certificate_chain=[chain]
+)
+signer.set_hashing_config(config).sign(model, to)
+"#;
+
 const VERIFY: &str = r#"
 import sys
 from model_signing import verifying
@@ -334,6 +352,49 @@ fn what_python_signs_is_verified_here() {
         let other = signed.path("other.pub");
         refuse(&mut signed.verify(&bundle, &["--signature-key", &other]), Code::Signature);
         std::fs::remove_file(&signature).unwrap();
+    }
+}
+
+#[test]
+fn a_certificate_that_python_signs_with_is_verified_here_until_it_expires() {
+    let Some(python) = python() else { return };
+    let signed = Signed::new();
+    let mut ca = CertificateParams::default();
+    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let ca = CertifiedIssuer::self_signed(ca, KeyPair::generate().unwrap()).unwrap();
+    std::fs::write(signed.path("ca.pem"), ca.pem()).unwrap();
+    let pair =
+        KeyPair::from_pem(&std::fs::read_to_string(signed.path("sign.pem")).unwrap()).unwrap();
+    let model = &signed.sealed.model;
+    for (name, end) in [("valid", 4000), ("expired", 2021)] {
+        let mut leaf = CertificateParams::default();
+        leaf.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        leaf.subject_alt_names =
+            vec![SanType::Rfc822Name("release@example.com".try_into().unwrap())];
+        (leaf.not_before, leaf.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(end, 1, 1));
+        let certificate = signed.path(&format!("{name}.pem"));
+        std::fs::write(&certificate, leaf.signed_by(&pair, &ca).unwrap().pem()).unwrap();
+        let (signature, key, chain) =
+            (model.join("model.sig"), signed.path("sign.pem"), signed.path("ca.pem"));
+        let arguments = [text(model), text(&signature), &key, &certificate, &chain];
+        succeed(Command::new(&python).args(["-c", SIGN_WITH_CERTIFICATE]).args(arguments));
+        let bundle = signed.sealed.dir.path().join(name);
+        seal(model, &bundle, RESOURCE, &signed.sealed.key, 1);
+        let open = |identity: &str, dest: &Path| {
+            let more = ["--signature-ca", &chain, "--signature-identity", identity];
+            signed.open(&bundle, dest, &more)
+        };
+        let refused = signed.sealed.dest("refused");
+        let result = open("release@example.org", &refused);
+        refused_untouched(result, Code::Signature, &refused, &BTreeMap::new());
+        let result = open("release@example.com", &signed.sealed.dest(&format!("dest-{name}")));
+        match name {
+            "valid" => {
+                let signer = result.unwrap()[0].signer.clone().unwrap();
+                assert_eq!(signer, "certificate release@example.com");
+            }
+            _ => assert_eq!(result.unwrap_err().code(), Code::Signature),
+        }
     }
 }
 

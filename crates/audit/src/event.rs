@@ -83,6 +83,9 @@ pub enum Event {
         manifest_digest: String,
         /// Resource of the key.
         key: String,
+        /// Who signed the files, if that was asked for.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        signer: Option<String>,
         /// Number of files.
         files: u64,
         /// Sum of their sizes.

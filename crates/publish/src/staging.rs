@@ -16,7 +16,7 @@ use crate::destination::Destination;
 use crate::dir::File;
 use crate::error::Error;
 use crate::layout::{NEW_RECEIPT, RECEIPT};
-use crate::plan::{Plan, tops};
+use crate::plan::{Plan, PlannedFile, tops};
 use crate::receipt::Receipt;
 use crate::switch::{roll_back, switch};
 
@@ -73,11 +73,7 @@ impl Staging {
 
     /// Opens a file, by its index in the plan, to write segments. May be done several times.
     pub fn open_file(&self, file: usize) -> Result<StagedFile, Error> {
-        let planned = self
-            .plan
-            .files
-            .get(file)
-            .ok_or_else(|| Error::InvalidPlan(format!("it has no file {file}")))?;
+        let planned = self.planned(file)?;
         Ok(StagedFile {
             file: self.shared.tree.open(&planned.path, OFlags::RDWR)?,
             index: file,
@@ -86,6 +82,17 @@ impl Staging {
             segments: planned.segments,
             shared: Arc::clone(&self.shared),
         })
+    }
+
+    /// Opens a file, by its index in the plan, to read what is staged of it.
+    pub fn read_file(&self, file: usize) -> Result<std::fs::File, Error> {
+        let planned = self.planned(file)?;
+        Ok(self.shared.tree.open(&planned.path, OFlags::RDONLY)?.into_std())
+    }
+
+    fn planned(&self, file: usize) -> Result<&PlannedFile, Error> {
+        let planned = self.plan.files.get(file);
+        planned.ok_or_else(|| Error::InvalidPlan(format!("it has no file {file}")))
     }
 
     /// Makes the tree visible, in place of what was published before, and removes that.
@@ -221,7 +228,7 @@ impl fmt::Debug for StagedFile {
 
 /// How much of the plan is done, taking a file's segments as equally long.
 fn done_bytes(done: &Done, plan: &Plan) -> u64 {
-    let of_file = |(index, file): (usize, &crate::PlannedFile)| {
+    let of_file = |(index, file): (usize, &PlannedFile)| {
         let segments = (0..file.segments).filter(|segment| done.is_set(index, *segment)).count();
         let bytes = u128::from(file.bytes) * segments as u128 / u128::from(file.segments.max(1));
         u64::try_from(bytes).unwrap_or(file.bytes)

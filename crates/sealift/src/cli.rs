@@ -20,8 +20,10 @@ pub use self::secret::{
 use crate::progress;
 
 mod remote;
+mod signature;
 
 pub use remote::{RemoteArgs, VaultAuth};
+pub use signature::{SignMethod, SignatureArgs, SignaturePolicy, SigningArgs};
 
 /// Sealed models into confidential VMs: plaintext exists only inside the guest, in memory.
 #[derive(Debug, Parser)]
@@ -158,6 +160,9 @@ pub struct Seal {
     /// Replace a bundle that is already at DEST
     #[arg(long)]
     pub overwrite: bool,
+    /// The publisher's signature
+    #[command(flatten)]
+    pub signing: SigningArgs,
     /// Files sealed at a time
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64), env = "SEALIFT_CONCURRENCY")]
     pub concurrency: u16,
@@ -271,6 +276,9 @@ pub struct Opening {
     /// Byte budget of buffers; memory for the model itself is apart
     #[arg(long, value_name = "BYTES", value_parser = bytes, default_value = "64MiB", env = "SEALIFT_MAX_MEMORY")]
     pub max_memory: u64,
+    /// Which publishers are believed
+    #[command(flatten)]
+    pub signature: SignatureArgs,
     /// How to reach the key
     #[command(flatten)]
     pub key: KeyArgs,
@@ -454,6 +462,9 @@ pub struct Verify {
     /// name tells), the manifest and every segment are authenticated too
     #[arg(long, value_name = "URI", value_parser = key_uri, env = "SEALIFT_RESOURCE_ID")]
     pub resource_id: Option<KeyUri>,
+    /// Which publishers are believed; needs the key
+    #[command(flatten)]
+    pub signature: SignatureArgs,
     /// How to reach the key
     #[command(flatten)]
     pub key: KeyArgs,

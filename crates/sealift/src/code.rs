@@ -65,6 +65,8 @@ codes! {
     NoKeyNamed = 33, "no-key-named";
     /// Superseded, or nothing says which manifest is current.
     Stale = 34, "stale";
+    /// A publisher's signature is missing where one is required, or does not hold.
+    Signature = 35, "signature-refused";
     /// A sealed secret that is for another pod, file or time, or says so of what is not known here.
     Audience = 36, "not-for-here";
     /// Too little memory, space or inodes.

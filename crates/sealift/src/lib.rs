@@ -21,6 +21,7 @@ mod recipients;
 mod recording;
 pub mod retry;
 mod settings;
+mod signature;
 pub mod source;
 mod stop;
 pub mod transfer;

@@ -32,6 +32,7 @@ use crate::patterns::Patterns;
 use crate::progress::{self, Progress};
 use crate::recipients::Keys;
 use crate::recording::record;
+use crate::signature;
 use crate::source::Source;
 use crate::transfer::{self, Content, Item, Limits, Sink};
 use archive::Archive;
@@ -73,6 +74,9 @@ pub struct Outcome {
     pub generation: Option<u64>,
     /// The digest that pins name.
     pub digest: String,
+    /// Who signed the files, if that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub signer: Option<String>,
     /// Number of files.
     pub files: usize,
     /// Sum of the files' sizes.
@@ -97,8 +101,13 @@ pub async fn open_all(
     log: &audit::Log,
 ) -> Result<Vec<Outcome>, Failure> {
     let limits = limits(&options.patience, options.max_memory);
-    let run = Run { accept, options, global, settings, log, limits };
-    let result = run.all(targets).await;
+    let result = match signature::Check::load(&options.signature) {
+        Ok(check) => {
+            let check = Arc::new(check);
+            Run { accept, options, global, settings, log, limits, check }.all(targets).await
+        }
+        Err(failure) => Err(failure),
+    };
     if let Err(failure) = &result {
         for target in targets {
             record(
@@ -122,6 +131,7 @@ struct Run<'a> {
     settings: &'a Settings,
     log: &'a audit::Log,
     limits: Limits,
+    check: Arc<signature::Check>,
 }
 
 /// A model whose bytes are all staged and authentic.
@@ -162,6 +172,7 @@ impl Run<'_> {
                     generation: one.receipt.generation,
                     manifest_digest: one.receipt.manifest_digest.clone(),
                     key: one.receipt.key.clone(),
+                    signer: one.outcome.signer.clone(),
                     files: one.outcome.files as u64,
                     bytes: one.outcome.bytes,
                 },
@@ -248,6 +259,7 @@ impl Run<'_> {
             model: identity.model,
             generation: identity.generation,
             digest: format!("sha256:{}", receipt.manifest_digest),
+            signer: None,
             files: plan.files.len(),
             bytes,
             unchanged,
@@ -256,6 +268,14 @@ impl Run<'_> {
             stream_ms: 0,
         };
         if unchanged {
+            // Whoever published it may have asked for no signature.
+            let published = target.dest.clone();
+            outcome.signer = self
+                .signer(plan.files, move |path, _| {
+                    let opened = std::fs::File::open(published.join(path));
+                    opened.map_err(|error| Failure::new(Code::Publish, error.to_string()))
+                })
+                .await?;
             return Ok(Staged { target, staging: None, receipt, outcome });
         }
         let staging = Arc::new(destination.stage(&plan)?);
@@ -281,8 +301,18 @@ impl Run<'_> {
         drop(shown);
         outcome.stream_ms = begun.elapsed().as_millis();
         outcome.retries = progress.retries();
+        let result = match result {
+            Ok(()) => {
+                let staged = Arc::clone(&staging);
+                self.signer(plan.files, move |_, index| Ok(staged.read_file(index)?)).await
+            }
+            Err(failure) => Err(failure),
+        };
         match result {
-            Ok(()) => Ok(Staged { target, staging: Some(staging), receipt, outcome }),
+            Ok(signer) => {
+                outcome.signer = signer;
+                Ok(Staged { target, staging: Some(staging), receipt, outcome })
+            }
             Err(failure) => {
                 // What a cut connection leaves of a bundle is authentic and in memory: the next run
                 // resumes it.
@@ -294,6 +324,26 @@ impl Run<'_> {
                 Err(failure)
             }
         }
+    }
+
+    /// Who signed the files that `open` gives, by path and index, on threads that may block.
+    async fn signer(
+        &self,
+        files: Vec<PlannedFile>,
+        open: impl Fn(&str, usize) -> Result<std::fs::File, Failure> + Send + Sync + 'static,
+    ) -> Result<Option<String>, Failure> {
+        if self.check.is_off() {
+            return Ok(None);
+        }
+        self.say(format_args!("verify the publisher's signature"));
+        let check = Arc::clone(&self.check);
+        let task = tokio::task::spawn_blocking(move || {
+            let shown: Vec<_> = files.iter().map(signed_file).collect();
+            check.verify(&shown, |index| open(&files[index].path, index))
+        });
+        task.await.unwrap_or_else(|error| {
+            Err(Failure::new(Code::Bug, format!("a worker ended: {error}")))
+        })
     }
 
     fn demand(&self, target: &Target) -> Demand {
@@ -366,6 +416,10 @@ impl Identity {
     fn unsealed(key: String) -> Self {
         Self { bundle_id: String::new(), model: None, generation: None, key }
     }
+}
+
+fn signed_file(file: &PlannedFile) -> provenance::statement::File<'_> {
+    provenance::statement::File { path: &file.path, bytes: file.bytes }
 }
 
 fn receipt_file(file: &PlannedFile) -> ReceiptFile {

@@ -20,7 +20,7 @@ pub(crate) fn in_runtime(command: impl Future<Output = Result<(), Failure>>) -> 
         .enable_all()
         .build()
         .map_err(|error| Failure::new(Code::Bug, format!("no runtime: {error}")))?;
-    runtime.block_on(async {
+    let result = runtime.block_on(async {
         let broken = |error| Failure::new(Code::Bug, format!("no signal handler: {error}"));
         let mut terminate = signal(SignalKind::terminate()).map_err(broken)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(broken)?;
@@ -29,7 +29,12 @@ pub(crate) fn in_runtime(command: impl Future<Output = Result<(), Failure>>) -> 
             _ = terminate.recv() => Err(interrupted("SIGTERM", 143)),
             _ = interrupt.recv() => Err(interrupted("SIGINT", 130)),
         }
-    })
+    });
+    if matches!(result, Err(Stop::Exit(_))) {
+        // Whoever still hashes a large file is not waited for.
+        runtime.shutdown_background();
+    }
+    result
 }
 
 fn interrupted(signal: &str, exit: u8) -> Stop {

@@ -148,22 +148,38 @@ pub enum Sink {
     Staging(Arc<Staging>),
     /// Nowhere: authenticate and forget (`verify --key-file`).
     Discard,
+    /// To somebody who needs each file's bytes in their order, and so from one worker.
+    InOrder(Arc<dyn InOrder>),
+}
+
+/// Takes the bytes of files.
+pub trait InOrder: std::fmt::Debug + Send + Sync {
+    /// The next bytes of a file, by its index among the items.
+    fn take(&self, file: usize, bytes: &[u8]);
 }
 
 impl Sink {
     fn is_done(&self, file: usize, segment: u32) -> bool {
         match self {
             Self::Staging(staging) => staging.is_done(file, segment),
-            Self::Discard => false,
+            Self::Discard | Self::InOrder(_) => false,
         }
     }
 
-    fn file(&self, file: usize) -> Result<Option<StagedFile>, Failure> {
-        match self {
-            Self::Staging(staging) => Ok(Some(staging.open_file(file)?)),
-            Self::Discard => Ok(None),
-        }
+    fn place(&self, file: usize) -> Result<Place, Failure> {
+        Ok(match self {
+            Self::Staging(staging) => Place::Staged(staging.open_file(file)?),
+            Self::Discard => Place::Nowhere,
+            Self::InOrder(taker) => Place::InOrder(Arc::clone(taker), file),
+        })
     }
+}
+
+/// Where the bytes of one file go.
+enum Place {
+    Staged(StagedFile),
+    InOrder(Arc<dyn InOrder>, usize),
+    Nowhere,
 }
 
 /// Fetches, opens and writes every segment that the sink does not have yet. Ends with the first
@@ -183,7 +199,8 @@ pub async fn run(
         false => limits.workers,
     };
     let workers = workers.max(1);
-    let queue = Mutex::new(Queue::new(&items, workers));
+    let whole = matches!(sink, Sink::InOrder(_));
+    let queue = Mutex::new(Queue::new(&items, workers, whole));
     let transfer = Arc::new(Transfer { store, items, sink, limits, progress, queue });
     let mut tasks = tokio::task::JoinSet::new();
     for _ in 0..workers {
@@ -227,13 +244,13 @@ impl Transfer {
     /// One piece to its end, over as many attempts as it takes while each brings something.
     async fn piece(&self, piece: &Piece, buffer: &mut Vec<u8>) -> Result<(), Failure> {
         let item = &self.items[piece.file];
-        let file = self.sink.file(piece.file)?;
+        let place = self.sink.place(piece.file)?;
         let mut backoff = Backoff::new();
         let mut fruitless = 0;
         let mut next = piece.first;
         while let Some(run) = self.missing(piece, next) {
             next = run.start;
-            let failure = match self.attempt(item, &file, &mut next, run.end, buffer).await {
+            let failure = match self.attempt(item, &place, &mut next, run.end, buffer).await {
                 Ok(()) => continue,
                 Err(Interruption::Final(failure)) => return Err(failure),
                 Err(Interruption::Transient(failure)) => failure,
@@ -274,14 +291,14 @@ impl Transfer {
     async fn attempt(
         &self,
         item: &Item,
-        file: &Option<StagedFile>,
+        place: &Place,
         next: &mut u32,
         end: u32,
         buffer: &mut Vec<u8>,
     ) -> Result<(), Interruption> {
         if let Some(local) = self.store.local_file(&item.object) {
             let local = local?;
-            return self.read_local(&local, item, file, next, end, buffer).await;
+            return self.read_local(&local, item, place, next, end, buffer).await;
         }
         let range = item.content.object_range(*next).start..item.content.object_range(end - 1).end;
         // The store tells silence from slowness by itself; ours is the limit on slowness.
@@ -296,7 +313,7 @@ impl Transfer {
         let mut deadline = Instant::now() + self.limits.segment;
         // A plain file may be empty: its one segment is complete before the first frame.
         while *next < end && wanted == 0 {
-            self.segment(item, file, *next, buffer)?;
+            self.segment(item, place, *next, buffer)?;
             *next += 1;
         }
         while *next < end {
@@ -308,7 +325,7 @@ impl Transfer {
                 let part = frame.split_to(frame.len().min(wanted - buffer.len()));
                 buffer.extend_from_slice(&part);
                 if buffer.len() == wanted {
-                    self.segment(item, file, *next, buffer)?;
+                    self.segment(item, place, *next, buffer)?;
                     *next += 1;
                     buffer.clear();
                     deadline = Instant::now() + self.limits.segment;
@@ -330,7 +347,7 @@ impl Transfer {
         &self,
         local: &std::fs::File,
         item: &Item,
-        file: &Option<StagedFile>,
+        place: &Place,
         next: &mut u32,
         end: u32,
         buffer: &mut Vec<u8>,
@@ -348,7 +365,7 @@ impl Transfer {
                 };
                 Interruption::Final(Failure::new(code, what).at(&item.object))
             })?;
-            self.segment(item, file, *next, buffer)?;
+            self.segment(item, place, *next, buffer)?;
             *next += 1;
             // Reading a local file never waits: let the progress line and signals have a turn.
             tokio::task::yield_now().await;
@@ -359,14 +376,17 @@ impl Transfer {
     fn segment(
         &self,
         item: &Item,
-        file: &Option<StagedFile>,
+        place: &Place,
         segment: u32,
         wire: &mut [u8],
     ) -> Result<(), Interruption> {
         let (offset, opened) = item.content.open(segment, wire).map_err(Interruption::Final)?;
-        if let Some(file) = file {
-            file.write_segment(segment, offset, opened)
-                .map_err(|error| Interruption::Final(error.into()))?;
+        match place {
+            Place::Staged(file) => file
+                .write_segment(segment, offset, opened)
+                .map_err(|error| Interruption::Final(error.into()))?,
+            Place::InOrder(taker, file) => taker.take(*file, opened),
+            Place::Nowhere => {}
         }
         self.progress.add(opened.len() as u64);
         Ok(())
@@ -424,7 +444,7 @@ struct Cursor {
 }
 
 impl Queue {
-    fn new(items: &[Item], width: usize) -> Self {
+    fn new(items: &[Item], width: usize, whole: bool) -> Self {
         let mut cursors: Vec<_> = items
             .iter()
             .enumerate()
@@ -432,7 +452,7 @@ impl Queue {
                 file,
                 next: 0,
                 segments: content.segments(),
-                piece: content.piece_segments(),
+                piece: if whole { u32::MAX } else { content.piece_segments() },
             })
             .collect();
         cursors.sort_by_key(|cursor| cursor.segments);
@@ -470,7 +490,7 @@ mod tests {
             .map(plain)
             .into_iter()
             .collect();
-        let mut queue = Queue::new(&items, 3);
+        let mut queue = Queue::new(&items, 3, false);
         let mut seen = vec![Vec::new(); items.len()];
         let mut last_pieces = 0;
         while let Some(piece) = queue.next() {
@@ -488,7 +508,7 @@ mod tests {
     #[test]
     fn workers_are_spread_over_files() {
         let items = [plain(64 << 20), plain(64 << 20), plain(64 << 20)];
-        let mut queue = Queue::new(&items, 3);
+        let mut queue = Queue::new(&items, 3, false);
         let files: Vec<_> = std::iter::from_fn(|| queue.next()).take(6).map(|p| p.file).collect();
         assert_eq!(files, [0, 1, 2, 0, 1, 2]);
     }

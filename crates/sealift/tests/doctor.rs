@@ -97,6 +97,9 @@ fn each_thing_that_is_wrong_is_named() {
     let doctor = |more: &[&str]| scene.doctor(bundle, more);
     scene.fails(&mut doctor(&["--min-generation", "2"]), Code::Stale, "current");
     scene.fails(&mut doctor(&["--audit-file", "/proc/none"]), Code::Audit, "audit log");
+    let key = scene.sealed.dir.path().join("sign.pub");
+    std::fs::write(&key, rcgen::KeyPair::generate().unwrap().public_key_pem()).unwrap();
+    scene.fails(&mut doctor(&["--signature-key", text(&key)]), Code::Signature, "bundle");
     scene.broker.policy(DENY);
     scene.fails(&mut doctor(&[]), Code::KeyDenied, "policy");
     scene.broker.policy(ALLOW);

@@ -1,6 +1,7 @@
 //! `sealift doctor`: what stands between this machine and a model, in the order in which `init` meets it.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use super::init;
 use crate::attester;
@@ -9,6 +10,7 @@ use crate::cli::{Doctor, Global, KeySourceKind};
 use crate::failure::Failure;
 use crate::opening;
 use crate::recipients::Keys;
+use crate::signature;
 
 /// Where the kernel shows what a guest can attest with.
 const SIGNS: [(&str, &str); 4] = [
@@ -29,19 +31,20 @@ pub(crate) async fn run(args: &Doctor, global: &Global) -> Result<(), Failure> {
     let settings = named.and_then(|()| {
         let targets = init::targets(&args.pair)?;
         let settings = crate::settings::store(&options.store, Some(&options.patience))?;
-        Ok((targets, settings))
+        let check = signature::Check::load(&options.signature)?;
+        Ok((targets, settings, Arc::new(check)))
     });
     let settings = checks.take("settings", settings, |_| "understood".to_owned());
     if options.key.key_source == Some(KeySourceKind::Kbs) || options.key.kbs_url.is_some() {
         let attester = attester::open(&options.key.attester, options.key.insecure_dev);
         checks.take("attester", attester, |attester| attester.tee().to_owned());
     }
-    let (Some(log), Some((targets, settings))) = (log, settings) else {
+    let (Some(log), Some((targets, settings, check))) = (log, settings) else {
         return checks.finish(global.output);
     };
     match (targets.first(), &options.resource_id) {
         (Some(target), _) => {
-            opening::rehearse(target, &options, global, &settings, &log, &mut checks).await;
+            opening::rehearse(target, check, &options, global, &settings, &log, &mut checks).await;
         }
         (None, Some(name)) if !name.unwraps() => {
             let keys = Keys::new(&options.key, &options.remote, "doctor", &log);

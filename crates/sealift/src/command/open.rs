@@ -15,13 +15,15 @@ pub(crate) async fn run(args: &Open, global: &Global) -> Result<(), Failure> {
     let outcomes =
         opening::open_all(&[target], Accept::SealedOnly, options, global, &settings, &log).await?;
     output::print(global.output, &outcomes[0], |outcome| {
-        vec![
+        let mut rows = vec![
             row([&"destination", &outcome.destination.display()]),
             row([&"model", &outcome.model.as_deref().unwrap_or("-")]),
             row([&"generation", &outcome.generation.unwrap_or_default()]),
             row([&"digest", &outcome.digest]),
             row([&"files", &outcome.files]),
             row([&"size", &size(outcome.bytes)]),
-        ]
+        ];
+        rows.extend(outcome.signer.as_ref().map(|signer| row([&"signed by", signer])));
+        rows
     })
 }

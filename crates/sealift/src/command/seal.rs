@@ -13,6 +13,7 @@ use audit::Event;
 use aws_lc_rs::digest;
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, TryStreamExt};
+use provenance::key::SigningKey;
 use seal::bundle::{MANIFEST_OBJECT, Sealing};
 use seal::manifest::{FileEntry, Manifest, Mode};
 use seal::name::{BundlePath, Digest, ModelName, check_set};
@@ -22,12 +23,13 @@ use store::{LocalAppender, ObjectWriter, Store};
 use tokio::sync::mpsc;
 use tokio::task::{JoinError, spawn_blocking};
 
-use crate::cli::{Global, NamedKey, Seal};
+use crate::cli::{Global, NamedKey, Seal, SigningArgs};
 use crate::code::Code;
 use crate::failure::{Failure, chain};
 use crate::output::{self, row};
 use crate::progress::{self, Progress, size};
 use crate::recipients::{Keys, Wrapping};
+use crate::signature;
 use crate::source::Source;
 
 /// Sealed segments that may wait for the store, per file.
@@ -56,7 +58,9 @@ pub(crate) async fn run(args: &Seal, global: &Global) -> Result<(), Failure> {
         Some(name) => name.clone(),
         None => name_of(&args.dir)?,
     };
-    let found = walk(&args.dir)?;
+    let mut found = walk(&args.dir)?;
+    let signing = &args.signing;
+    let sign_key = signing.sign_key.as_deref().map(signature::signing_key).transpose()?;
     let dest = Source::parse(&args.dest)?;
     let store = Store::open(&dest.location, &crate::settings::store(&args.store, None)?)?;
     refuse_existing(&store, args).await?;
@@ -69,6 +73,9 @@ pub(crate) async fn run(args: &Seal, global: &Global) -> Result<(), Failure> {
     for named in first.iter().chain(&args.recipients) {
         wrappings.push(keys.wrapping(named, &sealing.id()).await?);
     }
+    if let Some(key) = sign_key {
+        found = sign(found, key, name.to_string(), signing.clone()).await?;
+    }
     let recipients: Vec<_> = wrappings.iter().map(Wrapping::recipient).collect();
     let bytes = found.iter().map(|file| file.bytes).sum();
     let files = found.len();
@@ -79,7 +86,7 @@ pub(crate) async fn run(args: &Seal, global: &Global) -> Result<(), Failure> {
         let (header, key) = sealing.file(&file.path);
         let (store, progress) = (store.clone(), Arc::clone(&progress));
         async move {
-            let place = file.source.display().to_string();
+            let place = file.source.to_string();
             let task = tokio::spawn(seal_file(file, header, key, store, progress));
             ended(task.await).map_err(|failure| failure.at(place))
         }
@@ -129,9 +136,63 @@ pub(crate) async fn run(args: &Seal, global: &Global) -> Result<(), Failure> {
     })
 }
 
+/// Puts a signature over the files beside them. A file that changes before it is sealed is noticed
+/// when the bundle is opened.
+async fn sign(
+    found: Vec<Found>,
+    key: SigningKey,
+    model: String,
+    args: SigningArgs,
+) -> Result<Vec<Found>, Failure> {
+    let path = BundlePath::parse(&args.signature_file)
+        .map_err(|error| Failure::from(error).recode(Code::Usage))?;
+    if found.iter().any(|file| file.path == path) {
+        return Err(Failure::usage(format!("the model holds {path} already"))
+            .hint("Seal it as it is, without --sign-key; or remove the old signature"));
+    }
+    let task = spawn_blocking(move || {
+        let files: Vec<_> = found
+            .iter()
+            .map(|file| provenance::statement::File { path: file.path.as_str(), bytes: file.bytes })
+            .collect();
+        let open = |index: usize| match &found[index].source {
+            Input::File(path) => std::fs::File::open(path)
+                .map_err(|error| Failure::new(Code::NotFound, error.to_string())),
+            Input::Memory(_) => Err(Failure::new(Code::Bug, "a signature signs itself")),
+        };
+        let method = args.sign_method.method();
+        let bytes = signature::make(&key, &model, method, &files, path.as_str(), open)?;
+        drop(files);
+        Ok((found, path, bytes))
+    });
+    let (mut found, path, bytes) = ended(task.await)?;
+    let length = bytes.len() as u64;
+    let source = Input::Memory(Bytes::from(bytes));
+    found.push(Found { source, path, mode: Mode::Plain, bytes: length });
+    found.sort_by(|a, b| a.path.cmp(&b.path));
+    check_set(found.iter().map(|file| &file.path))
+        .map_err(|error| Failure::from(error).recode(Code::Usage))?;
+    Ok(found)
+}
+
+/// Where a file's bytes come from.
+enum Input {
+    File(PathBuf),
+    Memory(Bytes),
+}
+
+impl std::fmt::Display for Input {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::File(path) => path.display().fmt(f),
+            Self::Memory(_) => f.write_str("the new signature"),
+        }
+    }
+}
+
 /// A file to seal.
 struct Found {
-    source: PathBuf,
+    source: Input,
     path: BundlePath,
     mode: Mode,
     bytes: u64,
@@ -189,7 +250,7 @@ fn walk_into(root: &Path, dir: &Path, depth: usize, found: &mut Vec<Found>) -> R
                 .map_err(|error| Failure::from(error).recode(Code::Usage))?,
             mode: Mode::from_bits(mode),
             bytes: metadata.len(),
-            source,
+            source: Input::File(source),
         });
     }
     Ok(())
@@ -251,7 +312,7 @@ async fn seal_file(
 
 /// One file on its way to its object.
 struct Sealer {
-    source: PathBuf,
+    source: Input,
     layout: Layout,
     header: Header,
     key: FileKey,
@@ -321,7 +382,10 @@ impl Sealer {
             _ => Failure::new(Code::NotFound, error.to_string()),
         };
         let mut hash = digest::Context::new(&digest::SHA256);
-        let mut input = std::fs::File::open(self.source).map_err(failed)?;
+        let mut input: Box<dyn Read> = match self.source {
+            Input::File(path) => Box::new(std::fs::File::open(path).map_err(failed)?),
+            Input::Memory(bytes) => Box::new(std::io::Cursor::new(bytes)),
+        };
         let mut segment = BytesMut::new();
         for index in 0..self.layout.segments() {
             let span = self.layout.span(index);

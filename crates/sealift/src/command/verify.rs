@@ -1,10 +1,11 @@
 //! `sealift verify`: the objects against the manifest, and with the key the manifest itself.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use aws_lc_rs::digest;
 use futures::{StreamExt, TryStreamExt};
-use seal::bundle::Bundle;
+use provenance::statement::File;
+use seal::bundle::{Bundle, Opened};
 use seal::manifest::FileEntry;
 use seal::name::{Digest, KeyUri};
 use seal::pin::Demand;
@@ -19,8 +20,9 @@ use crate::opening;
 use crate::output::{self, row};
 use crate::progress::{self, Progress, size};
 use crate::recipients::Keys;
+use crate::signature;
 use crate::source::Source;
-use crate::transfer::{self, Limits, Sink};
+use crate::transfer::{self, InOrder, Limits, Sink};
 
 /// The byte budget of `init`, so that both behave alike.
 const MEMORY: u64 = 64 << 20;
@@ -36,10 +38,14 @@ struct Verified {
     /// `digests`: every object is the one that the manifest names, and whoever wrote the manifest
     /// is unknown. `key`: a holder of the key wrote the manifest and every segment.
     authenticated_by: &'static str,
+    /// Who signed the files, if that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    signer: Option<String>,
 }
 
 pub(crate) async fn run(args: &Verify, global: &Global) -> Result<(), Failure> {
     let source = Source::parse(&args.source)?;
+    let check = signature::Check::load(&args.signature)?;
     let store =
         Store::open(&source.location, &crate::settings::store(&args.store, Some(&args.patience))?)?;
     let limits = opening::limits(&args.patience, MEMORY);
@@ -67,6 +73,7 @@ pub(crate) async fn run(args: &Verify, global: &Global) -> Result<(), Failure> {
         files: manifest.files.len(),
         bytes: manifest.plaintext_bytes(),
         authenticated_by: "digests",
+        signer: None,
     };
     if let Some(resource) = with_key {
         let log = super::audit::log_beside_result(&args.audit_file)?;
@@ -76,23 +83,68 @@ pub(crate) async fn run(args: &Verify, global: &Global) -> Result<(), Failure> {
         let pin = source.pin.clone();
         let demand = Demand { pin, allow_unpinned: true, ..Demand::default() };
         let opened = bundle.open(resource, &kek, &demand)?;
-        let items = opening::sealed_items(&opened);
-        transfer::run(store, items, Sink::Discard, limits, progress).await?;
+        verified.signer = authenticate(store, &opened, &check, limits, progress).await?;
         verified.authenticated_by = "key";
+    } else if !check.is_off() {
+        return Err(Failure::usage("a signature is over plaintext, and no key is named")
+            .hint("Add --resource-id and a way to the key"));
     } else {
         digests(&store, &manifest.files, &limits, &progress).await?;
     }
     drop(shown);
     output::print(global.output, &verified, |verified| {
-        vec![
+        let mut rows = vec![
             row([&"model", &verified.model]),
             row([&"generation", &verified.generation]),
             row([&"digest", &verified.digest]),
             row([&"files", &verified.files]),
             row([&"size", &size(verified.bytes)]),
             row([&"authenticated by", &verified.authenticated_by]),
-        ]
+        ];
+        rows.extend(verified.signer.as_ref().map(|signer| row([&"signed by", signer])));
+        rows
     })
+}
+
+/// Opens every segment and forgets it; the publisher's signature is verified on the way.
+async fn authenticate(
+    store: Store,
+    opened: &Opened,
+    check: &signature::Check,
+    limits: Limits,
+    progress: Arc<Progress>,
+) -> Result<Option<String>, Failure> {
+    let manifest = opened.manifest();
+    let file = |file: &'_ FileEntry| (file.path.as_str().to_owned(), file.layout.plaintext_bytes());
+    let files: Vec<(String, u64)> = manifest.files.iter().map(file).collect();
+    let files: Vec<_> = files.iter().map(|(path, bytes)| File { path, bytes: *bytes }).collect();
+    let items = opening::sealed_items(opened);
+    let Some(index) = check.find(&files)? else {
+        transfer::run(store, items, Sink::Discard, limits, progress).await?;
+        return Ok(None);
+    };
+    let bytes = Arc::new(Collected::default());
+    let item = opening::sealed_items(opened).swap_remove(index);
+    let aside = Progress::new("signature", files[index].bytes, 1, 0);
+    let sink = Sink::InOrder(Arc::clone(&bytes) as _);
+    transfer::run(store.clone(), vec![item], sink, limits.clone(), aside).await?;
+    let bytes = std::mem::take(&mut *bytes.0.lock().unwrap_or_else(PoisonError::into_inner));
+    let (signed, tasks) = check.read(&bytes, &files)?;
+    let stream = Arc::new(signature::Stream::new(signed.statement.algorithm(), &files, tasks));
+    let sink = Sink::InOrder(Arc::clone(&stream) as _);
+    transfer::run(store, items, sink, limits, progress).await?;
+    stream.conclude()?;
+    Ok(Some(signed.signer.to_string()))
+}
+
+/// The bytes of one small file.
+#[derive(Debug, Default)]
+struct Collected(Mutex<Vec<u8>>);
+
+impl InOrder for Collected {
+    fn take(&self, _: usize, bytes: &[u8]) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
+    }
 }
 
 /// The key to authenticate with, if there is a way to it. A broker's key is not asked for just

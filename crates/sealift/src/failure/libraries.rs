@@ -51,6 +51,27 @@ impl From<store::Error> for Failure {
     }
 }
 
+impl From<provenance::Error> for Failure {
+    fn from(error: provenance::Error) -> Self {
+        use provenance::Error;
+        let code = match &error {
+            Error::Unusable { .. } => Code::Usage,
+            _ => Code::Signature,
+        };
+        let failure = Self::new(code, chain(&error));
+        match &error {
+            Error::Keyless => failure.hint("Have the model signed with a key or a certificate"),
+            Error::UnknownKey(_) => {
+                failure.hint("Compare --signature-key with the publisher's key")
+            }
+            Error::Extra { .. } | Error::Missing { .. } | Error::Changed { .. } => {
+                failure.hint("Fetch the model from its publisher again, or have it signed anew")
+            }
+            _ => failure,
+        }
+    }
+}
+
 impl From<keys::Error> for Failure {
     fn from(error: keys::Error) -> Self {
         use keys::Error;

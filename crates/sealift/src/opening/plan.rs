@@ -113,6 +113,9 @@ impl Run<'_> {
             segments: file.layout.segments(),
         });
         let plan = Plan { digest: *bundle.digest().as_bytes(), files: files.collect() };
+        // Before a key is asked for.
+        let shown: Vec<_> = plan.files.iter().map(super::signed_file).collect();
+        self.check.find(&shown)?;
         Ok((plan, Work::Sealed { bundle, resource }))
     }
 

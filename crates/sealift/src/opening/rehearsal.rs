@@ -1,5 +1,7 @@
 //! [`rehearse`]: what `init` does before it fetches a model's bytes, one check after the other.
 
+use std::sync::Arc;
+
 use publish::{Destination, Policy};
 use store::{Settings, Store};
 
@@ -11,11 +13,13 @@ use crate::failure::Failure;
 use crate::objects::Objects;
 use crate::progress::size;
 use crate::recipients::Keys;
+use crate::signature::Check;
 
 /// Checks a target without publishing anything. The key is really asked for, and that is recorded; what
 /// an interrupted run has left in the destination stays.
 pub(crate) async fn rehearse(
     target: &Target,
+    check: Arc<Check>,
     options: &Opening,
     global: &Global,
     settings: &Settings,
@@ -23,7 +27,7 @@ pub(crate) async fn rehearse(
     checks: &mut Checks,
 ) {
     let limits = limits(&options.patience, options.max_memory);
-    let run = Run { accept: Accept::SealedOnly, options, global, settings, log, limits };
+    let run = Run { accept: Accept::SealedOnly, options, global, settings, log, limits, check };
     let policy = Policy { allow_disk: options.allow_disk };
     let destination = Destination::open(&target.dest, &policy).map_err(Failure::from);
     let destination =

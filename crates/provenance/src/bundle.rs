@@ -1,0 +1,227 @@
+//! The signature file: a [Sigstore bundle] v0.3 with a DSSE envelope.
+//!
+//! [Sigstore bundle]: https://docs.sigstore.dev/about/bundle/
+
+use std::borrow::Cow;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use rustls_pki_types::UnixTime;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde_json::json;
+
+use crate::Error;
+use crate::certificate::CERTIFICATES_MAX;
+use crate::error::{excerpt, malformed};
+use crate::json;
+use crate::key::SigningKey;
+use crate::statement::Statement;
+use crate::trust::{Signer, Trust};
+
+/// Largest signature file: some 50 000 files with long names.
+pub const SIGNATURE_BYTES_MAX: usize = 16 << 20;
+/// Longest certificate.
+const CERTIFICATE_BYTES_MAX: usize = 16 << 10;
+
+const WHAT: &str = "signature file";
+const MEDIA_TYPE: &str = "application/vnd.dev.sigstore.bundle.v0.3+json";
+const PAYLOAD_TYPE: &str = "application/vnd.in-toto+json";
+
+/// A parsed signature file: well formed, and nothing verified.
+#[derive(Debug)]
+pub struct Signature {
+    material: Material,
+    payload: Vec<u8>,
+    signature: Vec<u8>,
+}
+
+#[derive(Debug)]
+enum Material {
+    Key { hint: String },
+    Chain(Vec<Vec<u8>>),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct Document<'a> {
+    #[serde(borrow)]
+    media_type: Cow<'a, str>,
+    #[serde(borrow)]
+    verification_material: VerificationMaterial<'a>,
+    #[serde(borrow)]
+    dsse_envelope: Envelope<'a>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct VerificationMaterial<'a> {
+    #[serde(borrow, default)]
+    public_key: Option<KeyHint<'a>>,
+    #[serde(borrow, default)]
+    x509_certificate_chain: Option<Chain<'a>>,
+    /// Of keyless signatures.
+    #[serde(default)]
+    certificate: Option<IgnoredAny>,
+    /// What proves the time of a keyless signature.
+    #[serde(default, rename = "tlogEntries")]
+    _tlog_entries: IgnoredAny,
+    #[serde(default, rename = "timestampVerificationData")]
+    _timestamps: IgnoredAny,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct KeyHint<'a> {
+    #[serde(borrow, default)]
+    hint: Option<Cow<'a, str>>,
+    /// Of earlier versions: no key is believed because the file holds it.
+    #[serde(default, rename = "rawBytes")]
+    _raw_bytes: IgnoredAny,
+    #[serde(default, rename = "keyDetails")]
+    _key_details: IgnoredAny,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Chain<'a> {
+    #[serde(borrow)]
+    certificates: Vec<RawCertificate<'a>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct RawCertificate<'a> {
+    #[serde(borrow)]
+    raw_bytes: Cow<'a, str>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct Envelope<'a> {
+    #[serde(borrow)]
+    payload: Cow<'a, str>,
+    #[serde(borrow)]
+    payload_type: Cow<'a, str>,
+    #[serde(borrow)]
+    signatures: Vec<EnvelopeSignature<'a>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EnvelopeSignature<'a> {
+    #[serde(borrow)]
+    sig: Cow<'a, str>,
+    /// Nothing that is signed.
+    #[serde(default, rename = "keyid")]
+    _keyid: IgnoredAny,
+}
+
+/// A statement, and who made it: only [`Signature::verify`] makes one.
+#[derive(Debug)]
+pub struct Signed {
+    /// What was signed.
+    pub statement: Statement,
+    /// Who signed it.
+    pub signer: Signer,
+}
+
+impl Signature {
+    /// Strict: no unknown or duplicate members, canonical base64, exactly one signature.
+    pub fn parse(bytes: &[u8]) -> Result<Self, Error> {
+        if bytes.len() > SIGNATURE_BYTES_MAX {
+            let limit = SIGNATURE_BYTES_MAX as u64;
+            return Err(Error::Limit { what: "signature file", found: bytes.len() as u64, limit });
+        }
+        let document: Document<'_> = json::read(WHAT, bytes)?;
+        known("media type", &document.media_type, MEDIA_TYPE)?;
+        let envelope = &document.dsse_envelope;
+        known("payload type", &envelope.payload_type, PAYLOAD_TYPE)?;
+        let [signature] = &envelope.signatures[..] else {
+            return Err(malformed(WHAT, "not exactly one signature"));
+        };
+        Ok(Self {
+            material: document.verification_material.read()?,
+            payload: decode(&envelope.payload)?,
+            signature: decode(&signature.sig)?,
+        })
+    }
+
+    /// Verifies the signature first, and reads the statement only then. `now` is what certificates
+    /// are valid or expired at; a key has no end.
+    pub fn verify(&self, trust: &Trust, now: UnixTime) -> Result<Signed, Error> {
+        let message = encoding(&self.payload);
+        let signer = match &self.material {
+            Material::Key { hint } => trust.by_key(hint, &message, &self.signature)?,
+            Material::Chain(chain) => {
+                trust.by_certificate(chain, now, &message, &self.signature)?
+            }
+        };
+        Ok(Signed { statement: Statement::parse(&self.payload)?, signer })
+    }
+}
+
+/// Signs `statement`: the bytes of a signature file.
+pub fn sign(statement: &Statement, key: &SigningKey) -> Vec<u8> {
+    let payload = statement.to_json();
+    let sig = STANDARD.encode(key.sign(&encoding(&payload)));
+    let document = json!({
+        "mediaType": MEDIA_TYPE,
+        "verificationMaterial": {
+            "publicKey": {"hint": key.public().fingerprint()},
+            "tlogEntries": [],
+        },
+        "dsseEnvelope": {
+            "payload": STANDARD.encode(payload),
+            "payloadType": PAYLOAD_TYPE,
+            "signatures": [{"sig": sig, "keyid": ""}],
+        },
+    });
+    serde_json::to_vec(&document).expect("strings into memory")
+}
+
+impl VerificationMaterial<'_> {
+    fn read(&self) -> Result<Material, Error> {
+        match (&self.public_key, &self.x509_certificate_chain, &self.certificate) {
+            (Some(key), None, None) => {
+                Ok(Material::Key { hint: key.hint.clone().unwrap_or_default().into_owned() })
+            }
+            (None, Some(chain), None) => chain.read(),
+            (None, None, Some(_)) => Err(Error::Keyless),
+            _ => Err(malformed(WHAT, "not exactly one of key, chain and certificate")),
+        }
+    }
+}
+
+impl Chain<'_> {
+    fn read(&self) -> Result<Material, Error> {
+        let limit = |what, found: usize, limit: usize| match found > limit {
+            true => Err(Error::Limit { what, found: found as u64, limit: limit as u64 }),
+            false => Ok(()),
+        };
+        limit("number of certificates", self.certificates.len(), CERTIFICATES_MAX)?;
+        let certificates = self.certificates.iter().map(|certificate| {
+            let der = decode(&certificate.raw_bytes)?;
+            limit("certificate", der.len(), CERTIFICATE_BYTES_MAX)?;
+            Ok(der)
+        });
+        Ok(Material::Chain(certificates.collect::<Result<_, _>>()?))
+    }
+}
+
+/// DSSE's pre-authentication encoding.
+fn encoding(payload: &[u8]) -> Vec<u8> {
+    let (kind, length) = (PAYLOAD_TYPE, payload.len());
+    [format!("DSSEv1 {} {kind} {length} ", kind.len()).as_bytes(), payload].concat()
+}
+
+fn known(what: &'static str, found: &str, expected: &str) -> Result<(), Error> {
+    if found != expected {
+        return Err(Error::Unsupported { what, found: excerpt(found) });
+    }
+    Ok(())
+}
+
+fn decode(base64: &str) -> Result<Vec<u8>, Error> {
+    STANDARD.decode(base64).map_err(|_| malformed(WHAT, "not canonical base64"))
+}

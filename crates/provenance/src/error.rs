@@ -1,0 +1,97 @@
+/// Longest excerpt of foreign text in an error, in characters.
+const EXCERPT_CHARS_MAX: usize = 100;
+
+/// Why a signature, or a model, was refused.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The signature file breaks a rule of its format.
+    #[error("malformed {what}: {why}")]
+    Malformed {
+        /// The part: `signature file`, `statement`, …
+        what: &'static str,
+        /// The rule that it breaks.
+        why: String,
+    },
+    /// A form that this program does not know: never guessed at.
+    #[error("unsupported {what} {found:?}")]
+    Unsupported {
+        /// What is of an unknown form.
+        what: &'static str,
+        /// What was found, shortened.
+        found: String,
+    },
+    /// A number or size beyond its limit.
+    #[error("{what} of {found} is over the limit of {limit}")]
+    Limit {
+        /// What is limited.
+        what: &'static str,
+        /// What was found.
+        found: u64,
+        /// The limit.
+        limit: u64,
+    },
+    /// Signed with Sigstore's short-lived certificates, whose proof lies in a transparency log.
+    #[error("it is a keyless Sigstore signature, which this program does not verify")]
+    Keyless,
+    /// None of the public keys that are believed made the signature.
+    #[error("none of the public keys given is the one that signed{0}")]
+    UnknownKey(String),
+    /// Signed with a certificate where only keys are believed, or with a key where only authorities
+    /// are.
+    #[error("it is signed with a {found}, and no {found} is believed here")]
+    OtherMaterial {
+        /// What it is signed with.
+        found: &'static str,
+    },
+    /// The signature does not hold for what it stands beside.
+    #[error("the signature does not hold")]
+    Forged,
+    /// The certificate is not one to believe now.
+    #[error("the signer's certificate is refused: {0}")]
+    Certificate(String),
+    /// The certificate is good, and somebody else's.
+    #[error("the signer is {found}, which is none of the identities given")]
+    Identity {
+        /// The names that the certificate gives, shortened.
+        found: String,
+    },
+    /// A file that was signed is not there.
+    #[error("{path} was signed and is missing")]
+    Missing {
+        /// The file, shortened.
+        path: String,
+    },
+    /// A file is there that was not signed.
+    #[error("{path} is there and was not signed")]
+    Extra {
+        /// The file.
+        path: String,
+    },
+    /// A file is not the one that was signed.
+    #[error("{path} is not what was signed")]
+    Changed {
+        /// The file, shortened.
+        path: String,
+    },
+    /// What was given as a key or certificate is none that can be used.
+    #[error("unusable {what}: {why}")]
+    Unusable {
+        /// What was given.
+        what: &'static str,
+        /// Why it cannot be used.
+        why: &'static str,
+    },
+}
+
+pub(crate) fn malformed(what: &'static str, why: impl Into<String>) -> Error {
+    Error::Malformed { what, why: why.into() }
+}
+
+/// The beginning of what somebody else wrote.
+pub(crate) fn excerpt(text: &str) -> String {
+    match text.char_indices().nth(EXCERPT_CHARS_MAX) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}

@@ -5,8 +5,9 @@ use std::error::Error as StdError;
 use std::path::Path;
 use std::time::Duration;
 
+use futures::StreamExt;
 use reqwest::redirect::{Attempt, Policy};
-use reqwest::{Certificate, Client, NoProxy, Proxy};
+use reqwest::{Certificate, Client, NoProxy, Proxy, Response};
 
 use crate::error::{Cause, chain};
 use crate::{Error, Settings};
@@ -119,6 +120,20 @@ fn authorities(path: &Path) -> Result<Vec<Certificate>, Error> {
         Ok(certificates) if !certificates.is_empty() => Ok(certificates),
         _ => Err(unusable("no PEM certificate inside")),
     }
+}
+
+/// A whole body of at most so many bytes.
+pub(crate) async fn body(response: Response, bytes_max: usize) -> Result<Vec<u8>, Error> {
+    let mut bytes = Vec::new();
+    let mut frames = response.bytes_stream();
+    while let Some(frame) = frames.next().await {
+        let frame = frame.map_err(|error| failure(&error))?;
+        if bytes.len() + frame.len() > bytes_max {
+            return Err(Error::protocol("the answer is longer than such an answer can be"));
+        }
+        bytes.extend_from_slice(&frame);
+    }
+    Ok(bytes)
 }
 
 /// What a failed request means. `reqwest::Error` itself is dropped: it holds the URL.

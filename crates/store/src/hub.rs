@@ -134,7 +134,8 @@ impl Hub {
                     self.url(["api", "models", owner, name, "revision", revision].into_iter());
                 url.set_query(Some("blobs=true"));
                 let answer = self.answer(self.client.get(url)).await?;
-                let answer = within(self.limits.answer, body(answer)).await??;
+                let answer =
+                    within(self.limits.answer, client::body(answer, ANSWER_BYTES_MAX)).await??;
                 self.parse(&answer)
             })
             .await
@@ -201,17 +202,4 @@ impl Hub {
             _ => answer::refusal(response.status(), response.headers(), b""),
         })
     }
-}
-
-async fn body(response: Response) -> Result<Vec<u8>, Error> {
-    let mut bytes = Vec::new();
-    let mut frames = response.bytes_stream();
-    while let Some(frame) = frames.next().await {
-        let frame = frame.map_err(|error| client::failure(&error))?;
-        if bytes.len() + frame.len() > ANSWER_BYTES_MAX {
-            return Err(Error::protocol("the answer is longer than such an answer can be"));
-        }
-        bytes.extend_from_slice(&frame);
-    }
-    Ok(bytes)
 }

@@ -1,0 +1,171 @@
+//! Artifacts of container registries: one layer for each file, named by an annotation. That is how
+//! Sealift pushes a bundle, and how CNCF's ModelPack, KitOps and `oras` push plain files.
+//!
+//! A tag is resolved to its manifest once, and everything is read by the digests in it; so what is
+//! read is one state, however long that takes and wherever the tag moves meanwhile. A manifest is
+//! held against its digest here. A blob is not, since it is read in ranges: see
+//! [`crate::Store::sha256`].
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::{Arc, PoisonError};
+
+use futures::StreamExt;
+use tokio::sync::OnceCell;
+
+use crate::stream::ObjectStream;
+use crate::{Entry, Error, ObjectMeta, Rest, Settings, client, remote};
+
+mod credentials;
+mod manifest;
+mod push;
+mod reference;
+mod registry;
+
+use manifest::{Descriptor, Document};
+pub(crate) use push::Upload;
+pub(crate) use reference::Reference;
+use reference::{Sha256, Version};
+use registry::Registry;
+
+/// One artifact.
+#[derive(Clone)]
+pub(crate) struct Oci {
+    registry: Arc<Registry>,
+    reference: Reference,
+    snapshot: Arc<OnceCell<Snapshot>>,
+    written: push::Written,
+}
+
+/// What the reference means; for a tag, when it was asked for.
+struct Snapshot {
+    files: BTreeMap<String, Descriptor>,
+    manifest: Vec<u8>,
+    digest: Sha256,
+    /// It was chosen out of an index.
+    chosen: bool,
+}
+
+impl Oci {
+    pub(crate) fn open(reference: &Reference, settings: &Settings) -> Result<Self, Error> {
+        Ok(Self {
+            registry: Arc::new(Registry::open(reference, settings)?),
+            reference: reference.clone(),
+            snapshot: Arc::default(),
+            written: push::Written::default(),
+        })
+    }
+
+    async fn snapshot(&self) -> Result<&Snapshot, Error> {
+        self.snapshot.get_or_try_init(|| self.resolve()).await
+    }
+
+    async fn resolve(&self) -> Result<Snapshot, Error> {
+        let (manifest, digest) = self.registry.manifest(&self.reference.version).await?;
+        let chosen = match Document::parse(&manifest)? {
+            Document::Artifact(files) => {
+                return Ok(Snapshot { files, manifest, digest, chosen: false });
+            }
+            Document::Index(chosen) => chosen,
+        };
+        let (manifest, digest) = self.registry.manifest(&Version::Digest(chosen.digest)).await?;
+        match Document::parse(&manifest)? {
+            Document::Artifact(files) if chosen.bytes == manifest.len() as u64 => {
+                Ok(Snapshot { files, manifest, digest, chosen: true })
+            }
+            Document::Artifact(_) => Err(manifest::malformed("has another size than it should")),
+            Document::Index(_) => Err(manifest::malformed("is an index inside of an index")),
+        }
+    }
+
+    async fn file(&self, object: &str) -> Result<Descriptor, Error> {
+        let found = self.snapshot().await?.files.get(object).copied();
+        found.ok_or(Error::NotFound { object: String::new(), bucket: false })
+    }
+
+    pub(crate) async fn stat(&self, object: &str) -> Result<ObjectMeta, Error> {
+        let bytes = self.file(object).await?.bytes;
+        Ok(ObjectMeta { bytes, etag: None })
+    }
+
+    pub(crate) async fn sha256(&self, object: &str) -> Result<[u8; 32], Error> {
+        Ok(self.file(object).await?.digest.0)
+    }
+
+    pub(crate) async fn list(&self, entries_max: usize) -> Result<Vec<Entry>, Error> {
+        let files = &self.snapshot().await?.files;
+        if files.len() > entries_max {
+            return Err(remote::too_many(entries_max));
+        }
+        let entry = |(name, file): (&String, &Descriptor)| Entry {
+            name: name.clone(),
+            bytes: file.bytes,
+            etag: None,
+        };
+        Ok(files.iter().map(entry).collect())
+    }
+
+    pub(crate) async fn get(
+        &self,
+        object: &str,
+        range: Option<Range<u64>>,
+        address: String,
+    ) -> Result<ObjectStream, Error> {
+        let file = self.file(object).await?;
+        let range = range.unwrap_or(0..file.bytes);
+        if range.end > file.bytes {
+            return Err(Error::protocol("the object ends before the range that was asked for"));
+        }
+        if range.is_empty() {
+            let nothing = Box::pin(futures::stream::empty());
+            return Ok(ObjectStream::new(nothing, address, &range, None));
+        }
+        let response = self.registry.blob(&file, &range).await?;
+        let frames =
+            response.bytes_stream().map(|frame| frame.map_err(|error| client::failure(&error)));
+        let silence = self.registry.limits.silence;
+        Ok(ObjectStream::new(Box::pin(frames), address, &range, Some(silence)))
+    }
+
+    pub(crate) fn writer(&self, object: &str) -> Result<Upload, Error> {
+        self.tag()?;
+        Ok(Upload::new(&self.registry, &self.written, object))
+    }
+
+    fn tag(&self) -> Result<&str, Error> {
+        match &self.reference.version {
+            Version::Tag(tag) => Ok(tag),
+            Version::Digest(_) => Err(Error::usage(
+                "what an oci:// location names by its digest cannot be replaced: give a tag",
+            )),
+        }
+    }
+
+    /// Moves the tag to a manifest of what was written.
+    pub(crate) async fn commit(&self, rest: Rest) -> Result<(), Error> {
+        let written =
+            std::mem::take(&mut *self.written.lock().unwrap_or_else(PoisonError::into_inner));
+        if written.is_empty() {
+            return Ok(());
+        }
+        let tag = self.tag()?;
+        let manifest = match rest {
+            Rest::Gone => push::new_manifest(&self.registry, &written).await?,
+            Rest::Kept => {
+                let before = self.snapshot().await?;
+                if before.chosen {
+                    return Err(Error::Unsupported {
+                        object: String::new(),
+                        what: "one artifact out of an index cannot be replaced by itself",
+                    });
+                }
+                // Registries have no conditional PUT: what is left is the time of one request.
+                if self.registry.manifest(&self.reference.version).await?.1 != before.digest {
+                    return Err(Error::Changed { object: String::new() });
+                }
+                push::replaced(&before.manifest, &written)?
+            }
+        };
+        self.registry.push_manifest(tag, manifest).await
+    }
+}

@@ -18,7 +18,7 @@ use seal::manifest::{FileEntry, Manifest, Mode};
 use seal::name::{BundlePath, Digest, ModelName, check_set};
 use seal::segment::{FileKey, HEADER_BYTES, Header, Layout, TAG_BYTES};
 use serde::Serialize;
-use store::{LocalAppender, ObjectWriter, Store};
+use store::{LocalAppender, ObjectWriter, Rest, Store};
 use tokio::sync::mpsc;
 use tokio::task::{JoinError, spawn_blocking};
 
@@ -103,6 +103,7 @@ pub(crate) async fn run(args: &Seal, global: &Global) -> Result<(), Failure> {
     let mut writer = store.writer(MANIFEST_OBJECT).await?;
     writer.write(Bytes::from(json)).await?;
     writer.finish().await?;
+    store.commit(Rest::Gone).await?;
     let seal_ms = progress.elapsed().as_millis();
     drop(shown);
 

@@ -38,6 +38,8 @@ pub(super) async fn plan(
     };
     if let [(name, meta)] = &found.iter().collect::<Vec<_>>()[..]
         && let Some(format) = Format::of(name)
+        // An artifact's files are what was pushed, and are held against their digests as such.
+        && store.sha256(name).await?.is_none()
     {
         let (name, bytes, etag) = ((*name).clone(), meta.bytes, meta.etag.clone());
         let object = Object { store, name, bytes, etag };
@@ -65,11 +67,12 @@ pub(super) async fn plan(
             segments: plain_segments(meta.bytes),
         });
     }
-    let item = |(object, meta): (String, ObjectMeta)| Item {
-        object,
-        content: Content::Plain { bytes: meta.bytes, etag: meta.etag, whole },
-    };
-    let work = Work::Plain { items: found.into_iter().map(item).collect(), store };
+    let mut items = Vec::with_capacity(found.len());
+    for (object, ObjectMeta { bytes, etag }) in found {
+        let sha256 = store.sha256(&object).await?.map(Digest::from_bytes);
+        items.push(Item { object, content: Content::Plain { bytes, etag, whole, sha256 } });
+    }
+    let work = Work::Plain { items, store };
     Ok((Plan { digest: *Digest::of(identity.as_bytes()).as_bytes(), files }, work))
 }
 

@@ -10,6 +10,7 @@ use common::{RESOURCE, Sealed, model_tree, refuse, sealift, succeed, text, tree}
 use sealift::code::Code;
 use testkit::clouds::{Azurite, GcsEmulator};
 use testkit::hostile::{Fault, Hostile};
+use testkit::registry::{Door, Registry};
 use testkit::s3::S3Server;
 
 type Variables = Vec<(&'static str, String)>;
@@ -274,4 +275,118 @@ fn plain_models_arrive_under_the_names_that_kserve_gives_them() {
         refuse(command.envs(patterns), Code::NotFound);
         assert!(tree(&dest).is_empty());
     }
+}
+
+/// Runs `sealift` with the registry's credentials.
+fn with_registry(registry: &Registry, arguments: &[&str]) -> Command {
+    let mut command = sealift();
+    command.args(arguments).env("KSERVE_OCI_DOCKER_CONFIG", registry.docker_config().unwrap());
+    command
+}
+
+#[test]
+fn a_bundle_lives_in_a_container_registry() {
+    let Some(registry) = Registry::start(&Door::Token).unwrap() else { return };
+    let sealed = Sealed::small();
+    let place = format!("oci://{}/team/llama:v1", registry.host());
+    let run = |arguments: &[&str]| with_registry(&registry, arguments);
+    let key = ["--resource-id", RESOURCE, "--key-file", text(&sealed.key)];
+    let named = ["--name", "model", "--generation", "1"];
+    let dest = sealed.dest("dest");
+    refuse(run(&["init", &place, text(&dest)]).args(key), Code::NotFound);
+    succeed(run(&["seal", text(&sealed.model), &place]).args(key).args(named));
+    refuse(run(&["seal", text(&sealed.model), &place]).args(key).args(named), Code::Usage);
+    succeed(&mut run(&["inspect", &place]));
+    succeed(run(&["verify", &place]).args(key));
+    succeed(run(&["init", &place, text(&dest)]).args(key));
+    assert!(model_tree(&dest) == tree(&sealed.model));
+
+    // Another key: the data stay where they are.
+    let (other, resource) = (sealed.dir.path().join("other.jwk"), "kbs:///team/model/v2");
+    common::keygen(&other, resource, "model@1");
+    let recipient = format!("{resource}={}", text(&other));
+    let rewrap = ["--to", recipient.as_str()];
+    succeed(run(&["rewrap", &place]).args(key).args(rewrap));
+    let dest = sealed.dest("rewrapped");
+    refuse(run(&["init", &place, text(&dest)]).args(key), Code::Tampered);
+    let key = ["--resource-id", resource, "--key-file", text(&other)];
+    succeed(run(&["init", &place, text(&dest)]).args(key));
+    assert!(model_tree(&dest) == tree(&sealed.model));
+
+    // A new bundle takes the whole tag.
+    std::fs::remove_file(sealed.model.join("config.json")).unwrap();
+    succeed(run(&["seal", text(&sealed.model), &place, "--overwrite"]).args(key).args(named));
+    let dest = sealed.dest("overwritten");
+    succeed(run(&["init", &place, text(&dest)]).args(key));
+    assert!(model_tree(&dest) == tree(&sealed.model));
+}
+
+/// An artifact as CNCF's ModelPack describes it, from a registry that moves its tag and changes its
+/// blobs.
+#[test]
+fn plain_files_of_an_artifact_are_held_against_their_digests() {
+    use aws_lc_rs::digest::{SHA256, digest};
+    let sealed = Sealed::small();
+    let server = Hostile::start().unwrap();
+    let host = server.endpoint().replace("http://", "oci://");
+    let large: Vec<u8> = (0..20_000_001_u32).map(|i| i.to_le_bytes()[1] ^ 7).collect();
+    let files = [("model.tar", b"no archive".to_vec()), ("sub/w.bin", large), ("empty", vec![])];
+    let mut layers = Vec::new();
+    for (name, bytes) in &files {
+        let digest = format!("sha256:{}", hex::encode(digest(&SHA256, bytes)));
+        server.put(&format!("v2/team/m/blobs/{digest}"), bytes.clone());
+        layers.push(serde_json::json!({
+            "mediaType": "application/vnd.cncf.model.weight.v1.raw", "digest": digest,
+            "size": bytes.len(), "annotations": { "org.cncf.model.filepath": name },
+        }));
+    }
+    let manifest = serde_json::json!({
+        "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "artifactType": "application/vnd.cncf.model.manifest.v1+json", "layers": layers,
+    });
+    server.put("v2/team/m/manifests/v1", manifest.to_string());
+    let uri = format!("{host}/team/m:v1");
+    let fetch = |name: &str, code: Option<Code>| {
+        let dest = sealed.dest(name);
+        let mut command = sealift();
+        command.args(["init", &uri, text(&dest)]).env("SEALIFT_REQUIRE_SEALED", "false");
+        match code {
+            Some(code) => {
+                refuse(&mut command, code);
+                assert!(tree(&dest).is_empty());
+            }
+            None => {
+                succeed(&mut command);
+                for (name, bytes) in &files {
+                    assert!(std::fs::read(dest.join(name)).unwrap() == *bytes, "{name}");
+                }
+                assert_eq!(model_tree(&dest).len(), files.len() + 1, "and a directory");
+            }
+        }
+    };
+    fetch("1", None);
+    // A connection breaks, in the middle of a segment.
+    server.clear_log();
+    server.plan(|seen| {
+        let first = seen.object.contains("/blobs/") && seen.nth == 0 && seen.method == "GET";
+        first.then_some(Fault::Cut { after: 9_000_000 })
+    });
+    fetch("2", None);
+    // The tag moves as soon as it was read.
+    server.clear_log();
+    server.plan(|seen| {
+        let moved = seen.object.ends_with("/v1") && seen.nth > 0;
+        moved.then(|| Fault::Body { bytes: "{\"layers\":[]}".into() })
+    });
+    fetch("3", None);
+    // Another content of the right length: in the first segment, in the last one, in a small file.
+    for after in [0, 19_999_000, 5] {
+        server
+            .plan(move |seen| seen.object.contains("/blobs/").then_some(Fault::Garbage { after }));
+        fetch("4", Some(Code::Tampered));
+    }
+    refuse(
+        sealift().args(["init", &uri, text(&sealed.dest("5")), "--resource-id", RESOURCE]),
+        Code::NotSealed,
+    );
 }

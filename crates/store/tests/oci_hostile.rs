@@ -321,7 +321,8 @@ async fn a_redirect_takes_no_credentials_along() {
     assert!(elsewhere.log().iter().all(|it| it.request.authorization.is_none()));
     assert_eq!(elsewhere.log().len(), 2);
     // A challenge from there is not answered with this registry's credentials.
-    let thief = Door::start(|_| "Basic".to_owned(), "never", token_or_manifest);
+    let bearer = |ours: &str| format!("Bearer realm=\"{ours}/token\"");
+    let thief = Door::start(bearer, "never", token_or_manifest);
     let to = thief.web.url();
     let door = Door::start(
         |_| "Basic".to_owned(),

@@ -326,7 +326,7 @@ async fn a_redirect_takes_no_credentials_along() {
     let to = thief.web.url();
     let door = Door::start(
         |_| "Basic".to_owned(),
-        SECRET,
+        "",
         move |_| format!("HTTP/1.1 307 x\r\nLocation: {to}/\r\nContent-Length: 0\r\n\r\n"),
     );
     assert!(matches!(door.open().list(9).await, Err(Error::Denied { .. })));

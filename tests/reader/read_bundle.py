@@ -27,6 +27,7 @@ STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "urn:sealift:bundle:v1"
 CIPHER = "AES256_GCM_HKDF_1MB"
 SIGNER = "sealift-dek"
+PURPOSES = ("open", "seal", "secret", "sign")
 
 BUNDLE_BYTES_MAX = 8 << 20
 FILES_MAX = 16_384
@@ -321,6 +322,12 @@ def read_jwk(text):
     require(jwk.get("alg", "A256KW") in ("A256KW", "A256GCMKW", "A256GCM"), "another alg")
     key = base64_url(jwk.get("k"))
     require(len(key) == 32, "not 32 bytes")
+    if "sealift_purposes" in jwk:
+        purposes = jwk["sealift_purposes"]
+        require(array(purposes), "no purposes")
+        require(all(purpose in PURPOSES for purpose in purposes), "an unknown purpose")
+        require(len(set(purposes)) == len(purposes), "a purpose twice")
+        require("open" in purposes, "it is not for opening")
     if "sealift" not in jwk:
         return key, None
     require(isinstance(jwk["sealift"], dict), "sealift is no object")

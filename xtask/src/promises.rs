@@ -36,7 +36,7 @@ fn specification(text: &str, tests: &Tests) -> Vec<String> {
     let named = cells.flat_map(|(row, number)| {
         row.rsplit('|').nth(1).into_iter().flat_map(quoted).map(move |name| (name, number))
     });
-    missing("SPECIFICATION.md", named.filter(|(name, _)| !tests.helpers.contains(*name)), tests)
+    missing("SPECIFICATION.md", named, tests)
 }
 
 /// Whoever is hostile has a section (`### …`) of items that begin with `- can` and `- cannot`;
@@ -102,8 +102,6 @@ fn quoted(text: &str) -> impl Iterator<Item = &str> {
 #[derive(Debug, Default)]
 struct Tests {
     tests: BTreeSet<String>,
-    /// Other functions, which the specification still takes for tests.
-    helpers: BTreeSet<String>,
 }
 
 impl Tests {
@@ -136,8 +134,6 @@ impl Tests {
                 if is_test {
                     self.tests.insert(format!("{package}::{name}"));
                     self.tests.insert(format!("{package}::{file}::{name}"));
-                } else {
-                    self.helpers.insert(format!("{package}::{name}"));
                 }
                 is_test = false;
             }

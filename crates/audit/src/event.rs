@@ -26,6 +26,10 @@ pub enum Event {
         /// The model that it will open, once that is known.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         model: Option<String>,
+        /// What the broker signed about it, a compact JWS, not looked at: see
+        /// [`verify_receipts`](crate::verify_receipts).
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        receipt: Option<String>,
     },
     /// A key was asked for and not received.
     KeyRefused {

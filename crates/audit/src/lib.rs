@@ -34,6 +34,7 @@ mod error;
 mod event;
 mod http;
 mod log;
+mod receipt;
 mod record;
 mod target;
 mod verify;
@@ -41,6 +42,9 @@ mod verify;
 pub use error::Error;
 pub use event::Event;
 pub use log::{FILE_BYTES_MAX, Log};
-pub use record::{LINE_BYTES_MAX, TEXT_BYTES_MAX};
+pub use receipt::{
+    BrokerKeys, Countersigned, RECEIPT_TYPE, Receipt, Uncountersigned, Unreceipted, verify_receipts,
+};
+pub use record::{Head, LINE_BYTES_MAX, RECEIPT_BYTES_MAX, TEXT_BYTES_MAX};
 pub use target::Target;
 pub use verify::{Broken, Summary, Why, verify};

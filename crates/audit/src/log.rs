@@ -39,7 +39,7 @@ struct Queue {
 /// What a waiting thread is told.
 enum Word {
     /// What became of its record.
-    Tried(Result<(), Error>),
+    Tried(Result<Head, Error>),
     /// It is to write, for all who wait.
     Write,
 }
@@ -77,6 +77,11 @@ impl Log {
     /// Records an event. On return it is in the file and flushed to the device, or accepted by the
     /// stream. An error means: it is not recorded, do not go on.
     pub fn record(&self, event: Event) -> Result<(), Error> {
+        self.record_at(event).map(drop)
+    }
+
+    /// The same; and says which record it is.
+    pub fn record_at(&self, event: Event) -> Result<Head, Error> {
         let (tell, told) = channel();
         let mut queue = self.queue();
         let entry = ((self.clock)(), event);
@@ -109,20 +114,17 @@ impl Log {
 
     /// Writes all of them at once. If one of them is too much, each alone: that is no fault of the
     /// others. Any other error is everybody's.
-    fn write(&self, entries: &[Entry]) -> Vec<Result<(), Error>> {
+    fn write(&self, entries: &[Entry]) -> Vec<Result<Head, Error>> {
         // Poisoned: a writer panicked, perhaps within a record.
         let Ok(mut sink) = self.sink.lock() else {
             return entries.iter().map(|_| Err(self.failed_before())).collect();
         };
         let failed = match self.append(&mut sink, entries) {
-            Ok(()) => return entries.iter().map(|_| Ok(())).collect(),
+            Ok(heads) => return heads.into_iter().map(Ok).collect(),
             Err(failed) => failed,
         };
         if entries.len() > 1 && matches!(failed, Error::TooLong { .. } | Error::Full { .. }) {
-            return entries
-                .iter()
-                .map(|entry| self.append(&mut sink, slice::from_ref(entry)))
-                .collect();
+            return entries.iter().map(|entry| self.append_one(&mut sink, entry)).collect();
         }
         let (sink, why) = (&self.name, failed.to_string());
         let other = |_| Error::Sink { sink: sink.clone(), source: io::Error::other(why.clone()) };
@@ -130,15 +132,21 @@ impl Log {
         iter::once(failed).chain(others).map(Err).collect()
     }
 
-    fn append(&self, sink: &mut Sink, entries: &[Entry]) -> Result<(), Error> {
+    fn append_one(&self, sink: &mut Sink, entry: &Entry) -> Result<Head, Error> {
+        let mut heads = self.append(sink, slice::from_ref(entry))?;
+        Ok(heads.pop().expect("one for each entry"))
+    }
+
+    /// The head after each.
+    fn append(&self, sink: &mut Sink, entries: &[Entry]) -> Result<Vec<Head>, Error> {
         match sink {
             Sink::File(file) => file.append(entries),
             Sink::Stream { writer, head } => {
-                let (lines, next) = head.append_all(entries)?;
+                let (lines, heads) = head.append_all(entries)?;
                 match writer.write_all(lines.as_bytes()).and_then(|()| writer.flush()) {
                     Ok(()) => {
-                        *head = next;
-                        Ok(())
+                        head.clone_from(heads.last().expect("one for each entry"));
+                        Ok(heads)
                     }
                     Err(source) => {
                         *sink = Sink::Failed;

@@ -14,6 +14,8 @@ pub const LINE_BYTES_MAX: usize = 16 * 1024;
 /// Longest text in an event, as it stands in JSON. A longer one is cut and ends in `…`: a peer that
 /// can provoke a long message must not be able to prevent the record of it.
 pub const TEXT_BYTES_MAX: usize = 1024;
+/// Longest receipt of a broker in an event: as long as its resource's name makes it, never cut.
+pub const RECEIPT_BYTES_MAX: usize = 4 * 1024;
 /// Most texts in a list. What a longer one loses is said in its last place.
 const LIST_MAX: usize = 32;
 
@@ -21,13 +23,13 @@ const HASH_BEGIN: &str = ",\"hash\":\"";
 const HASH_END: &str = "\"}";
 const HASH_HEX: usize = 64;
 
-/// Where the chain stands.
+/// Where a chain stands, after a record.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Head {
+pub struct Head {
     /// Number of the last record; 0 before the first.
-    pub(crate) seq: u64,
-    /// Its hash.
-    pub(crate) hash: String,
+    pub seq: u64,
+    /// Its hash, hex.
+    pub hash: String,
 }
 
 impl Head {
@@ -42,18 +44,18 @@ impl Head {
         self.seq.saturating_add(1)
     }
 
-    /// The next records, each as a line with its newline, and the head after them.
+    /// The next records, each as a line with its newline, and the head after each.
     pub(crate) fn append_all(
         &self,
         entries: &[(Timestamp, Event)],
-    ) -> Result<(String, Self), Error> {
-        let (mut lines, mut head) = (String::new(), self.clone());
+    ) -> Result<(String, Vec<Self>), Error> {
+        let (mut lines, mut heads) = (String::new(), Vec::with_capacity(entries.len()));
         for (time, event) in entries {
-            let (line, next) = head.append(*time, event)?;
+            let (line, next) = heads.last().unwrap_or(self).append(*time, event)?;
             lines += &line;
-            head = next;
+            heads.push(next);
         }
-        Ok((lines, head))
+        Ok((lines, heads))
     }
 
     fn append(&self, time: Timestamp, event: &Event) -> Result<(String, Self), Error> {
@@ -85,8 +87,7 @@ pub(crate) struct Record {
     pub(crate) time: String,
     pub(crate) prev: String,
     /// Not an [`Event`]: a log may hold events that a later version knows.
-    #[serde(rename = "event")]
-    _event: Map<String, Value>,
+    pub(crate) event: Map<String, Value>,
     pub(crate) hash: String,
 }
 
@@ -133,7 +134,16 @@ fn shorten(value: &mut Value) {
             }
             list.iter_mut().for_each(shorten);
         }
-        Value::Object(members) => members.values_mut().for_each(shorten),
+        Value::Object(members) => {
+            for (name, value) in members {
+                match value {
+                    // A part of a receipt is none.
+                    Value::String(text) if name == "receipt" && text.len() <= RECEIPT_BYTES_MAX => {
+                    }
+                    value => shorten(value),
+                }
+            }
+        }
         _ => {}
     }
 }

@@ -8,7 +8,12 @@ use std::path::Path;
 use audit::{Event, LINE_BYTES_MAX, Log, Why, verify};
 
 fn event(n: usize) -> Event {
-    Event::KeyReleased { resource: format!("kbs:///a/b/{n}"), source: "file".into(), model: None }
+    Event::KeyReleased {
+        resource: format!("kbs:///a/b/{n}"),
+        source: "file".into(),
+        model: None,
+        receipt: None,
+    }
 }
 
 /// A log of `records`.

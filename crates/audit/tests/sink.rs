@@ -17,7 +17,12 @@ use audit::{Error, Event, FILE_BYTES_MAX, Log, Why, verify};
 fn events() -> [Event; 2] {
     let (resource, source) = ("kbs:///a/b/c".to_owned(), "cdh".to_owned());
     [
-        Event::KeyReleased { resource: resource.clone(), source: source.clone(), model: None },
+        Event::KeyReleased {
+            resource: resource.clone(),
+            source: source.clone(),
+            model: None,
+            receipt: None,
+        },
         Event::KeyRequested { resource, source, purpose: "open".into() },
     ]
 }

@@ -42,6 +42,8 @@ pub(crate) struct Appraisal {
     pub(crate) status: Status,
     /// AR4SI's trustworthiness vector, by claim name.
     pub(crate) trustworthiness: BTreeMap<&'static str, i8>,
+    /// Why it is not affirming: `<claim>: <rule>`, at least one for each claim that is to blame.
+    pub(crate) reasons: Vec<String>,
 }
 
 /// EAR's trustworthiness tier, from good to bad.
@@ -87,16 +89,9 @@ impl AttestationPolicy {
             Some(file) => file.current(References::read)?,
             None => Arc::default(),
         };
-        let query = move |arguments: Vec<regorus::Value>| {
-            Ok(match &arguments[..] {
-                [regorus::Value::String(name)] => references.get(name),
-                _ => regorus::Value::Null,
-            })
-        };
-        let function = Function { name: "query_reference_value", body: Box::new(query) };
-        let found = self
-            .current()?
-            .evaluate(RULE, None, evidence.clone(), Some(function))
+        let policy = self.current()?;
+        let found = policy
+            .evaluate(RULE, None, evidence.clone(), Some(lookup(references.clone())))
             .map_err(Error::AttestationPolicy)?;
         let trustworthiness = trust_claims(&found).map_err(Error::AttestationPolicy)?;
         let worst = trustworthiness.values().map(|&claim| Status::of(claim)).max();
@@ -113,7 +108,14 @@ impl AttestationPolicy {
             }
             status => status,
         };
-        Ok(Appraisal { status, trustworthiness })
+        let reasons = match status {
+            Status::Affirming => Vec::new(),
+            _ => {
+                let named = policy.reasons(None, evidence.clone(), Some(lookup(references)));
+                reasons(tee, named, &trustworthiness)
+            }
+        };
+        Ok(Appraisal { status, trustworthiness, reasons })
     }
 
     /// Whether both files can be used now.
@@ -131,6 +133,40 @@ impl AttestationPolicy {
             Rego::parse(text).map_err(Error::AttestationPolicy)
         })
     }
+}
+
+/// The policy's function that looks a name up.
+fn lookup(references: Arc<References>) -> Function {
+    let query = move |arguments: Vec<regorus::Value>| {
+        Ok(match &arguments[..] {
+            [regorus::Value::String(name)] => references.get(name),
+            _ => regorus::Value::Null,
+        })
+    };
+    Function { name: "query_reference_value", body: Box::new(query) }
+}
+
+/// What the policy named, and the number of each claim that it said nothing of.
+fn reasons(
+    tee: Tee,
+    mut named: Vec<String>,
+    trustworthiness: &BTreeMap<&'static str, i8>,
+) -> Vec<String> {
+    if tee == Tee::SAMPLE {
+        return vec!["sample evidence proves nothing".to_owned()];
+    }
+    let about = |claim: &str, reason: &str| {
+        reason.strip_prefix(claim).is_some_and(|rest| rest.starts_with(':'))
+    };
+    let silent = trustworthiness.iter().filter(|(claim, value)| {
+        Status::of(**value) > Status::None && !named.iter().any(|reason| about(claim, reason))
+    });
+    let numbers: Vec<_> = silent.map(|(claim, value)| format!("{claim}: {value}")).collect();
+    named.extend(numbers);
+    if named.is_empty() {
+        named.push("the attestation policy claims nothing".to_owned());
+    }
+    named
 }
 
 impl Status {

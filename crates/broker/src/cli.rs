@@ -105,6 +105,10 @@ pub(crate) struct Serve {
     /// AMD's ASK and ASVK certificates that guests do not send themselves, PEM
     #[arg(long, value_name = "FILE", env = "SEALIFT_BROKER_AMD_CERTIFICATES")]
     amd_certificates: Option<PathBuf>,
+    /// AMD's revocation lists, `milan.crl` and `milan-vlek.crl` for each line; without it revoked
+    /// keys of AMD's are not noticed
+    #[arg(long, value_name = "DIR", env = "SEALIFT_BROKER_SNP_CRL_DIR")]
+    snp_crl_dir: Option<PathBuf>,
     /// An administrator's Ed25519 public key, PEM; may be repeated
     #[arg(
         long = "admin-public-key",
@@ -177,6 +181,7 @@ impl Serve {
             reference_values_file: self.reference_values.clone(),
             tdx_collateral_dir: self.tdx_collateral_dir.clone(),
             amd_certificates: self.amd_certificates.clone(),
+            snp_crl_dir: self.snp_crl_dir.clone(),
             admin_public_keys: self.admin_public_keys.clone(),
             admin_issuers: self.admin_issuers.clone(),
             insecure_dev: self.insecure_dev,

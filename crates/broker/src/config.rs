@@ -22,6 +22,8 @@ pub struct Config {
     pub tdx_collateral_dir: Option<PathBuf>,
     /// AMD's intermediate certificates (ASK, ASVK) that guests need not send, PEM.
     pub amd_certificates: Option<PathBuf>,
+    /// AMD's revocation lists; without it revocation is not looked at.
+    pub snp_crl_dir: Option<PathBuf>,
     /// Administrators' Ed25519 public keys, PEM. None: the admin API refuses everybody.
     pub admin_public_keys: Vec<PathBuf>,
     /// `iss` of administrators' tokens. Empty: any.
@@ -57,6 +59,7 @@ impl Config {
             reference_values_file: None,
             tdx_collateral_dir: None,
             amd_certificates: None,
+            snp_crl_dir: None,
             admin_public_keys: Vec::new(),
             admin_issuers: Vec::new(),
             insecure_dev: false,

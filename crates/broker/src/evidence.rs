@@ -83,6 +83,9 @@ impl Verifiers {
         if let Some(path) = &config.amd_certificates {
             roots.add_amd_certificates(path)?;
         }
+        if let Some(dir) = &config.snp_crl_dir {
+            roots.amd.revoke(snp::Revocations(dir.clone()));
+        }
         let snp = Arc::new(snp::Snp(roots.amd));
         verifiers.0.push(Box::new(azure::AzureSnp(snp.clone())));
         verifiers.0.push(Box::new(snp));

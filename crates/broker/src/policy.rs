@@ -132,13 +132,17 @@ impl Compiled {
         query: &Value,
         claims: &Value,
     ) -> Result<bool, Error> {
-        let path = resource.path();
-        let data = json!({
-            "plugin": "resource",
-            "resource-path": path.split('/').collect::<Vec<_>>(),
-            "query": query,
-        });
-        self.evaluate(data, claims.clone())
+        self.evaluate(data(resource, query), claims.clone())
+    }
+
+    /// The names of the rules for which [`Compiled::allows`] said no, if the policy has any.
+    pub(crate) fn reasons(
+        &self,
+        resource: &ResourceUri,
+        query: &Value,
+        claims: &Value,
+    ) -> Vec<String> {
+        self.0.reasons(Some(data(resource, query)), claims.clone(), None)
     }
 
     fn evaluate(&self, data: Value, input: Value) -> Result<bool, Error> {
@@ -155,6 +159,15 @@ impl Compiled {
     pub(crate) fn text(&self) -> &str {
         self.0.text()
     }
+}
+
+/// What upstream's policies know beside the guest's claims.
+fn data(resource: &ResourceUri, query: &Value) -> Value {
+    json!({
+        "plugin": "resource",
+        "resource-path": resource.path().split('/').collect::<Vec<_>>(),
+        "query": query,
+    })
 }
 
 #[cfg(test)]

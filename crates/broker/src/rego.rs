@@ -13,6 +13,14 @@ pub const POLICY_BYTES_MAX: usize = 64 * 1024;
 /// Longest evaluation.
 pub const EVALUATION_TIME_MAX: Duration = Duration::from_millis(250);
 
+/// Most reasons of a refusal that are passed on.
+pub(crate) const REASONS_MAX: usize = 8;
+/// Longest of them, in characters.
+pub(crate) const REASON_CHARS_MAX: usize = 120;
+
+/// What a policy may have beside its verdict: a set or an array of texts that say why not.
+const REASONS: &str = "data.policy.reasons";
+
 /// How often the evaluation looks at its clock, in the interpreter's units of work.
 const WORK_BETWEEN_CHECKS: NonZeroU32 = NonZeroU32::new(64).expect("64 is not zero");
 
@@ -70,6 +78,27 @@ impl Rego {
             .map_err(|error| error.to_string())
     }
 
+    /// Why it says no: the texts of the rule `reasons`, the first [`REASONS_MAX`] of them, cut at
+    /// [`REASON_CHARS_MAX`]. None if the policy does not have the rule, or if it fails: upstream's
+    /// policies only say no.
+    pub(crate) fn reasons(
+        &self,
+        data: Option<Value>,
+        input: Value,
+        function: Option<Function>,
+    ) -> Vec<String> {
+        let found = self.evaluate(REASONS, data, input, function);
+        let texts = |values: &mut dyn Iterator<Item = &regorus::Value>| {
+            let texts = values.filter_map(|value| value.as_string().ok());
+            texts.take(REASONS_MAX).map(|text| tidy(text)).collect()
+        };
+        match &found {
+            Ok(regorus::Value::Set(set)) => texts(&mut set.iter()),
+            Ok(regorus::Value::Array(array)) => texts(&mut array.iter()),
+            _ => Vec::new(),
+        }
+    }
+
     /// SHA-256 of the text, hex.
     pub(crate) fn digest(&self) -> &str {
         &self.digest
@@ -79,6 +108,12 @@ impl Rego {
     pub(crate) fn text(&self) -> &str {
         &self.text
     }
+}
+
+/// One line of a bounded length.
+fn tidy(text: &str) -> String {
+    let plain = |letter: char| if letter.is_control() { ' ' } else { letter };
+    text.chars().take(REASON_CHARS_MAX).map(plain).collect()
 }
 
 impl fmt::Debug for Rego {

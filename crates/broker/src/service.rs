@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use audit::{Event, Log};
+use audit::{Event, Head, Log};
 use hyper::body::Bytes;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Response, StatusCode};
@@ -79,15 +79,20 @@ struct Answer {
     body: String,
     content_type: &'static str,
     cookie: Option<String>,
+    receipt: Option<String>,
 }
+
+/// Where a release's receipt travels: upstream's clients look at no header but the cookie.
+const RECEIPT: HeaderName = HeaderName::from_static("sealift-receipt");
 
 impl Answer {
     fn json(body: &Value) -> Self {
-        Self { body: body.to_string(), content_type: "application/json", cookie: None }
+        Self { content_type: "application/json", ..Self::text(body.to_string()) }
     }
 
     fn text(body: impl Into<String>) -> Self {
-        Self { body: body.into(), content_type: "text/plain; charset=utf-8", cookie: None }
+        let content_type = "text/plain; charset=utf-8";
+        Self { body: body.into(), content_type, cookie: None, receipt: None }
     }
 }
 
@@ -225,8 +230,8 @@ impl Service {
     }
 
     /// Records what is about to be done. An error means: do not do it.
-    fn record(&self, event: Event) -> Result<(), Refusal> {
-        let recorded = self.audit.log.record(event);
+    fn record(&self, event: Event) -> Result<Head, Refusal> {
+        let recorded = self.audit.log.record_at(event);
         self.audit.works.store(recorded.is_ok(), Ordering::Relaxed);
         recorded.map_err(|error| {
             self.metrics.audit_failed();
@@ -272,6 +277,9 @@ fn respond(status: StatusCode, answer: Answer) -> Response<Bytes> {
     set(header::CACHE_CONTROL, "no-store");
     if let Some(cookie) = answer.cookie {
         set(header::SET_COOKIE, &cookie);
+    }
+    if let Some(receipt) = answer.receipt {
+        set(RECEIPT, &receipt);
     }
     response
 }

@@ -9,6 +9,7 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 
+use audit::{RECEIPT_TYPE, Receipt};
 use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{
@@ -34,6 +35,8 @@ pub const ISSUER: &str = "sealift-broker";
 const EAT_PROFILE: &str = "tag:github.com,2024:confidential-containers/Trustee";
 const CPU: &str = "cpu0";
 const EVIDENCE: &str = "ear.veraison.annotated-evidence";
+/// Why a guest is not affirming, beside EAR's verdict.
+const REASONS: &str = "sealift.reasons";
 const KEY_FILE_BYTES_MAX: usize = 1024;
 
 /// The broker's signing key.
@@ -97,7 +100,17 @@ impl TokenKey {
         let header = json!({
             "alg": "ES256", "typ": "JWT", "kid": self.jwk["kid"], "jwk": self.jwk,
         });
-        let message = jwt::message(&header, claims);
+        self.sign_as(&header, claims)
+    }
+
+    /// What a guest keeps in its log of a release.
+    pub(crate) fn sign_receipt(&self, receipt: &Receipt) -> String {
+        let header = json!({ "alg": "ES256", "typ": RECEIPT_TYPE, "kid": self.jwk["kid"] });
+        self.sign_as(&header, &json!(receipt))
+    }
+
+    fn sign_as(&self, header: &Value, claims: &Value) -> String {
+        let message = jwt::message(header, claims);
         let signature = self
             .pair
             .sign(&SystemRandom::new(), message.as_bytes())
@@ -151,7 +164,7 @@ pub(crate) fn evidence(
 
 /// The claims about a guest, now.
 pub(crate) fn claims(evidence: Value, appraisal: &Appraisal, now: u64) -> Value {
-    json!({
+    let mut claims = json!({
         "eat_profile": EAT_PROFILE,
         "iss": ISSUER,
         "iat": now,
@@ -166,7 +179,11 @@ pub(crate) fn claims(evidence: Value, appraisal: &Appraisal, now: u64) -> Value 
             "ear.appraisal-policy-id": "default_cpu",
             EVIDENCE: evidence,
         } },
-    })
+    });
+    if !appraisal.reasons.is_empty() {
+        claims["submods"][CPU][REASONS] = json!(appraisal.reasons);
+    }
+    claims
 }
 
 /// The guest's key, and its TEE, from verified claims.

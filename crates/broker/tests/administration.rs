@@ -240,6 +240,40 @@ fn a_guests_token_is_no_administrators_and_the_other_way_round() {
 }
 
 #[test]
+fn a_policy_may_name_the_rules_that_refused_within_bounds() {
+    let broker = Broker::start();
+    broker.put("default/key/one", b"value");
+    let (cookie, _) = broker.attested(&Key::p256());
+    let detail = |reasons: &str| {
+        let text = format!("package policy\nimport rego.v1\ndefault allow := false\n{reasons}");
+        assert_eq!(broker.set_policy(&text).status, 200, "{reasons}");
+        let reply = broker.get_with_cookie(&cookie, "default/key/one");
+        assert_eq!(reply.refusal(), (403, "PolicyDeny".to_owned()));
+        reply.json()["detail"].as_str().unwrap().to_owned()
+    };
+    let denied = "Access denied by policy";
+    // Upstream's have none.
+    assert_eq!(detail(""), denied);
+    let set = "reasons contains \"by night\" if input.submods\nreasons contains \"b\" if false";
+    assert_eq!(detail(set), format!("{denied}: by night"));
+    assert_eq!(broker.events().last().unwrap()["reason"], "policy: by night");
+    assert_eq!(detail("reasons := [\"a\", 7, \"b\\nc\"]"), format!("{denied}: a; b c"));
+    let many = "reasons := [r | some n in numbers.range(1, 50); r := sprintf(\"%d\", [n])]";
+    assert_eq!(detail(many), format!("{denied}: 1; 2; 3; 4; 5; 6; 7; 8"));
+    let long = "reasons := [concat(\"\", [\"x\" | some n in numbers.range(1, 5000)])]";
+    assert_eq!(detail(long), format!("{denied}: {}", "x".repeat(120)));
+    // What is no list of texts, or fails, refuses all the same.
+    for other in ["reasons := \"a\"", "reasons := {\"a\": 1}", "reasons := 1 / input.none"] {
+        assert_eq!(detail(other), denied, "{other}");
+    }
+    assert_eq!(broker.events().last().unwrap()["reason"], "policy");
+    // Reasons do not refuse by themselves.
+    let text = "package policy\nallow := true\nreasons := [\"a\"]";
+    assert_eq!(broker.set_policy(text).status, 200);
+    assert_eq!(broker.get_with_cookie(&cookie, "default/key/one").status, 200);
+}
+
+#[test]
 fn a_posted_policy_decides_from_the_next_request_on() {
     let broker = Broker::start();
     broker.put("default/key/one", b"value");
@@ -412,6 +446,32 @@ fn without_an_audit_record_nothing_is_released_or_changed() {
     assert_eq!(listed["resources"][0]["version"], 1);
     let metrics = String::from_utf8(broker.wire.get("/metrics").body).unwrap();
     assert!(metrics.contains("\nsealift_broker_audit_failures_total 7\n"), "{metrics}");
+}
+
+#[test]
+fn a_release_comes_with_a_receipt_of_its_record() {
+    let broker = Broker::start();
+    broker.put("default/key/one", b"value");
+    let (cookie, _) = broker.attested(&Key::p256());
+    let reply = broker.get_with_cookie(&cookie, "default/key/one");
+    let receipt = reply.header("sealift-receipt").unwrap();
+    let keys = audit::BrokerKeys::parse(&broker.wire.get("/.well-known/jwks.json").body).unwrap();
+    let signed = keys.verify(receipt).unwrap();
+    assert_eq!((signed.resource.as_str(), signed.time), ("kbs:///default/key/one", NOW));
+    // Its record is the last one so far.
+    let log = std::fs::read(broker.dirs.data().join("audit.log")).unwrap();
+    let summary = audit::verify(&log[..]).unwrap();
+    assert_eq!((signed.seq, signed.hash), (summary.records, summary.head));
+    // It opens nothing, and a token is no receipt.
+    assert_eq!(broker.get_with_token(receipt, "default/key/one").status, 401);
+    let (_, token) = broker.attested(&Key::p256());
+    assert!(keys.verify(&token).is_err());
+    // What is not released has none.
+    for reply in
+        [broker.get_with_cookie(&cookie, "default/key/two"), broker.get_with_cookie("", "a/b/c")]
+    {
+        assert!(reply.status >= 400 && reply.header("sealift-receipt").is_none(), "{reply:?}");
+    }
 }
 
 #[test]

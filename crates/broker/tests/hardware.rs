@@ -17,10 +17,13 @@ use std::sync::Arc;
 
 const VALUE: &[u8] = b"thirty-two bytes of a secret key";
 
+const UNKNOWN_INIT_DATA: &str = "configuration: init-data is not a reference value";
+
 fn references() -> Value {
     json!({
         "snp_launch_measurement": ["3e".repeat(48)],
         "snp_bootloader": [3, 4], "snp_tee_svn": [0], "snp_snp_svn": [24], "snp_microcode": [219],
+        "snp_init_data": ["none"],
     })
 }
 
@@ -324,7 +327,7 @@ fn a_td_gets_its_key_if_platform_firmware_and_boot_are_known() {
     };
     let values = json!({
         "mr_td": [measured(136)], "rtmr_1": [measured(376)], "rtmr_2": [measured(424)],
-        "xfam": ["e702060000000000"],
+        "xfam": ["e702060000000000"], "tdx_init_data": ["none", "ab".repeat(48)],
     });
     let values = file(&dirs, "values.json", values.to_string());
     let roots = Roots::of_vendors().with_intel(maker.root());
@@ -418,6 +421,59 @@ fn init_data_is_believed_as_far_as_the_host_data_proves_it() {
 }
 
 #[test]
+fn init_data_has_to_be_a_reference_value_and_a_refused_guest_is_told_so() {
+    let dirs = Arc::new(Dirs::new());
+    let key = Key::rsa(aws_lc_rs::rsa::KeySize::Rsa4096);
+    let file_of = |values: &Value| file(&dirs, "values.json", values.to_string());
+    let values = Some(file_of(&references()));
+    let broker = broker_with(dirs.clone(), Evidence { references: values, ..Evidence::default() });
+    let released = |byte: u8| {
+        let started = |data: &[u8]| {
+            let report = maker().report(data, |bytes| bytes[0xc0..0xe0].fill(byte));
+            evidence(report, &[ask(), vcek()])
+        };
+        let reply = attest(&broker, &key, started);
+        assert_eq!(reply.status, 200, "{reply:?}");
+        broker.get_with_cookie(&reply.cookie(), "default/key/one")
+    };
+    let refused = format!("Access denied by policy: {UNKNOWN_INIT_DATA}");
+    for (listed, of_none, of_one) in [
+        (json!(["none"]), true, false),
+        (json!(["00".repeat(32)]), true, false),
+        (json!(["11".repeat(32)]), false, true),
+        (json!(["none", "11".repeat(32)]), true, true),
+        (json!(["11".repeat(31)]), false, false),
+        (json!([""]), false, false),
+        (json!([]), false, false),
+        (json!("none"), false, false),
+        (Value::Null, false, false),
+    ] {
+        let mut values = references();
+        values["snp_init_data"] = listed;
+        values.as_object_mut().unwrap().retain(|_, value| !value.is_null());
+        file_of(&values);
+        for (byte, affirms) in [(0, of_none), (0x11, of_one)] {
+            let reply = released(byte);
+            if affirms {
+                assert_eq!(key.open(&reply.json()), VALUE, "{values} {byte}");
+            } else {
+                assert_eq!(reply.refusal(), (403, "PolicyDeny".to_owned()), "{values} {byte}");
+                assert_eq!(reply.json()["detail"], refused, "{values} {byte}");
+            }
+        }
+    }
+    let reason = format!("policy: {UNKNOWN_INIT_DATA}");
+    assert!(broker.events().iter().any(|event| event["reason"] == reason));
+    // All that is wrong is named, and a session still carries it.
+    file_of(&json!({}));
+    let detail = released(0).json()["detail"].as_str().unwrap().to_owned();
+    for claim in ["executables: ", "hardware: ", "configuration: "] {
+        assert!(detail.contains(claim), "{detail}");
+    }
+    assert!(!detail.contains(&"3e".repeat(4)), "{detail}");
+}
+
+#[test]
 fn without_reference_values_a_genuine_guest_is_not_affirmed_and_gets_nothing() {
     let dirs = Arc::new(Dirs::new());
     let key = Key::p256();
@@ -498,5 +554,68 @@ fn the_operators_attestation_policy_decides_and_one_that_fails_attests_nobody() 
         } else {
             assert_eq!(status(), expected, "{claims}");
         }
+    }
+}
+
+#[test]
+fn a_revoked_intermediate_is_refused_and_so_is_a_list_that_cannot_be_believed() {
+    let dirs = Arc::new(Dirs::new());
+    let values = Some(file(&dirs, "values.json", references().to_string()));
+    let snp_crl_dir = Some(dirs.root().to_owned());
+    let broker = broker_with(
+        dirs.clone(),
+        Evidence { references: values, snp_crl_dir, ..Evidence::default() },
+    );
+    let key = Key::p256();
+    let maker = maker();
+    let put = |list: &[u8]| drop(file(&dirs, "milan.crl", list));
+    let refused = |expected: &str| {
+        assert_eq!(reason(&attest(&broker, &key, good)), expected);
+    };
+    let affirms = || assert_eq!(claims(&attest(&broker, &key, good))["ear.status"], "affirming");
+    refused("snp-crl-missing");
+    put(&maker.revocations(GOOD, &[], &[]));
+    affirms();
+    put(&maker.revocations(GOOD, &[2, 3], &[]));
+    affirms();
+    let revoked = maker.revocations(GOOD, &[2, 1], &[]);
+    put(&revoked);
+    refused("certificate-revoked");
+    // A VLEK's chain has its own list.
+    let vlek =
+        [("ASK", maker.intermediate("SEV-VLEK-Milan", GOOD)), ("VLEK", maker.leaf(&Leaf::vlek()))];
+    let provider = |data: &[u8]| evidence(maker.report(data, |bytes| bytes[0x48] = 0b100), &vlek);
+    assert_eq!(reason(&attest(&broker, &key, provider)), "snp-crl-missing");
+    file(&dirs, "milan-vlek.crl", &revoked);
+    assert_eq!(reason(&attest(&broker, &key, provider)), "certificate-revoked");
+    file(&dirs, "milan-vlek.crl", maker.revocations(GOOD, &[], &[]));
+    assert_eq!(claims(&attest(&broker, &key, provider))["ear.status"], "affirming");
+
+    for time in [(GOOD.0, NOW - 1), (NOW + 1, GOOD.1)] {
+        put(&maker.revocations(time, &[], &[]));
+        refused("snp-crl-stale");
+    }
+    put(&maker.revocations((NOW, NOW), &[], &[]));
+    affirms();
+    put(&Maker::new().revocations(GOOD, &[], &[]));
+    refused("snp-crl");
+    // A delta CRL indicator.
+    let id = common::snp::oid(&[0x55, 0x1d, 27]);
+    let (yes, value) = (common::snp::tlv(1, &[0xff]), common::snp::tlv(4, &[2, 1, 1]));
+    put(&maker.revocations(GOOD, &[], &[common::snp::sequence(&[id, yes, value])]));
+    refused("snp-crl");
+    put(&vec![0; 64 * 1024 + 1]);
+    refused("snp-crl-missing");
+    // Cut anywhere, or changed in any byte, it stands for nothing.
+    for end in 0..revoked.len() {
+        put(&revoked[..end]);
+        refused("snp-crl");
+    }
+    for at in 0..revoked.len() {
+        let mut changed = revoked.clone();
+        changed[at] ^= 1;
+        put(&changed);
+        let found = reason(&attest(&broker, &key, good));
+        assert_eq!(found, "snp-crl", "byte {at}");
     }
 }

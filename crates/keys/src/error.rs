@@ -143,11 +143,14 @@ pub enum Error {
     #[error("the sealed secret is not for here: {0}")]
     Audience(volumes::audience::Refused),
     /// What should be a signer's public key is none of P-256.
-    #[error("{signer} is no public key of P-256 in JWK form")]
+    #[error("{signer} is no public key of P-256 in JWK form, or `sealift_purposes` forbid `sign`")]
     SignerUnusable {
         /// Whose it should be.
         signer: String,
     },
+    /// A key that may not be used so.
+    #[error("the key of the sealed secret: {0}")]
+    KeyUnusable(seal::Error),
     /// A setting that cannot or may not be used.
     #[error("{0}")]
     Usage(String),

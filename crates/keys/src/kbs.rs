@@ -29,7 +29,12 @@ use zeroize::Zeroizing;
 use self::handshake::Challenge;
 use self::refusal::Refusal;
 use crate::http::Endpoint;
-use crate::{Attester, Error, HttpSettings, KeySource};
+use crate::{Attester, Error, HttpSettings, KeySource, Released};
+
+pub use self::handshake::RECEIPT_BYTES_MAX;
+
+/// Header of our broker's signature under a release.
+const RECEIPT: &str = "sealift-receipt";
 
 /// A key broker, and the session with it: one attestation serves all keys of a run.
 pub struct Kbs {
@@ -72,6 +77,10 @@ impl KeySource for Kbs {
     }
 
     async fn release(&self, resource: &ResourceUri) -> Result<Secret, Error> {
+        Ok(self.release_signed(resource).await?.key)
+    }
+
+    async fn release_signed(&self, resource: &ResourceUri) -> Result<Released, Error> {
         self.get(&format!("resource/{}", resource.path()), &[], &resource.into()).await
     }
 }
@@ -79,7 +88,7 @@ impl KeySource for Kbs {
 impl Kbs {
     /// What a plugin serves under this name, as [`KeySource::release`] does a resource.
     pub async fn release_plugin(&self, name: &PluginUri) -> Result<Secret, Error> {
-        self.get(&name.api_path(), &[], &name.clone().into()).await
+        Ok(self.get(&name.api_path(), &[], &name.clone().into()).await?.key)
     }
 
     /// What the plugin `pkcs11` unwraps, by the key in its HSM: a GET that has a body. Nothing in it
@@ -87,7 +96,8 @@ impl Kbs {
     /// from the other.
     pub async fn unwrap(&self, name: &PluginUri, wrapped: &[u8]) -> Result<Secret, Error> {
         let about = &name.clone().into();
-        self.get(&name.api_path(), wrapped, about).await.map_err(|error| match error {
+        let unwrapped = self.get(&name.api_path(), wrapped, about).await;
+        unwrapped.map(|unwrapped| unwrapped.key).map_err(|error| match error {
             Error::NotFound { resource, detail } if detail.contains("PluginInternalError") => {
                 let detail =
                     format!("{detail}: the broker's log tells if it is its HSM that failed");
@@ -98,7 +108,7 @@ impl Kbs {
     }
 
     /// What is below `/kbs/v0/`, decrypted.
-    async fn get(&self, path: &str, body: &[u8], about: &KeyUri) -> Result<Secret, Error> {
+    async fn get(&self, path: &str, body: &[u8], about: &KeyUri) -> Result<Released, Error> {
         let mut session = self.session(None, about).await?;
         let mut refusal = match self.fetch(&session, path, body, about).await? {
             Ok(key) => return Ok(key),
@@ -209,7 +219,7 @@ impl Kbs {
         path: &str,
         body: &[u8],
         about: &KeyUri,
-    ) -> Result<Result<Secret, Refusal>, Error> {
+    ) -> Result<Result<Released, Refusal>, Error> {
         let mut request = session.authorize(self.endpoint.get(&format!("/kbs/v0/{path}")));
         if !body.is_empty() {
             request = request.body(body.to_owned());
@@ -218,6 +228,8 @@ impl Kbs {
         if response.status() != StatusCode::OK {
             return Ok(Err(self.refusal(response).await));
         }
+        let receipt = response.headers().get(RECEIPT).and_then(|value| value.to_str().ok());
+        let receipt = receipt.and_then(handshake::receipt);
         let sealed = self.endpoint.body(response, handshake::JWE_BYTES_MAX).await?;
         let empty = || Error::Empty { resource: about.clone() };
         if sealed.is_empty() {
@@ -232,7 +244,7 @@ impl Kbs {
         if key.is_empty() {
             return Err(empty());
         }
-        Ok(Ok(key))
+        Ok(Ok(Released { key, receipt }))
     }
 
     async fn refusal(&self, response: Response) -> Refusal {

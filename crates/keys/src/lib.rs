@@ -36,7 +36,7 @@ pub use cdh::Cdh;
 pub use error::{Cause, Error, printable};
 pub use file::{FileSource, read_key};
 pub use http::HttpSettings;
-pub use kbs::Kbs;
+pub use kbs::{Kbs, RECEIPT_BYTES_MAX};
 pub use retry::{Retry, release_with_retry, with_retry};
 
 /// Something that releases keys.
@@ -47,6 +47,24 @@ pub trait KeySource: Send + Sync {
     /// Asks once for `resource`. At most [`Secret::BYTES_MAX`] bytes, never none.
     fn release(&self, resource: &ResourceUri)
     -> impl Future<Output = Result<Secret, Error>> + Send;
+
+    /// The same, with what the broker signed about it if it is a broker that does.
+    fn release_signed(
+        &self,
+        resource: &ResourceUri,
+    ) -> impl Future<Output = Result<Released, Error>> + Send {
+        async { Ok(Released { key: self.release(resource).await?, receipt: None }) }
+    }
+}
+
+/// A key, and what comes with it.
+#[derive(Debug)]
+pub struct Released {
+    /// The key.
+    pub key: Secret,
+    /// The broker's signature under the release, for the audit log: a compact JWS of at most
+    /// [`RECEIPT_BYTES_MAX`] bytes that nobody has verified. Only our broker sends one.
+    pub receipt: Option<String>,
 }
 
 /// The key source that a program was configured with.
@@ -75,6 +93,14 @@ impl KeySource for Source {
             Self::Cdh(cdh) => cdh.release(resource).await,
             Self::Kbs(kbs) => kbs.release(resource).await,
             Self::File(file) => file.release(resource).await,
+        }
+    }
+
+    async fn release_signed(&self, resource: &ResourceUri) -> Result<Released, Error> {
+        match self {
+            Self::Cdh(cdh) => cdh.release_signed(resource).await,
+            Self::Kbs(kbs) => kbs.release_signed(resource).await,
+            Self::File(file) => file.release_signed(resource).await,
         }
     }
 }

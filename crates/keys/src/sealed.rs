@@ -32,6 +32,7 @@ use std::path::Path;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use seal::key::Purpose;
 use seal::name::ResourceUri;
 use secret::Secret;
 use serde::Deserialize;
@@ -175,8 +176,17 @@ fn point(jwk: &[u8]) -> Option<[u8; 65]> {
         x: String,
         y: String,
         alg: Option<String>,
+        #[serde(default, deserialize_with = "there")]
+        sealift_purposes: Option<serde_json::Value>,
+    }
+    /// Null is not absent.
+    fn there<'de, D: serde::Deserializer<'de>>(
+        value: D,
+    ) -> Result<Option<serde_json::Value>, D::Error> {
+        Deserialize::deserialize(value).map(Some)
     }
     let jwk: Jwk = object(jwk).ok()?;
+    Purpose::Sign.permitted_by(jwk.sealift_purposes.as_ref()).ok()?;
     if jwk.kty != "EC" || jwk.crv != "P-256" || jwk.alg.is_some_and(|alg| alg != "ES256") {
         return None;
     }

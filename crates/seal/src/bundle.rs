@@ -10,7 +10,7 @@ use secret::Secret;
 use crate::Error;
 use crate::json::{excerpt, format_of, is_canonical, malformed, refused};
 use crate::jwe::{self, Flattened, Jwe};
-use crate::key::{Dek, Kek};
+use crate::key::{Dek, Kek, Purpose};
 use crate::manifest::dsse::Envelope;
 use crate::manifest::statement::{self, FORMAT};
 use crate::manifest::{FileEntry, Manifest};
@@ -117,6 +117,7 @@ impl Bundle {
     /// Unwraps the data key with `kek` (for the recipient whose kid is `key`), verifies the manifest
     /// with it, checks freshness.
     pub fn open(self, key: &KeyUri, kek: &Kek, demand: &Demand) -> Result<Opened, Error> {
+        kek.permits(Purpose::Open)?;
         let dek = self.unwrap(key, kek)?;
         let digest = self.digest();
         let manifest = self.claimed;
@@ -138,11 +139,18 @@ impl Bundle {
         kek: &Kek,
         recipients: &[Recipient<'_>],
     ) -> Result<Vec<u8>, Error> {
+        kek.permits(Purpose::Open)?;
         if !key.vouches() {
             return Err(Error::Unvouched { resource: key.clone() });
         }
         let dek = self.unwrap(key, kek)?;
         Document::seal(&dek, &self.claimed.id, recipients, self.envelope.clone())
+    }
+
+    /// Whether `kek` unwraps the data key that authenticates the manifest. For whoever has just
+    /// wrapped it: neither pins nor purposes are asked, and nothing is opened.
+    pub fn check_wrapped(&self, key: &KeyUri, kek: &Kek) -> Result<(), Error> {
+        self.unwrap(key, kek).map(drop)
     }
 
     /// The data key, proven to be the one that authenticated the manifest.
@@ -305,6 +313,7 @@ impl Document {
         let recipients = recipients
             .iter()
             .map(|Recipient { key, kek, wrapped_key }| {
+                kek.permits(Purpose::Seal)?;
                 let kid = key.to_string();
                 let (key, wrap) = (kek.expose(), kek.wrap());
                 let jwe = jwe::encrypt_flattened(dek.expose(), key, wrap, &kid, Some(&aad))?;

@@ -11,6 +11,9 @@ use crate::name::{Digest, KeyUri, ModelName};
 use crate::pin::{Pin, Pins};
 
 mod jwk;
+mod purpose;
+
+pub use purpose::Purpose;
 
 /// Bytes of a data key and of a key encryption key.
 pub const KEY_BYTES: usize = 32;
@@ -71,6 +74,7 @@ pub struct Kek {
     alg: Option<&'static str>,
     resource: Option<KeyUri>,
     pins: Option<Pins>,
+    purposes: Option<Vec<Purpose>>,
 }
 
 impl Kek {
@@ -121,6 +125,25 @@ impl Kek {
     /// Replaces the pins.
     pub fn with_pins(self, pins: Pins) -> Self {
         Self { pins: Some(pins), ..self }
+    }
+
+    /// What it may be used for; `None` for keys that say nothing of it: anything.
+    pub fn purposes(&self) -> Option<&[Purpose]> {
+        self.purposes.as_deref()
+    }
+
+    /// Replaces the purposes; none at all are left out, which means any.
+    pub fn with_purposes(self, purposes: Vec<Purpose>) -> Self {
+        Self { purposes: (!purposes.is_empty()).then_some(purposes), ..self }
+    }
+
+    /// Whether the key may be used so: its JWK names the purpose, or none.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::KeyUnusable`].
+    pub fn permits(&self, purpose: Purpose) -> Result<(), Error> {
+        purpose.within(self.purposes.as_deref())
     }
 
     /// The same key, which opens only newer generations of `name`: from `minimum` on, and of `digests`
@@ -181,7 +204,7 @@ impl Kek {
     }
 
     fn bare(key: Secret) -> Self {
-        Self { key, alg: None, resource: None, pins: None }
+        Self { key, alg: None, resource: None, pins: None, purposes: None }
     }
 }
 

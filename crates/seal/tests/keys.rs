@@ -4,7 +4,7 @@
 use proptest::prelude::*;
 use seal::Error;
 use seal::jwe::KeyWrap;
-use seal::key::{Dek, Kek};
+use seal::key::{Dek, Kek, Purpose};
 use seal::name::{Digest, KeyUri, ModelName};
 use seal::pin::{Demand, Pin, Pins};
 use secret::Secret;
@@ -271,4 +271,42 @@ proptest! {
     fn parsing_never_panics(released: Vec<u8>, text in ".*") {
         let _ = (parse(released), parse(&text), parse(format!("{{{text}")), jwk(&text));
     }
+}
+
+#[test]
+fn purposes_of_a_jwk_are_read_strictly_and_kept() {
+    let permitted = |members: &str| {
+        let kek = jwk(members).unwrap();
+        Purpose::ALL.map(|purpose| kek.permits(purpose).is_ok())
+    };
+    assert_eq!(permitted(""), [true; 4]);
+    assert_eq!(permitted(r#","sealift":{"open":{}}"#), [true; 4], "a model of that name");
+    for (at, purpose) in Purpose::ALL.into_iter().enumerate() {
+        let found = permitted(&format!(r#","sealift_purposes":["{purpose}"]"#));
+        assert_eq!(found, std::array::from_fn(|other| other == at));
+    }
+    assert_eq!(permitted(r#","sealift_purposes":["seal","open"]"#), [true, true, false, false]);
+    for purposes in [
+        "null",
+        "[]",
+        "{}",
+        "\"open\"",
+        "true",
+        "[1]",
+        "[null]",
+        "[\"Open\"]",
+        "[\"\"]",
+        "[\"open\",\"train\"]",
+        "[\"open\",\"open\"]",
+        "[[\"open\"]]",
+    ] {
+        let refused = jwk(&format!(r#","sealift_purposes":{purposes}"#));
+        assert!(matches!(refused, Err(Error::KeyUnusable(_))), "{purposes}");
+    }
+    let kek = jwk(r#","sealift_purposes":["seal","open"]"#).unwrap();
+    let kek = Kek::parse(&kek.with_pins(Pins::new()).to_jwk().unwrap()).unwrap();
+    assert!(kek.to_jwk().unwrap().expose().ends_with(br#""sealift_purposes":["seal","open"]}"#));
+    let Err(Error::KeyUnusable(why)) = kek.permits(Purpose::Secret) else { panic!("permitted") };
+    assert_eq!(why, "its `sealift_purposes` do not list `secret`");
+    assert!(!kek.with_purposes(Vec::new()).to_jwk().unwrap().expose().ends_with(b"]}"));
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use keys::Pcrs;
 use keys::sealed::Signer;
+use seal::key::Purpose;
 use seal::name::{Digest, KeyUri, ModelName, ResourceUri};
 
 pub use self::secret::{
@@ -482,6 +483,14 @@ pub struct Keygen {
     /// Models that the key may open, and from which generation on: NAME or NAME@GENERATION
     #[arg(long, value_name = "NAME[@GENERATION]", value_parser = model_pin)]
     pub model: Vec<ModelPin>,
+    /// What the key may be used for; any, if none is said
+    #[arg(long, value_name = "open|seal|secret|sign", value_parser = purpose, value_delimiter = ',')]
+    pub purpose: Vec<Purpose>,
+}
+
+fn purpose(text: &str) -> Result<Purpose, String> {
+    let known = || Purpose::ALL.map(Purpose::name).join(", ");
+    Purpose::parse(text).ok_or_else(|| format!("none of {}", known()))
 }
 
 /// A model and the lowest generation of it that a key opens.
@@ -516,6 +525,9 @@ pub struct KeyPut {
     /// Models that the key may open, and from which generation on; replaces what the JWK says
     #[arg(long, value_name = "NAME[@GENERATION]", value_parser = model_pin)]
     pub model: Vec<ModelPin>,
+    /// What the key may be used for; replaces what the JWK says
+    #[arg(long, value_name = "open|seal|secret|sign", value_parser = purpose, value_delimiter = ',')]
+    pub purpose: Vec<Purpose>,
     /// Register a key that pins nothing
     #[arg(long)]
     pub allow_unpinned: bool,
@@ -693,6 +705,16 @@ pub enum Audit {
         /// The log, one record a line; `-` is stdin. From a pod's log: `grep '^{"seq"'` first
         #[arg(value_name = "FILE")]
         file: PathBuf,
+        /// Check every broker's receipt in it, with these public keys: a file with the JSON of the
+        /// broker's `/.well-known/jwks.json`
+        #[arg(long, value_name = "FILE")]
+        broker_keys: Option<PathBuf>,
+        /// Fail if a key that a broker released has no receipt
+        #[arg(long, requires = "broker_keys")]
+        require_receipts: bool,
+        /// The broker's own log: each receipt must name a record there
+        #[arg(long, value_name = "FILE", requires = "broker_keys")]
+        broker_log: Option<PathBuf>,
     },
 }
 

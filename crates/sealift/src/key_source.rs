@@ -12,6 +12,7 @@ use secret::Secret;
 use crate::attester;
 use crate::cli::{KbsKeyType, KeyArgs, KeySourceKind};
 use crate::failure::Failure;
+use crate::recording::record;
 
 /// Longest single request to a key source.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
@@ -98,10 +99,11 @@ async fn release_as<T>(
 ) -> Result<T, Failure> {
     let retry = Retry { deadline, ..Retry::default() };
     let asked = async {
-        let released = keys::release_with_retry(source, resource, &retry).await;
-        released.map_err(Failure::from).and_then(parse)
+        let ask = || source.release_signed(resource);
+        let released = keys::with_retry(&resource, source.kind(), &retry, ask).await?;
+        Ok((parse(released.key)?, released.receipt))
     };
-    audited(resource, source.kind(), purpose, log, asked).await
+    audited_signed(resource, source.kind(), purpose, log, asked).await
 }
 
 /// Asks, with the question recorded before it, and the answer before anybody has it.
@@ -112,28 +114,49 @@ pub(crate) async fn audited<T>(
     log: &audit::Log,
     ask: impl Future<Output = Result<T, Failure>>,
 ) -> Result<T, Failure> {
+    audited_signed(resource, source, purpose, log, async { Ok((ask.await?, None)) }).await
+}
+
+/// The same, with the receipt that a broker sent.
+async fn audited_signed<T>(
+    resource: &impl std::fmt::Display,
+    source: &str,
+    purpose: &str,
+    log: &audit::Log,
+    ask: impl Future<Output = Result<(T, Option<String>), Failure>>,
+) -> Result<T, Failure> {
     let kind = source.to_owned();
-    log.record(Event::KeyRequested {
-        resource: resource.to_string(),
-        source: kind.clone(),
-        purpose: purpose.to_owned(),
-    })?;
+    record(
+        log,
+        Event::KeyRequested {
+            resource: resource.to_string(),
+            source: kind.clone(),
+            purpose: purpose.to_owned(),
+        },
+    )?;
     match ask.await {
-        Ok(key) => {
-            log.record(Event::KeyReleased {
-                resource: resource.to_string(),
-                source: kind,
-                model: None,
-            })?;
+        Ok((key, receipt)) => {
+            record(
+                log,
+                Event::KeyReleased {
+                    resource: resource.to_string(),
+                    source: kind,
+                    model: None,
+                    receipt,
+                },
+            )?;
             Ok(key)
         }
         Err(failure) => {
-            log.record(Event::KeyRefused {
-                resource: resource.to_string(),
-                source: kind,
-                code: failure.code().to_string(),
-                reason: failure.what().to_owned(),
-            })?;
+            record(
+                log,
+                Event::KeyRefused {
+                    resource: resource.to_string(),
+                    source: kind,
+                    code: failure.code().to_string(),
+                    reason: failure.what().to_owned(),
+                },
+            )?;
             Err(failure)
         }
     }

@@ -18,6 +18,7 @@ mod output;
 pub mod patterns;
 pub mod progress;
 mod recipients;
+mod recording;
 pub mod retry;
 mod settings;
 pub mod source;

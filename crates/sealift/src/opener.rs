@@ -17,6 +17,7 @@ use crate::cli::{KeyArgs, PodArgs, SignerArgs};
 use crate::code::Code;
 use crate::failure::Failure;
 use crate::key_source;
+use crate::recording::record;
 
 /// The key source, who is believed, and which pod this is.
 pub(crate) struct Opener {
@@ -64,12 +65,12 @@ impl Opener {
         match opened.unwrap_or_else(|_| Err(self.too_slow())) {
             Ok((opened, signer, resource)) => {
                 let (signer, resource) = (signer.to_string(), resource.to_string());
-                self.log.record(Event::SecretOpened { secret, signer, resource })?;
+                record(&self.log, Event::SecretOpened { secret, signer, resource })?;
                 Ok(opened)
             }
             Err(failure) => {
                 let (code, reason) = (failure.code().to_string(), failure.what().to_owned());
-                self.log.record(Event::SecretRefused { secret, code, reason })?;
+                record(&self.log, Event::SecretRefused { secret, code, reason })?;
                 Err(failure)
             }
         }

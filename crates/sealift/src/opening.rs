@@ -31,6 +31,7 @@ use crate::objects::Objects;
 use crate::patterns::Patterns;
 use crate::progress::{self, Progress};
 use crate::recipients::Keys;
+use crate::recording::record;
 use crate::source::Source;
 use crate::transfer::{self, Content, Item, Limits, Sink};
 use archive::Archive;
@@ -100,12 +101,15 @@ pub async fn open_all(
     let result = run.all(targets).await;
     if let Err(failure) = &result {
         for target in targets {
-            log.record(Event::ModelRefused {
-                source: target.source.location.to_string(),
-                destination: target.dest.display().to_string(),
-                code: failure.code().to_string(),
-                reason: failure.what().to_owned(),
-            })?;
+            record(
+                log,
+                Event::ModelRefused {
+                    source: target.source.location.to_string(),
+                    destination: target.dest.display().to_string(),
+                    code: failure.code().to_string(),
+                    reason: failure.what().to_owned(),
+                },
+            )?;
         }
     }
     result
@@ -149,16 +153,19 @@ impl Run<'_> {
             }
         }
         for one in &staged {
-            let recorded = self.log.record(Event::ModelOpened {
-                source: one.outcome.source.clone(),
-                destination: one.target.dest.display().to_string(),
-                model: one.receipt.model.clone(),
-                generation: one.receipt.generation,
-                manifest_digest: one.receipt.manifest_digest.clone(),
-                key: one.receipt.key.clone(),
-                files: one.outcome.files as u64,
-                bytes: one.outcome.bytes,
-            });
+            let recorded = record(
+                self.log,
+                Event::ModelOpened {
+                    source: one.outcome.source.clone(),
+                    destination: one.target.dest.display().to_string(),
+                    model: one.receipt.model.clone(),
+                    generation: one.receipt.generation,
+                    manifest_digest: one.receipt.manifest_digest.clone(),
+                    key: one.receipt.key.clone(),
+                    files: one.outcome.files as u64,
+                    bytes: one.outcome.bytes,
+                },
+            );
             if let Err(error) = recorded {
                 discard(staged);
                 return Err(error.into());

@@ -14,7 +14,7 @@ use keys_ext::{
     Pkcs11, Pkcs11Settings, RemoteKey, Vault, VaultSettings,
 };
 use seal::bundle::{Bundle, Recipient};
-use seal::key::Kek;
+use seal::key::{Kek, Purpose};
 use seal::name::{BundleId, KeyUri, PluginUri, ResourceUri, VaultKv};
 use secret::Secret;
 
@@ -80,10 +80,12 @@ impl<'a> Keys<'a> {
         bundle: &Bundle,
     ) -> Result<Kek, Failure> {
         let Some(wrapped) = bundle.wrapped_key(name)? else {
-            return match file {
-                Some(file) => self.in_file(name, file).await,
-                None => self.released(name).await,
+            let kek = match file {
+                Some(file) => self.in_file(name, file).await?,
+                None => self.released(name).await?,
             };
+            kek.permits(Purpose::Open).map_err(|error| Failure::from(error).at(name))?;
+            return Ok(kek);
         };
         refuse_file(name, file)?;
         self.unwrapped(name, wrapped, &bundle.claimed().id).await
@@ -172,7 +174,10 @@ impl<'a> Keys<'a> {
             Some(own) if own != name => {
                 Err(Failure::usage(format!("the key is {own}, not {name}")))
             }
-            _ => Ok(Wrapping { key: name.clone(), kek, wrapped_key: None }),
+            _ => {
+                kek.permits(Purpose::Seal).map_err(|error| Failure::from(error).at(name))?;
+                Ok(Wrapping { key: name.clone(), kek, wrapped_key: None })
+            }
         };
         // `--key-file` is another key's file here: whoever has no file of its own is asked.
         match (name, file) {

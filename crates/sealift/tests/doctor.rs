@@ -122,3 +122,46 @@ fn a_key_check_goes_as_far_as_it_can() {
     scene.broker.policy(DENY);
     scene.fails(&mut check(RESOURCE, &url), Code::KeyDenied, "policy");
 }
+
+#[test]
+fn a_policy_that_says_why_is_quoted() {
+    let scene = Scene::new();
+    scene.broker.policy(&format!("{DENY}reasons contains \"not on a Sunday\"\n"));
+    let mut check = sealift();
+    check.args(["key", "check", "--resource-id", RESOURCE, "--kbs-url", &scene.broker.url()]);
+    check.args(["--insecure-dev", "--key-timeout", "2"]);
+    let output = check.output().unwrap();
+    assert_eq!(output.status.code(), Some(Code::KeyDenied.exit().into()));
+    let table = String::from_utf8(output.stdout).unwrap();
+    let step = table.lines().find(|line| line.contains("policy")).unwrap();
+    assert!(step.contains("Access denied by policy: not on a Sunday"), "{table}");
+}
+
+#[test]
+fn a_key_is_used_for_its_purposes_only() {
+    let scene = Scene::new();
+    let bundle = text(&scene.sealed.bundle);
+    let key = text(&scene.sealed.key);
+    let put = |purposes: &str| {
+        let more = ["--key-file", key, "--overwrite", "--purpose", purposes];
+        succeed(&mut scene.broker.key("put", RESOURCE, &more));
+    };
+    let url = scene.broker.url();
+    let rewrap = || {
+        let out = scene.sealed.dir.path().join("rewrapped.json");
+        let mut rewrap = sealift();
+        rewrap.args(["rewrap", bundle, "--resource-id", RESOURCE, "--key-file", key]);
+        rewrap.args(["--to", RESOURCE, "--kbs-url", &url, "--insecure-dev"]);
+        rewrap.args(["--manifest-out", text(&out)]).output().unwrap()
+    };
+    put("open");
+    scene.found(&mut scene.doctor(bundle, &[]), None);
+    let refused = rewrap();
+    let stderr = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(Code::KeyUnusable.exit().into()), "{stderr}");
+    assert!(stderr.contains("`sealift_purposes` do not list `seal`"), "{stderr}");
+    put("seal,secret");
+    scene.fails(&mut scene.doctor(bundle, &[]), Code::KeyUnusable, "key's form");
+    let wrapped = rewrap();
+    assert!(wrapped.status.success(), "{}", String::from_utf8_lossy(&wrapped.stderr));
+}

@@ -60,10 +60,10 @@ impl LogFile {
     }
 
     /// Appends these records, or leaves the file as it was.
-    pub(super) fn append(&mut self, entries: &[(Timestamp, Event)]) -> Result<(), Error> {
+    pub(super) fn append(&mut self, entries: &[(Timestamp, Event)]) -> Result<Vec<Head>, Error> {
         self.locked(|log| {
             log.catch_up()?;
-            let (lines, next) = log.head.append_all(entries)?;
+            let (lines, heads) = log.head.append_all(entries)?;
             let end = log.end + lines.len() as u64;
             if end > FILE_BYTES_MAX {
                 return Err(Error::Full { path: log.path.clone() });
@@ -74,8 +74,11 @@ impl LogFile {
                 let _ = log.file.set_len(log.end);
                 return Err(log.fail(source));
             }
-            (log.end, log.head) = (end, next);
-            Ok(())
+            log.end = end;
+            if let Some(last) = heads.last() {
+                log.head = last.clone();
+            }
+            Ok(heads)
         })
     }
 

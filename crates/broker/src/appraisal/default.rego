@@ -25,6 +25,19 @@ trust_claims := {
 
 known(value, name) if value in query_reference_value(name)
 
+# What the host started the guest with. "none" is for guests without: their field is zeros.
+known_init_data(field, name) if known(field, name)
+
+known_init_data(field, name) if {
+	known("none", name)
+	count(field) > 0
+	trim(field, "0") == ""
+}
+
+# Why a claim does not affirm: "<claim>: <rule>". Shown to the guest, so nothing of its claims. The
+# broker adds the number of each claim that does not affirm and that none of these is about. They
+# are only looked at when a guest does not affirm.
+
 ##### sample: anyone can write it. The broker says no to it whatever stands here.
 
 ##### snp
@@ -40,6 +53,31 @@ hardware := 2 if {
 } else := 32 if input.snp # genuine, with firmware that nobody vouched for
 
 configuration := 3 if {
+	snp_policy
+	known_init_data(input.snp.init_data, "snp_init_data")
+}
+
+reasons contains "executables: the launch measurement is not a reference value" if {
+	input.snp
+	executables != 3
+}
+
+reasons contains "hardware: the firmware is not a reference value" if {
+	input.snp
+	hardware != 2
+}
+
+reasons contains "configuration: debugging or a migration agent is allowed" if {
+	input.snp
+	not snp_policy
+}
+
+reasons contains "configuration: init-data is not a reference value" if {
+	input.snp
+	not known_init_data(input.snp.init_data, "snp_init_data")
+}
+
+snp_policy if {
 	input.snp.evidence.policy.debug_allowed == false
 	input.snp.evidence.policy.migrate_ma_allowed == false
 }
@@ -56,6 +94,37 @@ hardware := tdx_hardware(input.tdx, "mr_td")
 configuration := 2 if {
 	input.tdx.td_attributes.debug == false
 	known(input.tdx.quote.body.xfam, "xfam")
+	known_init_data(input.tdx.init_data, "tdx_init_data")
+}
+
+reasons contains "executables: RTMR 1 or 2 is not a reference value" if {
+	input.tdx
+	executables != 3
+}
+
+reasons contains "hardware: the TCB is not up to date" if {
+	input.tdx
+	not input.tdx.tcb_status == "UpToDate"
+}
+
+reasons contains "hardware: MRTD is not a reference value" if {
+	input.tdx
+	not known(input.tdx.quote.body.mr_td, "mr_td")
+}
+
+reasons contains "configuration: debugging is allowed" if {
+	input.tdx
+	not input.tdx.td_attributes.debug == false
+}
+
+reasons contains "configuration: XFAM is not a reference value" if {
+	input.tdx
+	not known(input.tdx.quote.body.xfam, "xfam")
+}
+
+reasons contains "configuration: init-data is not a reference value" if {
+	input.tdx
+	not known_init_data(input.tdx.init_data, "tdx_init_data")
 }
 
 # Genuine, with weaknesses that the guest or the platform's owner can do something about.
@@ -117,6 +186,11 @@ executables := 3 if {
 	every pcr, values in tpm_references {
 		input.tpm[pcr] in values
 	}
+}
+
+reasons contains "executables: a PCR is not a reference value" if {
+	input.tpm
+	executables != 3
 }
 
 hardware := 2 if input.tpm

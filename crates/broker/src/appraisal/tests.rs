@@ -17,13 +17,14 @@ fn td(tcb_status: &str) -> Value {
     let body = json!({ "mr_td": "aa", "rtmr_1": "01", "rtmr_2": "02", "xfam": "e7" });
     json!({
         "tcb_status": tcb_status, "td_attributes": { "debug": false }, "quote": { "body": body },
+        "init_data": "00",
     })
 }
 
 #[test]
 fn a_td_is_judged_by_its_platform_its_firmware_and_its_boot() {
-    let references =
-        json!({ "mr_td": ["aa"], "rtmr_1": ["01"], "rtmr_2": ["02", "03"], "xfam": ["e7"] });
+    let references = json!({ "mr_td": ["aa"], "rtmr_1": ["01"], "rtmr_2": ["02", "03"], "xfam": ["e7"],
+            "tdx_init_data": ["none"] });
     let (_dir, known) = policy(references.clone());
     for (tcb_status, expected) in [
         ("UpToDate", Status::Affirming),
@@ -38,7 +39,7 @@ fn a_td_is_judged_by_its_platform_its_firmware_and_its_boot() {
     ] {
         assert_eq!(status(&known, "tdx", td(tcb_status)), expected, "{tcb_status}");
     }
-    for name in ["mr_td", "rtmr_1", "rtmr_2", "xfam"] {
+    for name in ["mr_td", "rtmr_1", "rtmr_2", "xfam", "tdx_init_data"] {
         let mut fewer = references.clone();
         fewer.as_object_mut().unwrap().remove(name);
         let (_dir, policy) = policy(fewer);
@@ -47,6 +48,39 @@ fn a_td_is_judged_by_its_platform_its_firmware_and_its_boot() {
     let mut debugged = td("UpToDate");
     debugged["td_attributes"]["debug"] = json!(true);
     assert_eq!(status(&known, "tdx", debugged), Status::Warning);
+}
+
+#[test]
+fn each_claim_that_does_not_affirm_is_named() {
+    let (_dir, empty) = policy(json!({}));
+    let reasons = |policy: &AttestationPolicy, tee: &str, claims: Value| {
+        policy.appraise(Tee::parse(tee).unwrap(), &json!({ tee: claims })).unwrap().reasons
+    };
+    let td_reasons = reasons(&empty, "tdx", td("OutOfDate"));
+    assert_eq!(
+        td_reasons,
+        [
+            "configuration: XFAM is not a reference value",
+            "configuration: init-data is not a reference value",
+            "executables: RTMR 1 or 2 is not a reference value",
+            "hardware: MRTD is not a reference value",
+            "hardware: the TCB is not up to date",
+        ]
+    );
+    assert_eq!(reasons(&empty, "tpm", json!({})), ["executables: a PCR is not a reference value"]);
+    assert_eq!(reasons(&empty, "sample", json!({})), ["sample evidence proves nothing"]);
+    // A policy without the rule: the numbers.
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("policy.rego");
+    let of = |text: &str| {
+        std::fs::write(&file, format!("package policy\n{text}")).unwrap();
+        reasons(&AttestationPolicy::open(Some(file.clone()), None).unwrap(), "snp", json!({}))
+    };
+    let claims = r#"trust_claims := {"hardware": 97, "executables": 3, "file-system": 0}"#;
+    assert_eq!(of(claims), ["hardware: 97"]);
+    assert_eq!(of("trust_claims := {}"), ["the attestation policy claims nothing"]);
+    assert_eq!(of(&format!("{claims}\nreasons := [\"other\"]")), ["other", "hardware: 97"]);
+    assert!(of(r#"trust_claims := {"hardware": 2}"#).is_empty());
 }
 
 #[test]

@@ -27,6 +27,14 @@ pub enum Refused {
     SnpChain,
     /// A certificate before or after its time.
     SnpChainExpired,
+    /// No revocation list for the chain's line and kind.
+    SnpCrlMissing,
+    /// A revocation list that cannot be read, or is not the ARK's.
+    SnpCrl,
+    /// A revocation list before or after its time.
+    SnpCrlStale,
+    /// The ARK's list names the ASK or ASVK.
+    CertificateRevoked,
     /// The report's TCB is not the certificate's.
     SnpTcb,
     /// The certificate is another chip's.
@@ -119,6 +127,10 @@ impl Refused {
             Self::SnpChainRoot => "snp-chain-root",
             Self::SnpChain => "snp-chain",
             Self::SnpChainExpired => "snp-chain-expired",
+            Self::SnpCrlMissing => "snp-crl-missing",
+            Self::SnpCrl => "snp-crl",
+            Self::SnpCrlStale => "snp-crl-stale",
+            Self::CertificateRevoked => "certificate-revoked",
             Self::SnpTcb => "snp-tcb",
             Self::SnpChipId => "snp-chip-id",
             Self::SnpSignature => "snp-signature",

@@ -7,6 +7,7 @@
 
 mod chain;
 mod report;
+mod revocation;
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -16,6 +17,7 @@ use aws_lc_rs::signature::{ECDSA_P384_SHA384_FIXED, UnparsedPublicKey};
 pub(super) use chain::AmdRoots;
 use chain::{Endorsement, Kind};
 pub(super) use report::Report;
+pub(super) use revocation::Revocations;
 
 use super::{InitDataDigest, Refused, Rejection, Verified, Verifier};
 use crate::protocol::{ReportData, Tee};

@@ -18,3 +18,16 @@ allow if {
 		part["ear.status"] == "affirming"
 	}
 }
+
+# Told to those who are refused; nothing depends on them. A policy needs none.
+reasons contains reason if {
+	some part in input.submods
+	part["ear.status"] != "affirming"
+	some reason in part["sealift.reasons"]
+}
+
+reasons contains sprintf("%v is not attested as affirming", [name]) if {
+	some name, part in input.submods
+	not part["ear.status"] == "affirming"
+	not part["sealift.reasons"]
+}

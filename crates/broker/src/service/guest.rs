@@ -19,7 +19,7 @@ use crate::refusal::{Kind, Refusal};
 use crate::session::{NoSession, SESSION_SECONDS, Session};
 use crate::token;
 
-use audit::Event;
+use audit::{Event, Head, Receipt};
 
 const NONCE_BYTES: usize = 32;
 /// Longest query of a resource request, in bytes.
@@ -133,9 +133,14 @@ impl Service {
             client: call.client.to_string(),
         };
         if !policy.allows(&resource, &query, &claims).map_err(policy_unusable)? {
+            let reasons = policy.reasons(&resource, &query, &claims);
+            let named = |general: &str| match &reasons[..] {
+                [] => general.to_owned(),
+                reasons => format!("{general}: {}", reasons.join("; ")),
+            };
             // Refused either way: a log that does not take this record must not change that.
-            let _ = self.record(refused("policy"));
-            return Err(Refusal::new(Kind::PolicyDeny, "Access denied by policy"));
+            let _ = self.record(refused(&named("policy")));
+            return Err(Refusal::new(Kind::PolicyDeny, named("Access denied by policy")));
         }
         let Some(value) = self.resources.read(&resource).map_err(internal)? else {
             let _ = self.record(refused("absent"));
@@ -144,17 +149,28 @@ impl Service {
         let sealed = key
             .encrypt(&value)
             .map_err(|error| Refusal::new(Kind::JweError, "JWE failed").because(error))?;
-        self.record(Event::ResourceReleased {
+        let receipt = Receipt {
             resource: resource.to_string(),
             tee: tee.to_string(),
+            key_thumbprint: key.thumbprint(),
             claims_digest: digest_of(&claims),
             policy_digest: policy.digest().to_owned(),
+            time: self.clock.now(),
+            seq: 0,
+            hash: String::new(),
+        };
+        let Head { seq, hash } = self.record(Event::ResourceReleased {
+            resource: receipt.resource.clone(),
+            tee: receipt.tee.clone(),
+            claims_digest: receipt.claims_digest.clone(),
+            policy_digest: receipt.policy_digest.clone(),
             client: call.client.to_string(),
-            key_thumbprint: key.thumbprint(),
+            key_thumbprint: receipt.key_thumbprint.clone(),
         })?;
+        let receipt = self.tokens.sign_receipt(&Receipt { seq, hash, ..receipt });
         self.metrics.released(tee);
         info!(%resource, %tee, client = %call.client, "released");
-        Ok(Answer::json(&sealed))
+        Ok(Answer { receipt: Some(receipt), ..Answer::json(&sealed) })
     }
 
     /// The claims that a request can show: by its cookie, else by its bearer token.

@@ -51,6 +51,7 @@ pub struct Evidence {
     pub references: Option<PathBuf>,
     pub tdx_collateral_dir: Option<PathBuf>,
     pub amd_certificates: Option<PathBuf>,
+    pub snp_crl_dir: Option<PathBuf>,
 }
 
 impl Default for Setup {
@@ -189,6 +190,7 @@ impl Setup {
             reference_values_file: self.evidence.references,
             tdx_collateral_dir: self.evidence.tdx_collateral_dir,
             amd_certificates: self.evidence.amd_certificates,
+            snp_crl_dir: self.evidence.snp_crl_dir,
             admin_public_keys: vec![self.dirs.keys.admin_public_key.clone()],
             admin_issuers: self.issuers,
             insecure_dev: self.insecure_dev,

@@ -82,6 +82,22 @@ impl Maker {
         authority(subject, &self.ask, &format!("ARK-{line}"), &self.ark, good, true)
     }
 
+    /// The ARK's list of revoked serial numbers; all certificates here have 1.
+    pub fn revocations(&self, good: (u64, u64), serials: &[u8], extensions: &[Vec<u8>]) -> Vec<u8> {
+        let revoked = serials.iter().map(|serial| sequence(&[integer(&[*serial]), time(good.0)]));
+        let revoked = sequence(&revoked.collect::<Vec<_>>());
+        let signed = sequence(&[
+            integer(&[1]),
+            pss(),
+            name("ARK-Milan"),
+            time(good.0),
+            time(good.1),
+            if serials.is_empty() { Vec::new() } else { revoked },
+            if extensions.is_empty() { Vec::new() } else { tlv(0xa0, &sequence(extensions)) },
+        ]);
+        sign(&self.ark, signed)
+    }
+
     /// One that may not issue.
     pub fn powerless(&self, subject: &str) -> Vec<u8> {
         authority(subject, &self.ask, "ARK-Milan", &self.ark, GOOD, false)
@@ -174,29 +190,38 @@ fn certificate(
     good: (u64, u64),
     extensions: &[Vec<u8>],
 ) -> Vec<u8> {
-    let sha384 = sequence(&[oid(&[0x60, 0x86, 0x48, 1, 0x65, 3, 4, 2, 2]), tlv(5, &[])]);
-    let mgf1 = sequence(&[oid(&[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 8]), sha384.clone()]);
-    let pss = sequence(&[
-        oid(&[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 10]),
-        sequence(&[tlv(0xa0, &sha384), tlv(0xa1, &mgf1), tlv(0xa2, &integer(&[48]))]),
-    ]);
-    let name = |text: &str| {
-        let common = sequence(&[oid(&[0x55, 4, 3]), tlv(0x0c, text.as_bytes())]);
-        sequence(&[tlv(0x31, &common)])
-    };
     let signed = sequence(&[
         tlv(0xa0, &integer(&[2])),
         integer(&[1]),
-        pss.clone(),
+        pss(),
         name(issuer),
         sequence(&[time(good.0), time(good.1)]),
         name(subject),
         spki.to_vec(),
         tlv(0xa3, &sequence(extensions)),
     ]);
+    sign(signer, signed)
+}
+
+fn sign(signer: &RsaKeyPair, signed: Vec<u8>) -> Vec<u8> {
     let mut signature = vec![0; signer.public_modulus_len()];
     signer.sign(&RSA_PSS_SHA384, &SystemRandom::new(), &signed, &mut signature).unwrap();
-    sequence(&[signed, pss, bits(&signature)])
+    sequence(&[signed, pss(), bits(&signature)])
+}
+
+fn name(text: &str) -> Vec<u8> {
+    let common = sequence(&[oid(&[0x55, 4, 3]), tlv(0x0c, text.as_bytes())]);
+    sequence(&[tlv(0x31, &common)])
+}
+
+/// RSASSA-PSS with SHA-384.
+fn pss() -> Vec<u8> {
+    let sha384 = sequence(&[oid(&[0x60, 0x86, 0x48, 1, 0x65, 3, 4, 2, 2]), tlv(5, &[])]);
+    let mgf1 = sequence(&[oid(&[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 8]), sha384.clone()]);
+    sequence(&[
+        oid(&[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 10]),
+        sequence(&[tlv(0xa0, &sha384), tlv(0xa1, &mgf1), tlv(0xa2, &integer(&[48]))]),
+    ])
 }
 
 /// Below 1.3.6.1.4.1.3704.
@@ -216,7 +241,7 @@ fn integer(magnitude: &[u8]) -> Vec<u8> {
     tlv(0x02, &[sign, magnitude].concat())
 }
 
-fn oid(body: &[u8]) -> Vec<u8> {
+pub fn oid(body: &[u8]) -> Vec<u8> {
     tlv(0x06, body)
 }
 
@@ -224,11 +249,11 @@ fn bits(bytes: &[u8]) -> Vec<u8> {
     tlv(0x03, &[&[0], bytes].concat())
 }
 
-fn sequence(parts: &[Vec<u8>]) -> Vec<u8> {
+pub fn sequence(parts: &[Vec<u8>]) -> Vec<u8> {
     tlv(0x30, &parts.concat())
 }
 
-fn tlv(tag: u8, content: &[u8]) -> Vec<u8> {
+pub fn tlv(tag: u8, content: &[u8]) -> Vec<u8> {
     let length = content.len();
     let head = match u8::try_from(length) {
         Ok(short @ 0..0x80) => vec![tag, short],

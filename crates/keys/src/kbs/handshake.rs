@@ -32,6 +32,9 @@ const BEARER_BYTES_MAX: usize = 8 * 1024;
 /// Longest answer that carries a key: base64 of a `Secret::BYTES_MAX` key, and its envelope.
 pub(super) const JWE_BYTES_MAX: usize = secret::Secret::BYTES_MAX / 3 * 4 + 8 * 1024;
 
+/// Longest receipt of a release: a signature, hashes, and the resource's name.
+pub const RECEIPT_BYTES_MAX: usize = 4 * 1024;
+
 /// The body of `/auth`.
 pub(super) fn request(tee: &str) -> String {
     let parameters = json!({"supported-hash-algorithms": [HASH]});
@@ -120,6 +123,19 @@ pub(super) fn session_cookie(header: &str) -> Option<String> {
     usable.then(|| pair.to_owned())
 }
 
+/// A receipt, if it has the form of a compact JWS (RFC 7515 section 7.1). Anything else is left out:
+/// that it is missing is found where it is wanted, and is no reason to be without the key.
+pub(super) fn receipt(header: &str) -> Option<String> {
+    let is_part = |part: &str| {
+        !part.is_empty()
+            && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+    };
+    let fits = header.len() <= RECEIPT_BYTES_MAX
+        && header.split('.').count() == 3
+        && header.split('.').all(is_part);
+    fits.then(|| header.to_owned())
+}
+
 /// RFC 6750's `b64token`, which a session id fits too.
 fn is_token_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"-._~+/=".contains(&byte)
@@ -132,6 +148,18 @@ mod tests {
     fn challenge(nonce: &str, parameters: Value) -> Result<Challenge, String> {
         let body = json!({"nonce": nonce, "extra-params": parameters});
         Challenge::parse(body.to_string().as_bytes())
+    }
+
+    #[test]
+    fn a_receipt_has_a_form_and_a_size() {
+        let fits = format!("a.{}.c_-", "b".repeat(RECEIPT_BYTES_MAX - 6));
+        for good in ["a.b.c", &fits] {
+            assert_eq!(receipt(good).as_deref(), Some(good));
+        }
+        for bad in ["", "a.b", "a.b.c.d", "a..c", "a.b.", "a.b.c=", "a b.c.d", &format!("{fits}x")]
+        {
+            assert_eq!(receipt(bad), None, "{bad}");
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use aws_lc_rs::iv::FixedLength;
 use aws_lc_rs::key_wrap::{AES_256 as AES_256_KW, AesKek, KeyWrap};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use seal::key::Kek;
+use seal::key::{Kek, Purpose};
 use seal::name::ResourceUri;
 use secret::Secret;
 use serde::Deserialize;
@@ -154,6 +154,7 @@ impl Admitted {
             return Ok(Zeroizing::new(released.expose().to_vec()));
         };
         let kek = Kek::parse(released).map_err(|error| malformed(format!("its key: {error}")))?;
+        kek.permits(Purpose::Secret).map_err(Error::KeyUnusable)?;
         let unwrapped = || malformed("its data key is wrapped with another key, or was changed");
         let wrapped: [u8; WRAPPED_BYTES] = wrapped_key.try_into().map_err(|_| unwrapped())?;
         let mut key = Zeroizing::new([0; WRAPPED_BYTES]);

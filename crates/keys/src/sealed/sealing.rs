@@ -8,7 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject;
-use seal::key::Kek;
+use seal::key::{Kek, Purpose};
 use seal::name::ResourceUri;
 use secret::Secret;
 use serde::Serialize;
@@ -136,6 +136,7 @@ fn envelope(
     annotations: impl Serialize,
 ) -> Result<Value, Error> {
     let failed = || Error::Usage("it cannot be encrypted".into());
+    kek.permits(Purpose::Secret).map_err(Error::KeyUnusable)?;
     let key = Secret::random_key();
     let mut wrapped = [0; 40];
     let wrapping = AesKek::new(&AES_256, kek.expose()).map_err(|_| failed())?;

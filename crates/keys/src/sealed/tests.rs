@@ -160,6 +160,9 @@ fn only_the_signers_key_verifies_it() {
         change("x", json!(short)),
         change("y", json!("")),
         change("y", Value::Null),
+        change("sealift_purposes", json!(["open", "seal", "secret"])),
+        change("sealift_purposes", json!([])),
+        change("sealift_purposes", Value::Null),
         json!({"kty": "oct", "k": "AAAA"}),
         json!([]),
         json!("EC"),
@@ -167,6 +170,8 @@ fn only_the_signers_key_verifies_it() {
         let refused = open(&text, &jwk, b"x");
         assert!(matches!(refused, Err(Error::SignerUnusable { .. })), "{jwk}: {refused:?}");
     }
+    let signs = open(&text, &change("sealift_purposes", json!(["sign"])), b"x");
+    assert!(signs.is_ok(), "{signs:?}");
     // Not on the curve.
     let off = open(&text, &change("y", sealer.jwk()["x"].clone()), b"x");
     assert!(matches!(off, Err(Error::Signature { .. })), "{off:?}");
@@ -405,4 +410,30 @@ fn no_algorithm_is_confused_with_another() {
             format!("sealed.{}.{payload}.{}", URL_SAFE_NO_PAD.encode(header), "A".repeat(86));
         assert!(SealedSecret::parse(text.as_bytes()).is_err(), "{header}");
     }
+}
+
+#[test]
+fn a_key_wraps_and_unwraps_secrets_only_if_it_is_for_that() {
+    use seal::key::{Kek, Purpose};
+    let name = ResourceUri::parse(NAME).unwrap();
+    let signer = Signer::parse("kbs:///team/signer/one").unwrap();
+    let key = SigningKey::generate().unwrap();
+    let kek = |purposes: &[Purpose]| {
+        let jwk = Secret::copy(format!(r#"{{"kty":"oct","k":"{}"}}"#, "A".repeat(43)).as_bytes());
+        Kek::parse(&jwk.unwrap()).unwrap().with_purposes(purposes.to_vec())
+    };
+    let sealed = |kek: &Kek| {
+        let content = Content::Envelope { key: &name, kek, plaintext: b"s" };
+        seal(&content, &Audience::default(), &signer, &key)
+    };
+    let text = sealed(&kek(&[Purpose::Secret])).unwrap();
+    let jwk = key.public_jwk();
+    let released = |purposes: &[Purpose]| kek(purposes).to_jwk().unwrap();
+    for purposes in [&[][..], &[Purpose::Secret], &[Purpose::Open, Purpose::Secret]] {
+        assert_eq!(open(&text, &jwk, released(purposes).expose()).unwrap()[..], *b"s");
+    }
+    let other = [Purpose::Open, Purpose::Seal, Purpose::Sign];
+    let refused = open(&text, &jwk, released(&other).expose());
+    assert!(matches!(refused, Err(Error::KeyUnusable(_))), "{refused:?}");
+    assert!(matches!(sealed(&kek(&other)), Err(Error::KeyUnusable(_))));
 }

@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
-use super::{Kek, decode_key};
+use super::{Kek, Purpose, decode_key};
 use crate::Error;
 use crate::json;
 use crate::manifest::Manifest;
@@ -22,7 +22,10 @@ use crate::pin::{Pin, Pins};
 /// a key may wrap as well.
 pub(super) const ALGS: [&str; 3] = ["A256KW", "A256GCMKW", "A256GCM"];
 
-/// Members of the JWK that we do not know are ignored (RFC 7517 §4); those of `sealift` are not.
+/// What the key may be used for. Beside `sealift`, whose members are models.
+pub(super) const PURPOSES: &str = "sealift_purposes";
+
+/// Members of the JWK that we do not know are ignored (RFC 7517 §4); those of ours are not.
 pub(super) fn parse(bytes: &[u8]) -> Result<Kek, Error> {
     let refuse = |why| Err(Error::KeyUnusable(why));
     let Ok(Value::Object(mut jwk)) = json::parse(bytes) else {
@@ -61,7 +64,28 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Kek, Error> {
         Some(_) => return refuse("`sealift` is not an object"),
         None => None,
     };
-    Ok(Kek { key, alg, resource, pins })
+    let purposes = match jwk.get(PURPOSES) {
+        Some(purposes) => Some(
+            parse_purposes(purposes)
+                .ok_or(Error::KeyUnusable("`sealift_purposes` is not a list of known purposes"))?,
+        ),
+        None => None,
+    };
+    Ok(Kek { key, alg, resource, pins, purposes })
+}
+
+/// A list with at least one, each known and there once: what a reader does not know it cannot keep to.
+pub(super) fn parse_purposes(purposes: &Value) -> Option<Vec<Purpose>> {
+    let listed = purposes.as_array().filter(|listed| !listed.is_empty())?;
+    let mut purposes = Vec::new();
+    for purpose in listed {
+        let purpose = Purpose::parse(purpose.as_str()?)?;
+        if purposes.contains(&purpose) {
+            return None;
+        }
+        purposes.push(purpose);
+    }
+    Some(purposes)
 }
 
 fn parse_pin((name, pin): (String, Value)) -> Option<(ModelName, Pin)> {
@@ -96,6 +120,8 @@ struct Jwk<'a> {
     kid: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     sealift: Option<BTreeMap<&'a str, JwkPin>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sealift_purposes: Option<Vec<&'static str>>,
 }
 
 #[derive(Serialize)]
@@ -121,6 +147,10 @@ pub(super) fn to_json(kek: &Kek) -> Result<Secret, Error> {
             };
             pins.iter().map(|(name, pin)| (name.as_str(), to_jwk_pin(pin))).collect()
         }),
+        sealift_purposes: kek
+            .purposes
+            .as_ref()
+            .map(|purposes| purposes.iter().map(|purpose| purpose.name()).collect()),
     };
     // Room for all that a secret may hold, so that no growing vector leaves a copy behind.
     let mut json = Zeroizing::new(Vec::with_capacity(Secret::BYTES_MAX));

@@ -54,6 +54,9 @@ async fn put(args: &KeyPut, global: &Global) -> Result<(), Failure> {
     if !args.model.is_empty() {
         kek = kek.with_pins(keygen::pins(&args.model)?);
     }
+    if !args.purpose.is_empty() {
+        kek = kek.with_purposes(keygen::distinct(&args.purpose)?);
+    }
     if kek.pins().is_none_or(Pins::is_empty) && !args.allow_unpinned {
         return Err(Failure::new(Code::Stale, "the key says nothing of models and generations")
             .hint(
@@ -130,9 +133,18 @@ async fn check(args: &KeyCheck, global: &Global) -> Result<(), Failure> {
     let both_ways = name.unwraps() && name.vouches();
     let kek = if both_ways { keys.tried(name).await } else { keys.released(name).await };
     let mut checks = Checks::default();
-    checks.release(keys.holder(name), kek, |kek| match both_ways {
-        true => "wraps, and unwraps what it wrapped".to_owned(),
-        false => format!("opens {}", opens(&models(kek.pins()))),
+    checks.release(keys.holder(name), kek, |kek| {
+        if both_ways {
+            return "wraps, and unwraps what it wrapped".to_owned();
+        }
+        let opens = format!("opens {}", opens(&models(kek.pins())));
+        match kek.purposes() {
+            Some(purposes) => {
+                let names: Vec<_> = purposes.iter().map(|purpose| purpose.name()).collect();
+                format!("{opens}, for {} only", names.join(" "))
+            }
+            None => opens,
+        }
     });
     checks.finish(global.output)
 }

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use seal::key::Kek;
+use seal::key::{Kek, Purpose};
 use seal::pin::{Pin, Pins};
 use secret::Secret;
 use serde::Serialize;
@@ -26,6 +26,7 @@ pub(crate) fn run(args: &Keygen, global: &Global) -> Result<(), Failure> {
     if !args.model.is_empty() {
         kek = kek.with_pins(pins(&args.model)?);
     }
+    kek = kek.with_purposes(distinct(&args.purpose)?);
     write_new(&args.key_file, &kek.to_jwk()?)?;
     let made = Made {
         resource_id: args.resource_id.to_string(),
@@ -42,6 +43,16 @@ pub(crate) fn run(args: &Keygen, global: &Global) -> Result<(), Failure> {
             ]),
         ]
     })
+}
+
+/// The purposes of an argument, each said once.
+pub(super) fn distinct(purposes: &[Purpose]) -> Result<Vec<Purpose>, Failure> {
+    for (at, purpose) in purposes.iter().enumerate() {
+        if purposes[..at].contains(purpose) {
+            return Err(Failure::usage(format!("--purpose {purpose} is given twice")));
+        }
+    }
+    Ok(purposes.to_vec())
 }
 
 /// What a key file says of the models that it opens.

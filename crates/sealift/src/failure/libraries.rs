@@ -60,9 +60,10 @@ impl From<keys::Error> for Failure {
             Error::Denied { .. } => Code::KeyDenied,
             Error::Unwrap { .. } => Code::Tampered,
             Error::NotFound { .. } => Code::KeyNotFound,
-            Error::Empty { .. } | Error::TooLarge { .. } | Error::SignerUnusable { .. } => {
-                Code::KeyUnusable
-            }
+            Error::Empty { .. }
+            | Error::TooLarge { .. }
+            | Error::SignerUnusable { .. }
+            | Error::KeyUnusable(_) => Code::KeyUnusable,
             Error::Sealed(_) => Code::Tampered,
             Error::Signature { .. } => Code::Mismatch,
             Error::Audience(_) => Code::Audience,

@@ -13,6 +13,7 @@ use x509_cert::TbsCertificate;
 use x509_cert::ext::pkix::BasicConstraints;
 
 use super::report::Tcb;
+use super::revocation::Revocations;
 use super::{Entry, Line, Refused, Rejection};
 
 /// Largest certificate, in bytes: AMD's have less than 1 700.
@@ -22,7 +23,8 @@ const ENTRIES_MAX: usize = 16;
 /// Longest chip id, in bytes: 64 up to Genoa, 8 from Turin on.
 const CHIP_ID_BYTES: usize = 64;
 
-const RSASSA_PSS: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.10");
+pub(super) const RSASSA_PSS: ObjectIdentifier =
+    ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.10");
 const EC_PUBLIC_KEY: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
 const PRODUCT_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.4.1.3704.1.2");
 const SPL_BOOTLOADER: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.4.1.3704.1.3.1");
@@ -40,7 +42,11 @@ const EMBEDDED: [(Line, &str, &str); 3] = [
 ];
 
 /// The roots that reports must lead to, and AMD's keys between them and the chips.
-pub(in crate::evidence) struct AmdRoots(Vec<Root>);
+pub(in crate::evidence) struct AmdRoots {
+    roots: Vec<Root>,
+    /// None: revocation is not looked at.
+    revocations: Option<Revocations>,
+}
 
 struct Root {
     line: Line,
@@ -52,7 +58,7 @@ struct Root {
 /// A certificate, nothing of it verified, and the bytes that its issuer signed: as they came, not
 /// as they would be encoded again.
 #[derive(Debug, PartialEq)]
-struct Certificate {
+pub(super) struct Certificate {
     parsed: x509_cert::Certificate,
     signed: Vec<u8>,
 }
@@ -77,7 +83,7 @@ pub(super) enum Kind {
 }
 
 impl Certificate {
-    fn tbs(&self) -> &TbsCertificate {
+    pub(super) fn tbs(&self) -> &TbsCertificate {
         self.parsed.tbs_certificate()
     }
 }
@@ -90,21 +96,26 @@ impl AmdRoots {
             read(&der).expect("embedded certificates can be read")
         };
         let root = |(line, ark, ask)| Root { line, ark: read(ark), intermediates: vec![read(ask)] };
-        Self(EMBEDDED.map(root).into())
+        Self { roots: EMBEDDED.map(root).into(), revocations: None }
     }
 
     /// Another root for a line, instead of AMD's: for tests with keys of their own.
     pub(in crate::evidence) fn replace(&mut self, line: Line, ark: &[u8]) -> Result<(), Rejection> {
-        self.0.retain(|root| root.line != line);
-        self.0.push(Root { line, ark: read(ark)?, intermediates: Vec::new() });
+        self.roots.retain(|root| root.line != line);
+        self.roots.push(Root { line, ark: read(ark)?, intermediates: Vec::new() });
         Ok(())
+    }
+
+    /// Has the lists of a folder asked for each chain.
+    pub(in crate::evidence) fn revoke(&mut self, revocations: Revocations) {
+        self.revocations = Some(revocations);
     }
 
     /// Adds an ASK or ASVK. It becomes no root: one of the ARKs has to have signed it.
     pub(in crate::evidence) fn add_intermediate(&mut self, der: &[u8]) -> Result<(), Rejection> {
         let certificate = read(der)?;
         let of = |root: &&mut Root| is_issued(&certificate, &root.ark).is_ok();
-        let root = self.0.iter_mut().find(of).ok_or(Refused::SnpChainRoot)?;
+        let root = self.roots.iter_mut().find(of).ok_or(Refused::SnpChainRoot)?;
         root.intermediates.push(certificate);
         Ok(())
     }
@@ -115,11 +126,11 @@ impl AmdRoots {
         let signed_by = |certificate: &Certificate, root: &Root| {
             is_issued(certificate, &root.ark).expect("the ARK signed it");
         };
-        for root in &self.0 {
+        for root in &self.roots {
             signed_by(&root.ark, root);
             root.intermediates.iter().for_each(|ask| signed_by(ask, root));
         }
-        self.0.iter().map(|root| root.line).collect()
+        self.roots.iter().map(|root| root.line).collect()
     }
 
     /// Verifies the chain of a guest's certificates at `now`, seconds since 1970 UTC.
@@ -141,7 +152,7 @@ impl AmdRoots {
         }
         let issuer = common_name(leaf.tbs().issuer()).unwrap_or_default();
         let line = issuer.strip_prefix(prefix).and_then(Line::named);
-        let root = self.0.iter().find(|root| Some(root.line) == line);
+        let root = self.roots.iter().find(|root| Some(root.line) == line);
         let root = root.ok_or_else(|| Refused::SnpProduct.because(format!("issuer {issuer:?}")))?;
 
         // What a guest brings may confirm the root, never be one.
@@ -163,13 +174,16 @@ impl AmdRoots {
         for certificate in [&root.ark, intermediate, &leaf] {
             is_valid(certificate, now)?;
         }
+        if let Some(revocations) = &self.revocations {
+            revocations.check(root.line, is_vcek, &root.ark, intermediate, now)?;
+        }
         endorsement(&leaf, root.line, is_vcek)
     }
 }
 
 impl fmt::Debug for AmdRoots {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.0.iter().map(|root| root.line)).finish()
+        f.debug_list().entries(self.roots.iter().map(|root| root.line)).finish()
     }
 }
 
@@ -277,7 +291,7 @@ fn required(certificate: &Certificate, oid: ObjectIdentifier) -> Result<&[u8], R
 }
 
 /// A BIT STRING of whole bytes: how many bits of the last one count is not signed.
-fn whole(bits: &BitString) -> Result<&[u8], Rejection> {
+pub(super) fn whole(bits: &BitString) -> Result<&[u8], Rejection> {
     bits.as_bytes().ok_or_else(|| Refused::SnpCertificate.because("a part of a byte"))
 }
 

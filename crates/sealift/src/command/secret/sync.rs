@@ -26,6 +26,7 @@ use crate::cli::{Global, Item, ItemSource, SecretSync};
 use crate::code::Code;
 use crate::failure::Failure;
 use crate::opener::Opener;
+use crate::recording::record;
 use crate::{Stop, stop};
 
 /// How long a revision stays after the next one: for who holds a directory of it open.
@@ -190,12 +191,12 @@ impl Keeper<'_> {
             files.insert(item.path.clone(), File { meta, content });
         }
         let log = self.opener.log();
-        let record = |revision| {
+        let recorded = |revision| {
             let (destination, items) =
                 (self.args.dir.display().to_string(), names(&self.args.items));
-            Ok(log.record(Event::SecretsPublished { destination, revision, items })?)
+            Ok(record(log, Event::SecretsPublished { destination, revision, items })?)
         };
-        let published = self.volume.publish(&files, record).await?;
+        let published = self.volume.publish(&files, recorded).await?;
         if let Some(revision) = published {
             self.say(&format!("revision {revision}: {} files", files.len()));
         }

@@ -134,6 +134,27 @@ fn jwk_members(set: &mut Set) -> Result<()> {
     ] {
         set.opens(&format!("jwk_{name}"), comment, |case| case.key = with(member, &value))?;
     }
+    for (name, listed, comment) in [
+        ("open", json!(["open"]), "A key that may only open."),
+        ("seal_and_open", json!(["seal", "open"]), "Several purposes, in any order."),
+    ] {
+        set.opens(&format!("jwk_for_{name}"), comment, |case| {
+            case.key = with("sealift_purposes", &listed);
+        })?;
+    }
+    for (name, listed, comment) in [
+        ("sealing", json!(["seal"]), "A key that may not open."),
+        ("secrets", json!(["secret", "sign"]), "A key for sealed secrets."),
+        ("no_purpose", json!([]), "Whether that is any or none would be a guess."),
+        ("an_unknown_purpose", json!(["open", "train"]), "What is not known cannot be kept to."),
+        ("a_purpose_twice", json!(["open", "open"]), "Twice."),
+        ("a_purpose_in_upper_case", json!(["OPEN"]), "Names of purposes have case."),
+        ("a_purpose_as_text", json!("open"), "Text, no array."),
+    ] {
+        set.refused("key-unusable", &format!("jwk_for_{name}"), comment, |case| {
+            case.key = with("sealift_purposes", &listed);
+        })?;
+    }
     for (name, member, value, comment) in [
         ("without_kty", "kty", Value::Null, "No `kty`."),
         ("of_kty_rsa", "kty", json!("RSA"), "Another kind of key."),

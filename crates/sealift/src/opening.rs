@@ -34,7 +34,7 @@ use crate::recipients::Keys;
 use crate::recording::record;
 use crate::source::Source;
 use crate::transfer::{self, Content, Item, Limits, Sink};
-use archive::Archive;
+use archive::{Archive, Image};
 use plan::{Planned, Work};
 pub(crate) use rehearsal::rehearse;
 
@@ -223,6 +223,7 @@ impl Run<'_> {
                 (Fetch::Tokens(tokens, kek()), Identity::unsealed(resource.to_string()))
             }
             Work::Archive(archive) => (Fetch::Archive(archive), Identity::unsealed(String::new())),
+            Work::Image(image) => (Fetch::Image(image), Identity::unsealed(String::new())),
             Work::Plain { items, store: from } => {
                 store = from;
                 (Fetch::Items(items), Identity::unsealed(String::new()))
@@ -272,6 +273,9 @@ impl Run<'_> {
             }
             Fetch::Archive(archive) => {
                 archive.unpack(Arc::clone(&staging), &self.limits, Arc::clone(&progress)).await
+            }
+            Fetch::Image(image) => {
+                image.unpack(Arc::clone(&staging), &self.limits, Arc::clone(&progress)).await
             }
             Fetch::Tokens(tokens, kek) => {
                 let objects = Objects { store: &store, limits: &self.limits };
@@ -342,6 +346,8 @@ enum Fetch<'a> {
     Tokens(Vec<upstream::Token>, &'a Kek),
     /// Out of one archive.
     Archive(Archive),
+    /// Out of the layers of a container image.
+    Image(Image),
 }
 
 /// What a model is called in receipts and records.

@@ -60,6 +60,22 @@ pub struct Entry {
     pub etag: Option<String>,
 }
 
+/// A layer of a container image: an object that is an archive of files (OCI image-spec, "Image Layer
+/// Filesystem Changeset").
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layer {
+    /// The object, to be read with [`Store::stream`].
+    pub object: String,
+    /// Its length in bytes.
+    pub bytes: u64,
+    /// It is compressed.
+    pub gzip: bool,
+    /// What its bytes must hash to.
+    pub sha256: [u8; 32],
+    /// What the tar file inside must hash to.
+    pub diff_id: [u8; 32],
+}
+
 /// What becomes of a place's other objects when what was written is committed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rest {
@@ -229,6 +245,24 @@ impl Store {
         name::check(object)?;
         let Backend::Oci(oci) = &self.backend else { return Ok(None) };
         oci.sha256(object).await.map(Some).map_err(|error| error.at(&self.address(object)))
+    }
+
+    /// The layers of a container image, the lowest first, if the place is one.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn layers(&self) -> Result<Option<Vec<Layer>>, Error> {
+        let Backend::Oci(oci) = &self.backend else { return Ok(None) };
+        oci.layers().await.map_err(|error| error.at(&self.location.to_string()))
+    }
+
+    /// Whether a [`commit`](Self::commit) would take the place of something, whatever it is.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn is_taken(&self) -> Result<bool, Error> {
+        let Backend::Oci(oci) = &self.backend else { return Ok(false) };
+        oci.exists().await.map_err(|error| error.at(&self.location.to_string()))
     }
 
     /// Makes what was written visible where a single object cannot be: an artifact of a registry

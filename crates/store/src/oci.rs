@@ -14,7 +14,7 @@ use futures::StreamExt;
 use tokio::sync::OnceCell;
 
 use crate::stream::ObjectStream;
-use crate::{Entry, Error, ObjectMeta, Rest, Settings, client, remote};
+use crate::{Entry, Error, Layer, ObjectMeta, Rest, Settings, client, remote};
 
 mod credentials;
 mod manifest;
@@ -39,7 +39,9 @@ pub(crate) struct Oci {
 
 /// What the reference means; for a tag, when it was asked for.
 struct Snapshot {
+    /// By name; those of an image are its layers, named by their digests.
     files: BTreeMap<String, Descriptor>,
+    image: Option<Vec<Layer>>,
     manifest: Vec<u8>,
     digest: Sha256,
     /// It was chosen out of an index.
@@ -63,18 +65,56 @@ impl Oci {
     async fn resolve(&self) -> Result<Snapshot, Error> {
         let (manifest, digest) = self.registry.manifest(&self.reference.version).await?;
         let chosen = match Document::parse(&manifest)? {
-            Document::Artifact(files) => {
-                return Ok(Snapshot { files, manifest, digest, chosen: false });
-            }
             Document::Index(chosen) => chosen,
+            document => return self.snapshot_of(document, manifest, digest, false).await,
         };
         let (manifest, digest) = self.registry.manifest(&Version::Digest(chosen.digest)).await?;
-        match Document::parse(&manifest)? {
-            Document::Artifact(files) if chosen.bytes == manifest.len() as u64 => {
-                Ok(Snapshot { files, manifest, digest, chosen: true })
+        if chosen.bytes != manifest.len() as u64 {
+            return Err(manifest::malformed("has another size than it should"));
+        }
+        self.snapshot_of(Document::parse(&manifest)?, manifest, digest, true).await
+    }
+
+    async fn snapshot_of(
+        &self,
+        document: Document,
+        manifest: Vec<u8>,
+        digest: Sha256,
+        chosen: bool,
+    ) -> Result<Snapshot, Error> {
+        let (files, image) = match document {
+            Document::Artifact(files) => (files, None),
+            Document::Image { config, layers } => {
+                let config = self.registry.small_blob(&config).await?;
+                let ids = manifest::diff_ids(&config, layers.len())?;
+                let image = layers.iter().zip(ids).map(|((blob, gzip), id)| Layer {
+                    object: blob.digest.to_string(),
+                    bytes: blob.bytes,
+                    gzip: *gzip,
+                    sha256: blob.digest.0,
+                    diff_id: id.0,
+                });
+                let image: Vec<_> = image.collect();
+                let name = |layer: &(Descriptor, bool)| (layer.0.digest.to_string(), layer.0);
+                (layers.iter().map(name).collect(), Some(image))
             }
-            Document::Artifact(_) => Err(manifest::malformed("has another size than it should")),
-            Document::Index(_) => Err(manifest::malformed("is an index inside of an index")),
+            Document::Index(_) => {
+                return Err(manifest::malformed("is an index inside of an index"));
+            }
+        };
+        Ok(Snapshot { files, image, manifest, digest, chosen })
+    }
+
+    pub(crate) async fn layers(&self) -> Result<Option<Vec<Layer>>, Error> {
+        Ok(self.snapshot().await?.image.clone())
+    }
+
+    /// Whether the tag points to anything.
+    pub(crate) async fn exists(&self) -> Result<bool, Error> {
+        match self.registry.manifest(&self.reference.version).await {
+            Ok(_) => Ok(true),
+            Err(Error::NotFound { .. }) => Ok(false),
+            Err(error) => Err(error),
         }
     }
 
@@ -93,7 +133,13 @@ impl Oci {
     }
 
     pub(crate) async fn list(&self, entries_max: usize) -> Result<Vec<Entry>, Error> {
-        let files = &self.snapshot().await?.files;
+        let Snapshot { files, image, .. } = self.snapshot().await?;
+        if image.is_some() {
+            return Err(Error::Unsupported {
+                object: String::new(),
+                what: "a container image lists layers and no files",
+            });
+        }
         if files.len() > entries_max {
             return Err(remote::too_many(entries_max));
         }

@@ -211,6 +211,10 @@ async fn refuse_existing(store: &Store, args: &Seal) -> Result<(), Failure> {
         return Ok(());
     }
     match store.stat(MANIFEST_OBJECT).await {
+        Err(store::Error::NotFound { .. }) if store.is_taken().await? => {
+            Err(Failure::usage(format!("{} is something else already", args.dest))
+                .hint("Seal to a tag of its own, or say --overwrite"))
+        }
         Err(store::Error::NotFound { .. }) => Ok(()),
         Ok(_) => Err(Failure::usage(format!("{} holds a bundle already", args.dest)).hint(
             "Seal a new generation to a prefix of its own, so that pods that start meanwhile find \

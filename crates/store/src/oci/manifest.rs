@@ -29,10 +29,15 @@ pub(super) struct Descriptor {
     pub(super) bytes: u64,
 }
 
+/// Most layers of an image; Docker's own limit is 127.
+const LAYERS_MAX: usize = 512;
+
 /// A document behind a tag or digest.
 pub(super) enum Document {
     /// One artifact: its files by name.
     Artifact(BTreeMap<String, Descriptor>),
+    /// A container image: where its configuration is, and its layers, the lowest first.
+    Image { config: Descriptor, layers: Vec<(Descriptor, bool)> },
     /// A choice by platform: ours.
     Index(Descriptor),
 }
@@ -43,12 +48,47 @@ impl Document {
             serde_json::from_slice(json).map_err(|_| malformed("is no JSON document"))?;
         // A document that could be read as either is read differently by different programs.
         match (value.get("layers"), value.get("manifests")) {
-            (Some(Value::Array(layers)), None) => files(layers).map(Self::Artifact),
+            (Some(Value::Array(layers)), None) => match archives(layers) {
+                Some(layers) => {
+                    Ok(Self::Image { config: descriptor(&value["config"])?, layers: layers? })
+                }
+                None => files(layers).map(Self::Artifact),
+            },
             (None, Some(Value::Array(manifests))) => ours(manifests).map(Self::Index),
             (Some(_), Some(_)) => Err(malformed("has both layers and manifests")),
             _ => Err(malformed("has neither layers nor manifests")),
         }
     }
+}
+
+/// The layers of a container image, and whether each is compressed; `None` if it is none.
+fn archives(layers: &[Value]) -> Option<Result<Vec<(Descriptor, bool)>, Error>> {
+    let gzip = |layer: &Value| match layer["mediaType"].as_str()? {
+        ORAS_FILE_TYPE if layer["annotations"][TITLE].is_null() => Some(false),
+        "application/vnd.oci.image.layer.v1.tar+gzip"
+        | "application/vnd.docker.image.rootfs.diff.tar.gzip"
+            if layer["annotations"][TITLE].is_null() =>
+        {
+            Some(true)
+        }
+        _ => None,
+    };
+    let compressed: Vec<bool> = layers.iter().map(gzip).collect::<Option<_>>()?;
+    if layers.is_empty() || layers.len() > LAYERS_MAX {
+        return Some(Err(malformed("has no layers, or more than an image can have")));
+    }
+    let described = layers.iter().map(descriptor).zip(compressed);
+    Some(described.map(|(layer, gzip)| Ok((layer?, gzip))).collect())
+}
+
+/// What an image's layers unpack to, out of its configuration: the SHA-256 of each as a tar file.
+pub(super) fn diff_ids(config: &[u8], layers: usize) -> Result<Vec<Sha256>, Error> {
+    let config: Value =
+        serde_json::from_slice(config).map_err(|_| malformed("has no configuration in JSON"))?;
+    let listed = config["rootfs"]["diff_ids"].as_array().map_or(&[][..], Vec::as_slice);
+    let ids: Option<Vec<_>> = listed.iter().map(|id| id.as_str().and_then(Sha256::parse)).collect();
+    ids.filter(|ids| ids.len() == layers)
+        .ok_or_else(|| malformed("does not say what its layers unpack to"))
 }
 
 /// One layer a file, each with its name.
@@ -79,8 +119,8 @@ pub(super) fn file_name(layer: &Value) -> Result<&str, Error> {
         (Some(name), _) | (None, Some(name)) if !packed => Ok(name),
         _ => Err(Error::Unsupported {
             object: String::new(),
-            what: "is an image of archives (a container image, or packed layers): only artifacts \
-                   with one plain layer per file are read",
+            what: "has packed layers of a kind that is not read: push each file as a plain layer, or \
+                   the model as a container image with layers in tar or gzip",
         }),
     }
 }
@@ -123,6 +163,7 @@ mod tests {
     fn artifact(layers: &str) -> Result<BTreeMap<String, Descriptor>, Error> {
         match parse(&format!(r#"{{"schemaVersion":2,"layers":[{layers}]}}"#))? {
             Document::Artifact(files) => Ok(files),
+            Document::Image { .. } => panic!("an image"),
             Document::Index(_) => panic!("an index"),
         }
     }
@@ -156,8 +197,8 @@ mod tests {
         let title = r#""org.opencontainers.image.title":"w""#;
         let unpack = format!(r#"{title},"io.deis.oras.content.unpack":"true""#);
         for (media, annotations) in [
-            ("application/vnd.oci.image.layer.v1.tar+gzip", ""),
-            ("application/vnd.oci.image.layer.v1.tar", ""),
+            ("application/vnd.oci.image.layer.v1.tar+zstd", ""),
+            ("application/vnd.oci.image.layer.v1.tar+gzip", title),
             ("application/vnd.oci.image.layer.v1.tar", &unpack),
             ("application/vnd.oci.image.layer.v1.tar", path),
             ("application/vnd.oci.image.layer.v1.tar+zstd", title),
@@ -169,6 +210,39 @@ mod tests {
             let refused = artifact(&layer(media, annotations));
             assert!(matches!(refused, Err(Error::Unsupported { .. })), "{media}: {refused:?}");
         }
+    }
+
+    #[test]
+    fn a_container_image_is_its_layers() {
+        let image = |layers: &str| {
+            let config = r#"{"digest":"DIGEST","size":7}"#;
+            parse(&format!(r#"{{"config":{config},"layers":[{layers}]}}"#))
+        };
+        let [plain, gzip, docker] = [
+            "application/vnd.oci.image.layer.v1.tar",
+            "application/vnd.oci.image.layer.v1.tar+gzip",
+            "application/vnd.docker.image.rootfs.diff.tar.gzip",
+        ]
+        .map(|media| layer(media, ""));
+        let Ok(Document::Image { config, layers }) = image(&[&*plain, &gzip, &docker].join(","))
+        else {
+            panic!("no image");
+        };
+        assert_eq!(config.bytes, 7);
+        assert_eq!(layers.iter().map(|it| it.1).collect::<Vec<_>>(), [false, true, true]);
+        assert!(image("").is_err());
+        assert!(image(&vec![plain.as_str(); LAYERS_MAX + 1].join(",")).is_err());
+        assert!(parse(&format!(r#"{{"layers":[{plain}]}}"#)).is_err());
+
+        let ids = |ids: &str| {
+            let config = format!(r#"{{"rootfs":{{"type":"layers","diff_ids":[{ids}]}}}}"#);
+            diff_ids(config.replace("DIGEST", DIGEST).as_bytes(), 1)
+        };
+        assert_eq!(ids("\"DIGEST\"").unwrap().len(), 1);
+        for lie in ["", "7", "\"sha256:00\"", "\"DIGEST\",\"DIGEST\""] {
+            assert!(ids(lie).is_err(), "{lie}");
+        }
+        assert!(diff_ids(b"{}", 1).is_err() && diff_ids(b"", 1).is_err());
     }
 
     #[test]

@@ -131,6 +131,20 @@ impl Registry {
         Ok(response)
     }
 
+    /// A blob in memory, held against its digest: an image's configuration.
+    pub(super) async fn small_blob(&self, blob: &Descriptor) -> Result<Vec<u8>, Error> {
+        if blob.bytes > MANIFEST_BYTES_MAX as u64 {
+            return Err(malformed("has a configuration that is too large"));
+        }
+        let response = self.blob(blob, &(0..blob.bytes)).await?;
+        let bytes = client::body(response, MANIFEST_BYTES_MAX);
+        let bytes = within(self.limits.answer, bytes).await??;
+        match Sha256::of(&bytes) == blob.digest {
+            true => Ok(bytes),
+            false => Err(malformed("has a configuration that is not what its digest names")),
+        }
+    }
+
     /// Where to send a new blob.
     pub(super) async fn begin_upload(&self) -> Result<(Url, Response), Error> {
         let url = self.url(&["blobs", "uploads", ""]);

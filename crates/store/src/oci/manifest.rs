@@ -19,8 +19,8 @@ pub(super) const TITLE: &str = "org.opencontainers.image.title";
 const FILEPATH: &str = "org.cncf.model.filepath";
 /// What `oras` writes at a directory that it packed.
 const UNPACK: &str = "io.deis.oras.content.unpack";
-/// What `oras` calls a file when nobody says what it is, though it is no archive.
-const ORAS_FILE_TYPE: &str = "application/vnd.oci.image.layer.v1.tar";
+/// A layer of an image; but `oras` calls any file so when nobody says what it is.
+const TAR_TYPE: &str = "application/vnd.oci.image.layer.v1.tar";
 
 /// A blob or manifest that another document names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,14 +63,13 @@ impl Document {
 
 /// The layers of a container image, and whether each is compressed; `None` if it is none.
 fn archives(layers: &[Value]) -> Option<Result<Vec<(Descriptor, bool)>, Error>> {
+    let named =
+        |layer: &Value| [TITLE, FILEPATH].iter().any(|name| !layer["annotations"][name].is_null());
     let gzip = |layer: &Value| match layer["mediaType"].as_str()? {
-        ORAS_FILE_TYPE if layer["annotations"][TITLE].is_null() => Some(false),
+        _ if named(layer) => None,
+        TAR_TYPE => Some(false),
         "application/vnd.oci.image.layer.v1.tar+gzip"
-        | "application/vnd.docker.image.rootfs.diff.tar.gzip"
-            if layer["annotations"][TITLE].is_null() =>
-        {
-            Some(true)
-        }
+        | "application/vnd.docker.image.rootfs.diff.tar.gzip" => Some(true),
         _ => None,
     };
     let compressed: Vec<bool> = layers.iter().map(gzip).collect::<Option<_>>()?;
@@ -112,7 +111,7 @@ pub(super) fn file_name(layer: &Value) -> Result<&str, Error> {
     let (filepath, title) = (annotation(FILEPATH), annotation(TITLE));
     let media = layer["mediaType"].as_str().unwrap_or_default();
     let packed = match media {
-        ORAS_FILE_TYPE => filepath.is_some() || annotation(UNPACK) == Some("true"),
+        TAR_TYPE => filepath.is_some() || annotation(UNPACK) == Some("true"),
         _ => media.split(['.', '+']).any(|part| part == "tar"),
     };
     match (filepath, title) {
@@ -183,7 +182,7 @@ mod tests {
             (raw, title, "w.bin"),
             (raw, path, "sub/w.bin"),
             (raw, &*format!("{title},{path}"), "sub/w.bin"),
-            (ORAS_FILE_TYPE, title, "w.bin"),
+            (TAR_TYPE, title, "w.bin"),
             ("application/octet-stream", title, "w.bin"),
         ] {
             let files = artifact(&layer(media, annotations)).unwrap();

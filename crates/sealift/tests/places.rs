@@ -526,7 +526,7 @@ fn a_model_inside_of_a_container_image_is_its_last_state() {
     serve_image(&server, &[(other.0, lower.1.clone())]);
     refused(Code::Tampered);
     // The time in gzip's header: what it unpacks to stays the same.
-    serve_image(&server, &[lower.clone()]);
+    serve_image(&server, std::slice::from_ref(&lower));
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &lower.1);
     let mut another = lower.1.clone();
     another[4] ^= 1;
@@ -544,6 +544,15 @@ fn a_model_inside_of_a_container_image_is_its_last_state() {
     }
     server.plan(|_| None);
     succeed(&mut fetch("4").0);
+    // Nobody's image is replaced by mistake.
+    let key = ["--resource-id", RESOURCE, "--key-file", text(&sealed.key)];
+    let named = ["--name", "model", "--generation", "1"];
+    let said = refuse(
+        sealift().args(["seal", text(&sealed.model), &uri]).args(key).args(named),
+        Code::Usage,
+    );
+    assert!(said.contains("something else"), "{said}");
+    assert!(server.log().iter().all(|it| it.request.method == "GET"));
     refuse(
         sealift().args(["init", &uri, text(&sealed.dest("5")), "--resource-id", RESOURCE]),
         Code::NotSealed,

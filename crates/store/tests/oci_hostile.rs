@@ -355,3 +355,29 @@ async fn an_upload_goes_to_its_registry_and_nowhere_else() {
     }
     assert!(elsewhere.log().is_empty());
 }
+
+#[tokio::test]
+async fn an_upload_goes_on_when_its_registry_was_busy() {
+    let seen = Arc::<Mutex<Vec<(String, String, usize)>>>::default();
+    let log = Arc::clone(&seen);
+    let server = Web::start(move |asked| {
+        let mut log = log.lock().unwrap();
+        let size = asked.header("content-range").to_owned();
+        log.push((asked.method.clone(), size, asked.body.len()));
+        // Every other request is too much.
+        let status = match log.len() % 2 {
+            1 => 503,
+            _ => 202,
+        };
+        let head = "Connection: close\r\nLocation: /next?state=1\r\nContent-Length: 0";
+        format!("HTTP/1.1 {status} x\r\n{head}\r\n\r\n").into_bytes()
+    })
+    .unwrap();
+    let store = open_at(&server.host(), ":v1", None);
+    let mut writer = store.writer("w").await.unwrap();
+    writer.write(Bytes::from_static(b"weights")).await.unwrap();
+    writer.finish().await.unwrap();
+    let seen: Vec<_> = seen.lock().unwrap().clone();
+    let sent = |method: &str, bytes| (method.to_owned(), String::new(), bytes);
+    assert_eq!(seen, [sent("POST", 0), sent("POST", 0), sent("PUT", 7), sent("PUT", 7)]);
+}

@@ -1,6 +1,7 @@
 //! Requests to one repository of a registry (OCI distribution-spec 1.1), tokens included.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION, LOCATION, RANGE, WWW_AUTHENTICATE};
@@ -23,6 +24,9 @@ use crate::{Error, Settings};
 pub(super) const MANIFEST_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// The largest answer of a token server, in bytes.
 const TOKEN_BYTES_MAX: usize = 256 * 1024;
+/// How often what is pushed is sent: the caller cannot send it again, it has moved on.
+const PUSH_ATTEMPTS_MAX: u32 = 4;
+const PUSH_BACKOFF: Duration = Duration::from_millis(200);
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
 /// What a request is for; tokens are made out for one of them.
@@ -152,7 +156,9 @@ impl Registry {
         Ok((self.next(&response)?, response))
     }
 
-    /// A request that changes something; only this registry ever sees its bytes.
+    /// A request that changes something; only this registry ever sees its bytes. It is sent again
+    /// after a failure that may pass: should the registry have taken a chunk twice, the digest at the
+    /// upload's end tells.
     pub(super) async fn push(
         &self,
         method: Method,
@@ -160,7 +166,18 @@ impl Registry {
         body: Bytes,
         edit: &(dyn Fn(RequestBuilder) -> RequestBuilder + Sync),
     ) -> Result<Response, Error> {
-        self.send(Access::Push, &self.direct, method, url, body, edit).await
+        let mut attempt = 1;
+        loop {
+            let (method, url, body) = (method.clone(), url.clone(), body.clone());
+            match self.send(Access::Push, &self.direct, method, url, body, edit).await {
+                Err(error) if attempt < PUSH_ATTEMPTS_MAX && error.is_transient() => {
+                    tracing::debug!(attempt, %error, "a part of an artifact is sent again");
+                    tokio::time::sleep(PUSH_BACKOFF * 4_u32.pow(attempt - 1)).await;
+                    attempt += 1;
+                }
+                result => return result,
+            }
+        }
     }
 
     /// Stores a manifest under a tag.
@@ -196,7 +213,7 @@ impl Registry {
         body: Bytes,
         edit: &(dyn Fn(RequestBuilder) -> RequestBuilder + Sync),
     ) -> Result<Response, Error> {
-        let sending = std::time::Duration::from_secs(body.len() as u64 / RATE_MIN);
+        let sending = Duration::from_secs(body.len() as u64 / RATE_MIN);
         let time_max = self.limits.answer.saturating_add(sending);
         let mut challenged = false;
         loop {

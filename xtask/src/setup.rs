@@ -25,6 +25,7 @@ pub(crate) fn all(bench: bool) -> Result<()> {
     let mut ready =
         vec![strace()?, runc()?, swtpm()?, python()?, model()?, s3s_fs()?, cargo_deny()?];
     ready.extend([openbao()?, moto_server()?, softhsm()?, gcs_emulator()?, azurite()?, jq()?]);
+    ready.push(docker_registry()?);
     if bench {
         ready.extend([nginx()?, curl()?, rage()?, upstream_python()?]);
     }
@@ -131,6 +132,11 @@ pub(crate) fn azurite() -> Result<PathBuf> {
 pub(crate) fn softhsm() -> Result<PathBuf> {
     debian_program("pkcs11-tool", "opensc")?;
     debian_program("softhsm2-util", "softhsm2")
+}
+
+/// A container registry.
+pub(crate) fn docker_registry() -> Result<PathBuf> {
+    debian_program("docker-registry", "docker-registry")
 }
 
 /// Reads evidence in an example of docs/keys.md.

@@ -35,7 +35,7 @@ use crate::recording::record;
 use crate::signature;
 use crate::source::Source;
 use crate::transfer::{self, Content, Item, Limits, Sink};
-use archive::Archive;
+use archive::{Archive, Image};
 use plan::{Planned, Work};
 pub(crate) use rehearsal::rehearse;
 
@@ -234,6 +234,7 @@ impl Run<'_> {
                 (Fetch::Tokens(tokens, kek()), Identity::unsealed(resource.to_string()))
             }
             Work::Archive(archive) => (Fetch::Archive(archive), Identity::unsealed(String::new())),
+            Work::Image(image) => (Fetch::Image(image), Identity::unsealed(String::new())),
             Work::Plain { items, store: from } => {
                 store = from;
                 (Fetch::Items(items), Identity::unsealed(String::new()))
@@ -292,6 +293,9 @@ impl Run<'_> {
             }
             Fetch::Archive(archive) => {
                 archive.unpack(Arc::clone(&staging), &self.limits, Arc::clone(&progress)).await
+            }
+            Fetch::Image(image) => {
+                image.unpack(Arc::clone(&staging), &self.limits, Arc::clone(&progress)).await
             }
             Fetch::Tokens(tokens, kek) => {
                 let objects = Objects { store: &store, limits: &self.limits };
@@ -392,6 +396,8 @@ enum Fetch<'a> {
     Tokens(Vec<upstream::Token>, &'a Kek),
     /// Out of one archive.
     Archive(Archive),
+    /// Out of the layers of a container image.
+    Image(Image),
 }
 
 /// What a model is called in receipts and records.

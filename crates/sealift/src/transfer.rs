@@ -16,9 +16,10 @@ use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use aws_lc_rs::digest;
 use futures::StreamExt;
 use publish::{StagedFile, Staging};
-use seal::name::BundlePath;
+use seal::name::{BundlePath, Digest};
 use seal::segment::{FileKey, HEADER_BYTES, Header, Layout, SEGMENT_BYTES};
 use store::Store;
 use tokio::runtime::Handle;
@@ -65,6 +66,8 @@ pub enum Content {
         etag: Option<String>,
         /// The server knows no ranges: the object is one request.
         whole: bool,
+        /// What all of it must hash to before it counts as fetched, where the place says so.
+        sha256: Option<Digest>,
     },
 }
 
@@ -80,8 +83,26 @@ impl Content {
     /// Segments that one request asks for.
     fn piece_segments(&self) -> u32 {
         match self {
-            Self::Plain { whole: true, .. } => u32::MAX,
+            // A digest is made in order.
+            Self::Plain { whole: true, .. } | Self::Plain { sha256: Some(_), .. } => u32::MAX,
             _ => PIECE_SEGMENTS,
+        }
+    }
+
+    /// The hash in the making, for what must be held against a digest.
+    fn hash(&self) -> Option<digest::Context> {
+        let hashed = matches!(self, Self::Plain { sha256: Some(_), .. });
+        hashed.then(|| digest::Context::new(&digest::SHA256))
+    }
+
+    /// Compares the hash of all of its bytes.
+    fn check(&self, hash: Option<digest::Context>) -> Result<(), Failure> {
+        let (Self::Plain { sha256: Some(sha256), .. }, Some(hash)) = (self, hash) else {
+            return Ok(());
+        };
+        match hash.finish().as_ref() == sha256.as_bytes() {
+            true => Ok(()),
+            false => Err(Failure::new(Code::Tampered, format!("its content is not {sha256}"))),
         }
     }
 
@@ -244,13 +265,13 @@ impl Transfer {
     /// One piece to its end, over as many attempts as it takes while each brings something.
     async fn piece(&self, piece: &Piece, buffer: &mut Vec<u8>) -> Result<(), Failure> {
         let item = &self.items[piece.file];
-        let place = self.sink.place(piece.file)?;
+        let mut out = Output { place: self.sink.place(piece.file)?, hash: item.content.hash() };
         let mut backoff = Backoff::new();
         let mut fruitless = 0;
         let mut next = piece.first;
         while let Some(run) = self.missing(piece, next) {
             next = run.start;
-            let failure = match self.attempt(item, &place, &mut next, run.end, buffer).await {
+            let failure = match self.attempt(item, &mut out, &mut next, run.end, buffer).await {
                 Ok(()) => continue,
                 Err(Interruption::Final(failure)) => return Err(failure),
                 Err(Interruption::Transient(failure)) => failure,
@@ -275,6 +296,7 @@ impl Transfer {
             );
             tokio::time::sleep(delay).await;
         }
+        item.content.check(out.hash).map_err(|failure| failure.at(&item.object))?;
         self.progress.piece_done(piece.last_of_file);
         Ok(())
     }
@@ -291,14 +313,14 @@ impl Transfer {
     async fn attempt(
         &self,
         item: &Item,
-        place: &Place,
+        out: &mut Output,
         next: &mut u32,
         end: u32,
         buffer: &mut Vec<u8>,
     ) -> Result<(), Interruption> {
         if let Some(local) = self.store.local_file(&item.object) {
             let local = local?;
-            return self.read_local(&local, item, place, next, end, buffer).await;
+            return self.read_local(&local, item, out, next, end, buffer).await;
         }
         let range = item.content.object_range(*next).start..item.content.object_range(end - 1).end;
         // The store tells silence from slowness by itself; ours is the limit on slowness.
@@ -313,7 +335,7 @@ impl Transfer {
         let mut deadline = Instant::now() + self.limits.segment;
         // A plain file may be empty: its one segment is complete before the first frame.
         while *next < end && wanted == 0 {
-            self.segment(item, place, *next, buffer)?;
+            self.segment(item, out, *next, buffer)?;
             *next += 1;
         }
         while *next < end {
@@ -325,7 +347,7 @@ impl Transfer {
                 let part = frame.split_to(frame.len().min(wanted - buffer.len()));
                 buffer.extend_from_slice(&part);
                 if buffer.len() == wanted {
-                    self.segment(item, place, *next, buffer)?;
+                    self.segment(item, out, *next, buffer)?;
                     *next += 1;
                     buffer.clear();
                     deadline = Instant::now() + self.limits.segment;
@@ -347,7 +369,7 @@ impl Transfer {
         &self,
         local: &std::fs::File,
         item: &Item,
-        place: &Place,
+        out: &mut Output,
         next: &mut u32,
         end: u32,
         buffer: &mut Vec<u8>,
@@ -365,7 +387,7 @@ impl Transfer {
                 };
                 Interruption::Final(Failure::new(code, what).at(&item.object))
             })?;
-            self.segment(item, place, *next, buffer)?;
+            self.segment(item, out, *next, buffer)?;
             *next += 1;
             // Reading a local file never waits: let the progress line and signals have a turn.
             tokio::task::yield_now().await;
@@ -376,12 +398,15 @@ impl Transfer {
     fn segment(
         &self,
         item: &Item,
-        place: &Place,
+        out: &mut Output,
         segment: u32,
         wire: &mut [u8],
     ) -> Result<(), Interruption> {
         let (offset, opened) = item.content.open(segment, wire).map_err(Interruption::Final)?;
-        match place {
+        if let Some(hash) = &mut out.hash {
+            hash.update(opened);
+        }
+        match &out.place {
             Place::Staged(file) => file
                 .write_segment(segment, offset, opened)
                 .map_err(|error| Interruption::Final(error.into()))?,
@@ -391,6 +416,12 @@ impl Transfer {
         self.progress.add(opened.len() as u64);
         Ok(())
     }
+}
+
+/// Where the segments of a piece go.
+struct Output {
+    place: Place,
+    hash: Option<digest::Context>,
 }
 
 /// Why an attempt ended early.
@@ -481,7 +512,10 @@ mod tests {
     use super::*;
 
     fn plain(bytes: u64) -> Item {
-        Item { object: "o".into(), content: Content::Plain { bytes, etag: None, whole: false } }
+        Item {
+            object: "o".into(),
+            content: Content::Plain { bytes, etag: None, whole: false, sha256: None },
+        }
     }
 
     #[test]
@@ -503,6 +537,16 @@ mod tests {
             assert_eq!(*segments, (0..item.content.segments()).collect::<Vec<_>>());
         }
         assert_eq!(last_pieces, items.len());
+    }
+
+    #[test]
+    fn what_is_held_against_a_digest_is_one_piece() {
+        let mut item = plain(100 << 20);
+        let Content::Plain { sha256, .. } = &mut item.content else { unreachable!("it is plain") };
+        *sha256 = Some(Digest::of(b""));
+        let mut queue = Queue::new(&[item], 3, false);
+        let piece = queue.next().unwrap();
+        assert!(piece.first == 0 && piece.end == 100 && queue.next().is_none());
     }
 
     #[test]

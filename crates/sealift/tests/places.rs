@@ -10,6 +10,7 @@ use common::{RESOURCE, Sealed, model_tree, refuse, sealift, succeed, text, tree}
 use sealift::code::Code;
 use testkit::clouds::{Azurite, GcsEmulator};
 use testkit::hostile::{Fault, Hostile};
+use testkit::registry::{Door, Registry};
 use testkit::s3::S3Server;
 
 type Variables = Vec<(&'static str, String)>;
@@ -274,4 +275,286 @@ fn plain_models_arrive_under_the_names_that_kserve_gives_them() {
         refuse(command.envs(patterns), Code::NotFound);
         assert!(tree(&dest).is_empty());
     }
+}
+
+/// Runs `sealift` with the registry's credentials.
+fn with_registry(registry: &Registry, arguments: &[&str]) -> Command {
+    let mut command = sealift();
+    command.args(arguments).env("KSERVE_OCI_DOCKER_CONFIG", registry.docker_config().unwrap());
+    command
+}
+
+#[test]
+fn a_bundle_lives_in_a_container_registry() {
+    let Some(registry) = Registry::start(&Door::Token).unwrap() else { return };
+    let sealed = Sealed::small();
+    let place = format!("oci://{}/team/llama:v1", registry.host());
+    let run = |arguments: &[&str]| with_registry(&registry, arguments);
+    let key = ["--resource-id", RESOURCE, "--key-file", text(&sealed.key)];
+    let named = ["--name", "model", "--generation", "1"];
+    let dest = sealed.dest("dest");
+    refuse(run(&["init", &place, text(&dest)]).args(key), Code::NotFound);
+    succeed(run(&["seal", text(&sealed.model), &place]).args(key).args(named));
+    refuse(run(&["seal", text(&sealed.model), &place]).args(key).args(named), Code::Usage);
+    succeed(&mut run(&["inspect", &place]));
+    succeed(run(&["verify", &place]).args(key));
+    succeed(run(&["init", &place, text(&dest)]).args(key));
+    assert!(model_tree(&dest) == tree(&sealed.model));
+
+    // Another key: the data stay where they are.
+    let (other, resource) = (sealed.dir.path().join("other.jwk"), "kbs:///team/model/v2");
+    common::keygen(&other, resource, "model@1");
+    let recipient = format!("{resource}={}", text(&other));
+    let rewrap = ["--to", recipient.as_str()];
+    succeed(run(&["rewrap", &place]).args(key).args(rewrap));
+    let dest = sealed.dest("rewrapped");
+    refuse(run(&["init", &place, text(&dest)]).args(key), Code::Tampered);
+    let key = ["--resource-id", resource, "--key-file", text(&other)];
+    succeed(run(&["init", &place, text(&dest)]).args(key));
+    assert!(model_tree(&dest) == tree(&sealed.model));
+
+    // A new bundle takes the whole tag.
+    std::fs::remove_file(sealed.model.join("config.json")).unwrap();
+    succeed(run(&["seal", text(&sealed.model), &place, "--overwrite"]).args(key).args(named));
+    let dest = sealed.dest("overwritten");
+    succeed(run(&["init", &place, text(&dest)]).args(key));
+    assert!(model_tree(&dest) == tree(&sealed.model));
+}
+
+/// An artifact as CNCF's ModelPack describes it, from a registry that moves its tag and changes its
+/// blobs.
+#[test]
+fn plain_files_of_an_artifact_are_held_against_their_digests() {
+    use aws_lc_rs::digest::{SHA256, digest};
+    let sealed = Sealed::small();
+    let server = Hostile::start().unwrap();
+    let host = server.endpoint().replace("http://", "oci://");
+    let large: Vec<u8> = (0..20_000_001_u32).map(|i| i.to_le_bytes()[1] ^ 7).collect();
+    let files = [("model.tar", b"no archive".to_vec()), ("sub/w.bin", large), ("empty", vec![])];
+    let mut layers = Vec::new();
+    for (name, bytes) in &files {
+        let digest = format!("sha256:{}", hex::encode(digest(&SHA256, bytes)));
+        server.put(&format!("v2/team/m/blobs/{digest}"), bytes.clone());
+        layers.push(serde_json::json!({
+            "mediaType": "application/vnd.cncf.model.weight.v1.raw", "digest": digest,
+            "size": bytes.len(), "annotations": { "org.cncf.model.filepath": name },
+        }));
+    }
+    let manifest = serde_json::json!({
+        "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "artifactType": "application/vnd.cncf.model.manifest.v1+json", "layers": layers,
+    });
+    server.put("v2/team/m/manifests/v1", manifest.to_string());
+    let uri = format!("{host}/team/m:v1");
+    let fetch = |name: &str, code: Option<Code>| {
+        let dest = sealed.dest(name);
+        let mut command = sealift();
+        command.args(["init", &uri, text(&dest)]).env("SEALIFT_REQUIRE_SEALED", "false");
+        match code {
+            Some(code) => {
+                refuse(&mut command, code);
+                assert!(tree(&dest).is_empty());
+            }
+            None => {
+                succeed(&mut command);
+                for (name, bytes) in &files {
+                    assert!(std::fs::read(dest.join(name)).unwrap() == *bytes, "{name}");
+                }
+                assert_eq!(model_tree(&dest).len(), files.len() + 1, "and a directory");
+            }
+        }
+    };
+    fetch("1", None);
+    // A connection breaks, in the middle of a segment.
+    server.clear_log();
+    server.plan(|seen| {
+        let first = seen.object.contains("/blobs/") && seen.nth == 0 && seen.method == "GET";
+        first.then_some(Fault::Cut { after: 9_000_000 })
+    });
+    fetch("2", None);
+    // The tag moves as soon as it was read.
+    server.clear_log();
+    server.plan(|seen| {
+        let moved = seen.object.ends_with("/v1") && seen.nth > 0;
+        moved.then(|| Fault::Body { bytes: "{\"layers\":[]}".into() })
+    });
+    fetch("3", None);
+    // Another content of the right length: in the first segment, in the last one, in a small file.
+    for after in [0, 19_999_000, 5] {
+        server
+            .plan(move |seen| seen.object.contains("/blobs/").then_some(Fault::Garbage { after }));
+        fetch("4", Some(Code::Tampered));
+    }
+    refuse(
+        sealift().args(["init", &uri, text(&sealed.dest("5")), "--resource-id", RESOURCE]),
+        Code::NotSealed,
+    );
+}
+
+/// One layer of an image: entries by name, content and type, perhaps compressed.
+fn layer(entries: &[(&str, &str, tar::EntryType)], gzip: bool) -> (Vec<u8>, Vec<u8>) {
+    use std::io::Write;
+    let mut archive = tar::Builder::new(Vec::new());
+    for (name, content, kind) in entries {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(*kind);
+        header.set_mode(0o644);
+        let content = match kind {
+            tar::EntryType::Regular => content.as_bytes(),
+            _ => {
+                header.set_link_name(if content.is_empty() { "x" } else { content }).unwrap();
+                b""
+            }
+        };
+        header.set_size(content.len() as u64);
+        // `set_path` would refuse the names that matter here.
+        header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
+        header.set_cksum();
+        archive.append(&header, content).unwrap();
+    }
+    let tar = archive.into_inner().unwrap();
+    if !gzip {
+        return (tar.clone(), tar);
+    }
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    packed.write_all(&tar).unwrap();
+    (tar, packed.finish().unwrap())
+}
+
+/// Serves an image of these layers (each as a tar file, and as its blob).
+fn serve_image(server: &Hostile, layers: &[(Vec<u8>, Vec<u8>)]) {
+    use aws_lc_rs::digest::{SHA256, digest};
+    let sha256 = |bytes: &[u8]| format!("sha256:{}", hex::encode(digest(&SHA256, bytes)));
+    let put = |bytes: &[u8]| {
+        server.put(&format!("v2/team/m/blobs/{}", sha256(bytes)), bytes.to_vec());
+        serde_json::json!({ "digest": sha256(bytes), "size": bytes.len() })
+    };
+    let ids: Vec<_> = layers.iter().map(|(tar, _)| sha256(tar)).collect();
+    let config = serde_json::json!({ "rootfs": { "type": "layers", "diff_ids": ids } });
+    let mut described = Vec::new();
+    for (tar, blob) in layers {
+        let mut layer = put(blob);
+        let suffix = if tar == blob { "" } else { "+gzip" };
+        layer["mediaType"] = format!("application/vnd.oci.image.layer.v1.tar{suffix}").into();
+        described.push(layer);
+    }
+    let config = put(config.to_string().as_bytes());
+    let manifest = serde_json::json!({ "schemaVersion": 2, "config": config, "layers": described });
+    server.put("v2/team/m/manifests/v1", manifest.to_string());
+}
+
+/// KServe's modelcar: a model below `models/` of a container image, in the image's last state.
+#[test]
+fn a_model_inside_of_a_container_image_is_its_last_state() {
+    use tar::EntryType::{Block, Directory, Link, Regular, Symlink};
+    let sealed = Sealed::small();
+    let server = Hostile::start().unwrap();
+    let uri = format!("{}/team/m:v1", server.endpoint().replace("http://", "oci://"));
+    let fetch = |name: &str| {
+        let dest = sealed.dest(name);
+        let mut command = sealift();
+        command.args(["init", &uri, text(&dest)]).env("SEALIFT_REQUIRE_SEALED", "false");
+        (command, dest)
+    };
+    let large = "weights ".repeat(400_000);
+    let base = [
+        ("etc/passwd", "root", Regular),
+        ("bin", "usr/bin", Symlink),
+        ("dev/sda", "", Block),
+        ("../../escape", "x", Regular),
+        ("models/", "", Directory),
+        ("models/old.bin", "old", Regular),
+        ("models/keep", "first", Regular),
+        ("models/dir/a", "a", Regular),
+        ("models/dir2/a", "a", Regular),
+        ("models/was-a-file", "x", Regular),
+        ("models/w.bin", &large, Regular),
+    ];
+    let upper = [
+        ("./models/.wh.old.bin", "", Regular),
+        ("models/dir/b", "b", Regular),
+        ("models/dir/.wh..wh..opq", "", Regular),
+        ("models/.wh.dir2", "", Regular),
+        ("models/keep", "second", Regular),
+        ("models/was-a-file/now", "in a directory", Regular),
+        ("models-evil/x", "x", Regular),
+    ];
+    let lower = layer(&base, true);
+    serve_image(&server, &[lower.clone(), layer(&upper, false), layer(&[], true)]);
+    let (mut command, dest) = fetch("1");
+    succeed(&mut command);
+    let found = model_tree(&dest);
+    let files: Vec<_> = found.iter().filter(|(name, _)| !name.ends_with('/')).collect();
+    let names: Vec<_> = files.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["dir/b", "keep", "w.bin", "was-a-file/now"]);
+    assert!(found["keep"] == b"second" && found["w.bin"] == large.as_bytes());
+    // All of it goes, and comes again.
+    for whiteout in [".wh.models", ".wh..wh..opq"] {
+        serve_image(&server, &[lower.clone(), layer(&[(whiteout, "", Regular)], true)]);
+        refuse(&mut fetch("2").0, Code::NotFound);
+        let again = [("models/new", "new", Regular), (whiteout, "", Regular)];
+        serve_image(&server, &[lower.clone(), layer(&again, true)]);
+        let (mut command, dest) = fetch(whiteout);
+        succeed(&mut command);
+        assert_eq!(model_tree(&dest).into_keys().collect::<Vec<_>>(), ["new"]);
+    }
+
+    let refused = |code: Code| {
+        let (mut command, dest) = fetch("3");
+        refuse(&mut command, code);
+        assert!(tree(&dest).is_empty());
+    };
+    for entry in [
+        ("models/link", "/etc/passwd", Symlink),
+        ("models/link", "models/keep", Link),
+        ("models/sda", "", Block),
+        ("models", "/etc", Symlink),
+        ("models/../x", "x", Regular),
+        ("models//x", "x", Regular),
+    ] {
+        serve_image(&server, &[lower.clone(), layer(&[entry], true)]);
+        refused(Code::Tampered);
+    }
+    let twice = [("models/x", "1", Regular), ("models/x", "2", Regular)];
+    let both = [("models/x", "1", Regular), ("models/x/y", "2", Regular)];
+    for entries in [twice, both] {
+        serve_image(&server, &[layer(&entries, true)]);
+        refused(Code::Tampered);
+    }
+    // What a layer unpacks to, and what it is itself, is what its digests name.
+    let other = layer(&[("models/x", "other", Regular)], true);
+    serve_image(&server, &[(other.0, lower.1.clone())]);
+    refused(Code::Tampered);
+    // The time in gzip's header: what it unpacks to stays the same.
+    serve_image(&server, std::slice::from_ref(&lower));
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &lower.1);
+    let mut another = lower.1.clone();
+    another[4] ^= 1;
+    server.put(&format!("v2/team/m/blobs/sha256:{}", hex::encode(digest)), another);
+    refused(Code::Tampered);
+    let (tar, blob) = layer(&[("models/x", &large, Regular)], false);
+    serve_image(&server, &[(tar, blob)]);
+    for (from, after) in [(0, 1_000_000), (1, 1_000_000)] {
+        server.clear_log();
+        server.plan(move |seen| {
+            let chosen = seen.range.is_none() && seen.object.contains("/blobs/");
+            (chosen && seen.nth >= from).then_some(Fault::Garbage { after })
+        });
+        refused(Code::Tampered);
+    }
+    server.plan(|_| None);
+    succeed(&mut fetch("4").0);
+    // Nobody's image is replaced by mistake.
+    let key = ["--resource-id", RESOURCE, "--key-file", text(&sealed.key)];
+    let named = ["--name", "model", "--generation", "1"];
+    let said = refuse(
+        sealift().args(["seal", text(&sealed.model), &uri]).args(key).args(named),
+        Code::Usage,
+    );
+    assert!(said.contains("something else"), "{said}");
+    assert!(server.log().iter().all(|it| it.request.method == "GET"));
+    refuse(
+        sealift().args(["init", &uri, text(&sealed.dest("5")), "--resource-id", RESOURCE]),
+        Code::NotSealed,
+    );
 }

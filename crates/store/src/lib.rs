@@ -1,5 +1,5 @@
-//! Where bundles live: read ranges, list and write objects in a bucket of S3, Google or Azure,
-//! below an HTTP base URL, or in a directory.
+//! Where bundles live: read ranges, list and write objects in a bucket of S3, Google or Azure, in
+//! an artifact of a container registry, below an HTTP base URL, or in a directory.
 //!
 //! A [`Store`] is a [`Location`] that was opened with [`Settings`]; objects have clean relative
 //! names below it. The place is not trusted: what it says about names, lengths and ranges is
@@ -24,6 +24,7 @@ mod hub;
 mod local;
 mod location;
 mod name;
+mod oci;
 mod remote;
 mod service;
 mod settings;
@@ -60,6 +61,31 @@ pub struct Entry {
     pub etag: Option<String>,
 }
 
+/// A layer of a container image: an object that is an archive of files (OCI image-spec, "Image Layer
+/// Filesystem Changeset").
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layer {
+    /// The object, to be read with [`Store::stream`].
+    pub object: String,
+    /// Its length in bytes.
+    pub bytes: u64,
+    /// It is compressed.
+    pub gzip: bool,
+    /// What its bytes must hash to.
+    pub sha256: [u8; 32],
+    /// What the tar file inside must hash to.
+    pub diff_id: [u8; 32],
+}
+
+/// What becomes of a place's other objects when what was written is committed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rest {
+    /// The place holds just what was written.
+    Gone,
+    /// They stay as they were read before.
+    Kept,
+}
+
 /// An opened location. Cloning is cheap and shares the connections.
 #[derive(Clone)]
 pub struct Store {
@@ -73,6 +99,7 @@ enum Backend {
     Http(Box<http::Http>),
     Hub(Box<hub::Hub>),
     Hdfs(Box<hdfs::Hdfs>),
+    Oci(Box<oci::Oci>),
     Local(local::Local),
 }
 
@@ -94,6 +121,9 @@ impl Store {
                 hdfs::Hdfs::open(path, settings).map(|it| Backend::Hdfs(Box::new(it)))
             }
             Place::Hub(repo) => hub::Hub::open(repo, settings).map(|it| Backend::Hub(Box::new(it))),
+            Place::Oci(reference) => {
+                oci::Oci::open(reference, settings).map(|it| Backend::Oci(Box::new(it)))
+            }
             Place::Local(path) => Ok(Backend::Local(local::Local::new(path.clone()))),
         };
         let backend = backend.map_err(|error| error.at(&location.to_string()))?;
@@ -138,6 +168,7 @@ impl Store {
             Backend::Http(http) => http.stat(object).await,
             Backend::Hub(hub) => hub.stat(object).await,
             Backend::Hdfs(hdfs) => hdfs.stat(object).await,
+            Backend::Oci(oci) => oci.stat(object).await,
             Backend::Local(local) => local.stat(object).await,
         };
         result.map_err(|error| error.at(&self.address(object)))
@@ -178,6 +209,7 @@ impl Store {
             Backend::Http(http) => http.get(object, range, etag, address.clone()).await,
             Backend::Hub(hub) => hub.get(object, range, address.clone()).await,
             Backend::Hdfs(hdfs) => hdfs.get(object, range, etag, address.clone()).await,
+            Backend::Oci(oci) => oci.get(object, range, address.clone()).await,
             Backend::Local(local) => local.get(object, range, etag, address.clone()).await,
         };
         result.map_err(|error| error.at(&address))
@@ -210,6 +242,47 @@ impl Store {
         }
     }
 
+    /// The SHA-256 by which the place names an object's content, where it does so. Nothing holds the
+    /// bytes of a [`stream`](Self::stream) against it: that is the caller's, once it has them all,
+    /// if nothing else tells it that they are right.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn sha256(&self, object: &str) -> Result<Option<[u8; 32]>, Error> {
+        name::check(object)?;
+        let Backend::Oci(oci) = &self.backend else { return Ok(None) };
+        oci.sha256(object).await.map(Some).map_err(|error| error.at(&self.address(object)))
+    }
+
+    /// The layers of a container image, the lowest first, if the place is one.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn layers(&self) -> Result<Option<Vec<Layer>>, Error> {
+        let Backend::Oci(oci) = &self.backend else { return Ok(None) };
+        oci.layers().await.map_err(|error| error.at(&self.location.to_string()))
+    }
+
+    /// Whether a [`commit`](Self::commit) would take the place of something, whatever it is.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn is_taken(&self) -> Result<bool, Error> {
+        let Backend::Oci(oci) = &self.backend else { return Ok(false) };
+        oci.exists().await.map_err(|error| error.at(&self.location.to_string()))
+    }
+
+    /// Makes what was written visible where a single object cannot be: an artifact of a registry
+    /// changes as a whole. Elsewhere every object is visible already, and this does nothing.
+    ///
+    /// # Errors
+    /// [`Error::Changed`] if the rest is to be kept and is not what was read any more, or the
+    /// store's; then the place is as it was, unless the answer to the last request was lost.
+    pub async fn commit(&self, rest: Rest) -> Result<(), Error> {
+        let Backend::Oci(oci) = &self.backend else { return Ok(()) };
+        oci.commit(rest).await.map_err(|error| error.at(&self.location.to_string()))
+    }
+
     /// Whether the place keeps an object of this name beside those of its user: a hub puts
     /// `.gitattributes` and `README.md` into each repository.
     #[must_use]
@@ -235,12 +308,14 @@ impl Store {
             }
             Backend::Hub(hub) => hub.list(entries_max).await,
             Backend::Hdfs(hdfs) => hdfs.list(entries_max).await,
+            Backend::Oci(oci) => oci.list(entries_max).await,
             Backend::Local(local) => local.list(entries_max).await,
         };
         listed.and_then(clean).map_err(|error| error.at(&self.location.to_string()))
     }
 
-    /// Begins an object of unknown length; at most 80 GB in a bucket.
+    /// Begins an object of unknown length; at most 80 GB in a bucket. In an artifact of a registry it
+    /// is there after [`Store::commit`].
     ///
     /// # Errors
     /// [`Error::Unsupported`] over plain HTTP, or the store's.
@@ -276,6 +351,9 @@ impl Store {
                 object: String::new(),
                 what: "the hub is for reading only: seal into a directory, and upload that",
             }),
+            Backend::Oci(oci) => {
+                oci.writer(object).map(|upload| ObjectWriter::oci(upload, address.clone()))
+            }
             Backend::Local(local) => ObjectWriter::local(local, object, address.clone()).await,
         };
         result.map_err(|error| error.at(&address))

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use url::Url;
 
+use crate::oci::Reference;
 use crate::service::{AzureContainer, HubRepo, Service, bucket_name, percent_decoded};
 use crate::{Error, name};
 
@@ -21,6 +22,7 @@ const URI_BYTES_MAX: usize = 4_096;
 /// | `abfs[s]://<container>@<account>.dfs.core.windows.net/prefix`, `wasb[s]://<container>@<account>.blob.…` | the same container |
 /// | `hf://owner/model[:revision]`, `hf://owner/model/folder[:revision]` | a repository of Hugging Face's hub, the branch `main` unless said; reading only |
 /// | `hdfs://path`, `webhdfs://path` | the path in the file system that the settings name, as KServe has it; reading only |
+/// | `oci://registry[:port]/repository[:tag]`, `…@sha256:…` | an artifact of a container registry, the tag `latest` unless said; each object is a layer, named by an annotation |
 /// | `file:///dir`, `file://localhost/dir`, `/dir`, `dir` | a local directory; no percent-decoding, as KServe reads it |
 /// | `https://host/base`, `http://host/base` | `base/<object>`, each component percent-encoded; reading only. A query goes with every object |
 ///
@@ -42,6 +44,7 @@ pub(crate) enum Place {
     Hdfs {
         path: String,
     },
+    Oci(Reference),
     Local(PathBuf),
     Http(HttpBase),
 }
@@ -87,11 +90,12 @@ impl Location {
             }
             "hdfs" | "webhdfs" => hdfs(rest),
             "hf" => Ok(Self(Place::Hub(HubRepo::parse(rest)?))),
+            "oci" => Ok(Self(Place::Oci(Reference::parse(rest)?))),
             "file" => file(rest),
             "http" | "https" => http(uri),
             _ => Err(Error::usage(format!(
-                "unknown scheme {}: expected s3://, gs://, abfs://, hf://, hdfs://, file://, \
-                 https://, http:// or a path",
+                "unknown scheme {}: expected s3://, gs://, abfs://, hf://, hdfs://, oci://, \
+                 file://, https://, http:// or a path",
                 name::quoted(scheme)
             ))),
         }
@@ -111,6 +115,7 @@ impl Location {
             Place::Hub(repo) => {
                 Place::Hub(HubRepo { folder: joined(&repo.folder, name), ..repo.clone() })
             }
+            Place::Oci(_) => return Err(Error::usage("an oci:// location has no folders")),
             Place::Local(path) => Place::Local(path.join(name)),
             Place::Http(base) => {
                 let mut url = object_url(&base.url, name);
@@ -148,6 +153,7 @@ impl Location {
                 let (folder, name) = split(&repo.folder)?;
                 Some((Self(Place::Hub(HubRepo { folder, ..repo.clone() })), name))
             }
+            Place::Oci(_) => None,
             Place::Local(path) => {
                 let name = path.file_name()?.to_str()?;
                 name::fault(name).is_none().then_some(())?;
@@ -263,6 +269,7 @@ impl fmt::Display for Location {
             Place::Remote { service, prefix } => write!(f, "{service}/{prefix}"),
             Place::Hdfs { path } => write!(f, "hdfs://{path}"),
             Place::Hub(repo) => write!(f, "{repo}"),
+            Place::Oci(reference) => write!(f, "{reference}"),
             Place::Local(path) => write!(f, "{}", path.display()),
             Place::Http(HttpBase { url, .. }) => {
                 write!(f, "{}://{}", url.scheme(), url.host_str().unwrap_or_default())?;
@@ -312,6 +319,16 @@ mod tests {
         assert_eq!(shown("models/llama"), "models/llama");
         assert_eq!(shown("https://host:8443/a/b"), "https://host:8443/a/b");
         assert_eq!(shown("gs://models/llama/"), "gs://models/llama");
+        let digest = format!("sha256:{}", "0a".repeat(32));
+        for (uri, expected) in [
+            ("oci://r.example/m", "oci://r.example/m:latest"),
+            ("oci://r.example:5000/a/b-c/m_1:v1.0_X", "oci://r.example:5000/a/b-c/m_1:v1.0_X"),
+            ("sealift+oci://[::1]:5000/m", "oci://[::1]:5000/m:latest"),
+            ("oci://docker.io/m:1", "oci://docker.io/library/m:1"),
+            (&format!("oci://r.example/m:v1@{digest}"), &format!("oci://r.example/m@{digest}")),
+        ] {
+            assert_eq!(shown(uri), expected);
+        }
         assert_eq!(shown("hf://org/model/"), "hf://org/model");
         assert_eq!(shown("webhdfs:///user/me/model/"), "hdfs://user/me/model");
         assert_eq!(shown("hf://org/model:refs/pr/1"), "hf://org/model:refs/pr/1");
@@ -354,6 +371,23 @@ mod tests {
             "hf://owner/model:a..b",
             "hf://owner/model/../x",
             "hf://owner/model?x",
+            "oci://r.example",
+            "oci://r.example/",
+            "oci:///m",
+            "oci://r.example:/m",
+            "oci://r.example:99999/m",
+            "oci://user@r.example/m",
+            "oci://[::x]/m",
+            "oci://r.example/M",
+            "oci://r.example/m/",
+            "oci://r.example/../m",
+            "oci://r.example/a//m",
+            "oci://r.example/m:",
+            "oci://r.example/m:-x",
+            "oci://r.example/m:a/b",
+            "oci://r.example/m?x=1",
+            "oci://r.example/m@sha256:00",
+            "oci://r.example/m@sha512:00",
             "gs://bucket/a?x=1",
             "abfs://models/x",
             "abfs://models@acct.example/x",

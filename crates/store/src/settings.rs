@@ -81,6 +81,10 @@ pub struct Settings {
     pub hub_endpoint: Option<String>,
     /// Who we are to it.
     pub hub_token: Option<String>,
+    /// Docker's configuration file, with the credentials for registries.
+    pub oci_docker_config: Option<PathBuf>,
+    /// Whether registries are spoken to without TLS; if nobody says, only those on this machine are.
+    pub oci_insecure: Option<bool>,
     /// The variables that the credential chain reads: web identity, profile files, container and
     /// instance metadata.
     pub(crate) ambient: HashMap<String, String>,
@@ -109,13 +113,15 @@ impl Default for Settings {
             hdfs: HashMap::new(),
             hub_endpoint: None,
             hub_token: None,
+            oci_docker_config: None,
+            oci_insecure: None,
             ambient: HashMap::new(),
         }
     }
 }
 
 /// What the credential chain may look at; see [`Settings::ambient`].
-const AMBIENT: [&str; 31] = [
+const AMBIENT: [&str; 32] = [
     "HDFS_SECRET_DIR",
     "HADOOP_USER_NAME",
     "AWS_ROLE_ARN",
@@ -147,6 +153,7 @@ const AMBIENT: [&str; 31] = [
     "AZ_TENANT_ID",
     "AZ_CLIENT_ID",
     "AZ_CLIENT_SECRET",
+    "DOCKER_CONFIG",
 ];
 
 impl Settings {
@@ -169,6 +176,8 @@ impl Settings {
     /// | `<host>-headers` | headers for a web server, see [`Settings::set_headers`] |
     /// | `HDFS_SECRET_DIR`, `HADOOP_USER_NAME`; `STORAGE_CONFIG` of type `hdfs` | how to reach HDFS |
     /// | `HF_TOKEN`, `HF_ENDPOINT` | who we are to Hugging Face's hub, and another hub |
+    /// | `KSERVE_OCI_DOCKER_CONFIG`, else `config.json` in `DOCKER_CONFIG` or `HOME/.docker` | who we are to registries, in Docker's form |
+    /// | `KSERVE_OCI_INSECURE_REGISTRY` | registries are spoken to without TLS; unset, those on this machine are |
     /// | `S3_CONNECT_TIMEOUT`, `S3_READ_TIMEOUT` | seconds |
     /// | `HTTPS_PROXY`, `HTTP_PROXY`, `NO_PROXY` (lower case first), `ALL_PROXY` | proxies |
     ///
@@ -213,6 +222,10 @@ impl Settings {
             hdfs: storage_config::hdfs(env)?,
             hub_endpoint: service_endpoint(&get, "HF_ENDPOINT")?,
             hub_token: first(&["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"]),
+            oci_docker_config: get("KSERVE_OCI_DOCKER_CONFIG").map(PathBuf::from),
+            oci_insecure: get("KSERVE_OCI_INSECURE_REGISTRY")
+                .map(|value| boolean("KSERVE_OCI_INSECURE_REGISTRY", &value))
+                .transpose()?,
             ambient: AMBIENT
                 .iter()
                 .filter_map(|name| Some(((*name).to_owned(), get(name)?)))
@@ -405,6 +418,8 @@ impl fmt::Debug for Settings {
             .field("headers", &self.headers.keys())
             .field("hub_endpoint", &self.hub_endpoint)
             .field("hub_token", &secret(&self.hub_token))
+            .field("oci_docker_config", &self.oci_docker_config)
+            .field("oci_insecure", &self.oci_insecure)
             .field("ambient", &ambient)
             .finish()
     }

@@ -12,6 +12,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, fsync, openat, renameat, unlinkat};
 
 use crate::Error;
 use crate::local::{Local, TEMPORARY_PREFIX, blocking, failed};
+use crate::oci;
 use crate::remote::{self, Remote};
 
 /// The usual part of a multipart upload.
@@ -31,6 +32,7 @@ pub struct ObjectWriter {
 
 enum Sink {
     Remote(Option<Box<opendal::Writer>>),
+    Oci(Option<Box<oci::Upload>>),
     Local(LocalFile),
 }
 
@@ -54,6 +56,11 @@ impl ObjectWriter {
         Ok(Self { sink: Sink::Local(file), address, written: 0, bytes_max: u64::MAX })
     }
 
+    pub(crate) fn oci(upload: oci::Upload, address: String) -> Self {
+        let sink = Sink::Oci(Some(Box::new(upload)));
+        Self { sink, address, written: 0, bytes_max: u64::MAX }
+    }
+
     /// Appends `bytes`. Waits while too many parts are on their way.
     ///
     /// # Errors
@@ -72,7 +79,8 @@ impl ObjectWriter {
             Sink::Remote(Some(writer)) => {
                 writer.write(bytes).await.map_err(|error| remote::failure(&error))
             }
-            Sink::Remote(None) => Err(Error::protocol("the upload was ended before")),
+            Sink::Oci(Some(upload)) => upload.write(&bytes).await,
+            Sink::Remote(None) | Sink::Oci(None) => Err(ended()),
             Sink::Local(file) => file.write(bytes).await,
         };
         result.map_err(|error| error.at(&self.address))
@@ -85,7 +93,7 @@ impl ObjectWriter {
             Sink::Local(local) => {
                 Some(LocalAppender { file: Arc::clone(&local.file), address: self.address.clone() })
             }
-            Sink::Remote(_) => None,
+            Sink::Remote(_) | Sink::Oci(_) => None,
         }
     }
 
@@ -108,7 +116,17 @@ impl ObjectWriter {
                     Err(remote::failure(&error))
                 }
             },
-            Sink::Remote(None) => Err(Error::protocol("the upload was ended before")),
+            Sink::Oci(upload) => match upload.take() {
+                Some(mut upload) => match upload.finish().await {
+                    Ok(()) => Ok(()),
+                    Err(error) => {
+                        let _ = upload.abort().await;
+                        Err(error)
+                    }
+                },
+                None => Err(ended()),
+            },
+            Sink::Remote(None) => Err(ended()),
             Sink::Local(file) => file.publish().await,
         };
         result.map_err(|error| error.at(&self.address))
@@ -127,6 +145,10 @@ impl ObjectWriter {
                 }
                 None => Ok(()),
             },
+            Sink::Oci(upload) => match upload.take() {
+                Some(mut upload) => upload.abort().await.map_err(|error| error.at(&self.address)),
+                None => Ok(()),
+            },
             // Dropping removes the file.
             Sink::Local(_) => Ok(()),
         }
@@ -135,13 +157,22 @@ impl ObjectWriter {
 
 impl Drop for ObjectWriter {
     fn drop(&mut self) {
-        let Sink::Remote(writer) = &mut self.sink else { return };
-        let Some(mut writer) = writer.take() else { return };
+        let sink = match &mut self.sink {
+            Sink::Remote(writer) => Sink::Remote(writer.take()),
+            Sink::Oci(upload) => Sink::Oci(upload.take()),
+            Sink::Local(_) => return,
+        };
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         let address = std::mem::take(&mut self.address);
         runtime.spawn(async move {
-            if let Err(error) = writer.abort().await {
-                let error = remote::failure(&error);
+            let aborted = match sink {
+                Sink::Remote(Some(mut writer)) => {
+                    writer.abort().await.map_err(|error| remote::failure(&error))
+                }
+                Sink::Oci(Some(mut upload)) => upload.abort().await,
+                _ => Ok(()),
+            };
+            if let Err(error) = aborted {
                 tracing::warn!(object = address, %error, "parts of an upload may remain");
             }
         });
@@ -172,6 +203,10 @@ impl LocalAppender {
     pub fn append(&self, bytes: &[u8]) -> Result<(), Error> {
         append(&self.file, bytes).map_err(|error| error.at(&self.address))
     }
+}
+
+fn ended() -> Error {
+    Error::protocol("the upload was ended before")
 }
 
 fn append(mut file: &File, bytes: &[u8]) -> Result<(), Error> {

@@ -15,6 +15,7 @@ pub mod moto;
 pub mod oracle;
 pub mod planted;
 pub mod proto;
+pub mod registry;
 pub mod relay;
 pub mod s3;
 pub mod sealer;

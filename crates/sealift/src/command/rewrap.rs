@@ -4,7 +4,7 @@ use audit::Event;
 use bytes::Bytes;
 use seal::bundle::{Bundle, MANIFEST_BYTES_MAX, MANIFEST_OBJECT, Recipient};
 use serde::Serialize;
-use store::Store;
+use store::{Rest, Store};
 
 use crate::cli::{Global, Rewrap};
 use crate::code::Code;
@@ -58,6 +58,7 @@ pub(crate) async fn run(args: &Rewrap, global: &Global) -> Result<(), Failure> {
             let mut writer = store.writer(MANIFEST_OBJECT).await?;
             writer.write(Bytes::from(rewrapped)).await?;
             writer.finish().await?;
+            store.commit(Rest::Kept).await?;
         }
     }
     output::print(global.output, &result, |result| {

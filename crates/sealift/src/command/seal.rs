@@ -19,7 +19,7 @@ use seal::manifest::{FileEntry, Manifest, Mode};
 use seal::name::{BundlePath, Digest, ModelName, check_set};
 use seal::segment::{FileKey, HEADER_BYTES, Header, Layout, TAG_BYTES};
 use serde::Serialize;
-use store::{LocalAppender, ObjectWriter, Store};
+use store::{LocalAppender, ObjectWriter, Rest, Store};
 use tokio::sync::mpsc;
 use tokio::task::{JoinError, spawn_blocking};
 
@@ -110,6 +110,7 @@ pub(crate) async fn run(args: &Seal, global: &Global) -> Result<(), Failure> {
     let mut writer = store.writer(MANIFEST_OBJECT).await?;
     writer.write(Bytes::from(json)).await?;
     writer.finish().await?;
+    store.commit(Rest::Gone).await?;
     let seal_ms = progress.elapsed().as_millis();
     drop(shown);
 
@@ -271,6 +272,10 @@ async fn refuse_existing(store: &Store, args: &Seal) -> Result<(), Failure> {
         return Ok(());
     }
     match store.stat(MANIFEST_OBJECT).await {
+        Err(store::Error::NotFound { .. }) if store.is_taken().await? => {
+            Err(Failure::usage(format!("{} is something else already", args.dest))
+                .hint("Seal to a tag of its own, or say --overwrite"))
+        }
         Err(store::Error::NotFound { .. }) => Ok(()),
         Ok(_) => Err(Failure::usage(format!("{} holds a bundle already", args.dest)).hint(
             "Seal a new generation to a prefix of its own, so that pods that start meanwhile find \

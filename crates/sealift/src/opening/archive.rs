@@ -5,6 +5,7 @@
 //! limits are checked; then for the contents. So nothing of it is held but one buffer, neither
 //! packed nor unpacked, and a bomb is refused before a byte of it is written.
 
+mod image;
 mod object;
 
 use std::collections::BTreeSet;
@@ -22,6 +23,7 @@ use crate::code::Code;
 use crate::failure::Failure;
 use crate::progress::Progress;
 use crate::transfer::{Limits, plain_segments};
+pub(super) use image::Image;
 pub(super) use object::Object;
 use object::Reader;
 

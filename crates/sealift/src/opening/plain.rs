@@ -7,7 +7,7 @@ use publish::{Plan, PlannedFile};
 use seal::name::{BundlePath, Digest};
 use store::{Location, ObjectMeta, Settings, Store};
 
-use super::archive::{Archive, Format, Object};
+use super::archive::{Archive, Format, Image, Object};
 use super::plan::Work;
 use crate::code::Code;
 use crate::failure::Failure;
@@ -23,6 +23,10 @@ pub(super) async fn plan(
     patterns: &Patterns,
     settings: &Settings,
 ) -> Result<(Plan, Work), Failure> {
+    if let Some(layers) = objects.retried(|| objects.store.layers()).await? {
+        let image = Image::index(objects.store, layers, objects.limits).await?;
+        return Ok((unpacked("image\n", &image.files), Work::Image(image)));
+    }
     let listed = objects.list().await;
     let mut whole = false;
     let (store, found) = match listed {
@@ -38,10 +42,13 @@ pub(super) async fn plan(
     };
     if let [(name, meta)] = &found.iter().collect::<Vec<_>>()[..]
         && let Some(format) = Format::of(name)
+        // An artifact's files are what was pushed, and are held against their digests as such.
+        && store.sha256(name).await?.is_none()
     {
         let (name, bytes, etag) = ((*name).clone(), meta.bytes, meta.etag.clone());
         let object = Object { store, name, bytes, etag };
-        return unpacked(Archive::index(format, object, objects.limits).await?);
+        let archive = Archive::index(format, object, objects.limits).await?;
+        return Ok((unpacked("archive\n", &archive.files), Work::Archive(archive)));
     }
     let total = found.len();
     let found: BTreeMap<_, _> = found.into_iter().filter(|(name, _)| patterns.take(name)).collect();
@@ -65,22 +72,22 @@ pub(super) async fn plan(
             segments: plain_segments(meta.bytes),
         });
     }
-    let item = |(object, meta): (String, ObjectMeta)| Item {
-        object,
-        content: Content::Plain { bytes: meta.bytes, etag: meta.etag, whole },
-    };
-    let work = Work::Plain { items: found.into_iter().map(item).collect(), store };
+    let mut items = Vec::with_capacity(found.len());
+    for (object, ObjectMeta { bytes, etag }) in found {
+        let sha256 = store.sha256(&object).await?.map(Digest::from_bytes);
+        items.push(Item { object, content: Content::Plain { bytes, etag, whole, sha256 } });
+    }
+    let work = Work::Plain { items, store };
     Ok((Plan { digest: *Digest::of(identity.as_bytes()).as_bytes(), files }, work))
 }
 
-/// What an archive unpacks to. It is taken whole: upstream's patterns are for objects.
-fn unpacked(archive: Archive) -> Result<(Plan, Work), Failure> {
-    let mut identity = String::from("archive\n");
-    for file in &archive.files {
+/// What an archive or an image unpacks to. It is taken whole: upstream's patterns are for objects.
+fn unpacked(kind: &str, files: &[PlannedFile]) -> Plan {
+    let mut identity = String::from(kind);
+    for file in files {
         identity.push_str(&format!("{} {}\n", file.bytes, file.path));
     }
-    let digest = *Digest::of(identity.as_bytes()).as_bytes();
-    Ok((Plan { digest, files: archive.files.clone() }, Work::Archive(archive)))
+    Plan { digest: *Digest::of(identity.as_bytes()).as_bytes(), files: files.to_vec() }
 }
 
 /// The location as one object.

@@ -5,7 +5,7 @@ use seal::bundle::{Bundle, MANIFEST_OBJECT};
 use seal::name::KeyUri;
 use store::Store;
 
-use super::archive::Archive;
+use super::archive::{Archive, Image};
 use super::upstream::{self, Token};
 use super::{Accept, Run, Target, plain};
 use crate::code::Code;
@@ -40,13 +40,15 @@ pub(super) enum Work {
     },
     /// Out of one archive.
     Archive(Archive),
+    /// Out of the layers of a container image.
+    Image(Image),
 }
 
 impl Work {
     pub(super) fn resource(&self) -> Option<&KeyUri> {
         match self {
             Self::Sealed { resource, .. } | Self::Jwe { resource, .. } => Some(resource),
-            Self::Plain { .. } | Self::Archive(_) => None,
+            Self::Plain { .. } | Self::Archive(_) | Self::Image(_) => None,
         }
     }
 }

@@ -78,6 +78,7 @@ fn refuses_bad_values_by_name_and_without_repeating_them() {
         ("S3_USER_VIRTUAL_BUCKET", "hunter2"),
         ("S3_USE_VIRTUAL_BUCKET", "hunter2"),
         ("S3_CONNECT_TIMEOUT", "hunter2"),
+        ("KSERVE_OCI_INSECURE_REGISTRY", "hunter2"),
         ("S3_READ_TIMEOUT", "-1"),
         ("S3_READ_TIMEOUT", "1e99"),
         ("S3_READ_TIMEOUT", "0"),

@@ -1,0 +1,217 @@
+//! Artifacts of container registries: one layer for each file, named by an annotation. That is how
+//! Sealift pushes a bundle, and how CNCF's ModelPack, KitOps and `oras` push plain files.
+//!
+//! A tag is resolved to its manifest once, and everything is read by the digests in it; so what is
+//! read is one state, however long that takes and wherever the tag moves meanwhile. A manifest is
+//! held against its digest here. A blob is not, since it is read in ranges: see
+//! [`crate::Store::sha256`].
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::{Arc, PoisonError};
+
+use futures::StreamExt;
+use tokio::sync::OnceCell;
+
+use crate::stream::ObjectStream;
+use crate::{Entry, Error, Layer, ObjectMeta, Rest, Settings, client, remote};
+
+mod credentials;
+mod manifest;
+mod push;
+mod reference;
+mod registry;
+
+use manifest::{Descriptor, Document};
+pub(crate) use push::Upload;
+pub(crate) use reference::Reference;
+use reference::{Sha256, Version};
+use registry::Registry;
+
+/// One artifact.
+#[derive(Clone)]
+pub(crate) struct Oci {
+    registry: Arc<Registry>,
+    reference: Reference,
+    snapshot: Arc<OnceCell<Snapshot>>,
+    written: push::Written,
+}
+
+/// What the reference means; for a tag, when it was asked for.
+struct Snapshot {
+    /// By name; those of an image are its layers, named by their digests.
+    files: BTreeMap<String, Descriptor>,
+    image: Option<Vec<Layer>>,
+    manifest: Vec<u8>,
+    digest: Sha256,
+    /// It was chosen out of an index.
+    chosen: bool,
+}
+
+impl Oci {
+    pub(crate) fn open(reference: &Reference, settings: &Settings) -> Result<Self, Error> {
+        Ok(Self {
+            registry: Arc::new(Registry::open(reference, settings)?),
+            reference: reference.clone(),
+            snapshot: Arc::default(),
+            written: push::Written::default(),
+        })
+    }
+
+    async fn snapshot(&self) -> Result<&Snapshot, Error> {
+        self.snapshot.get_or_try_init(|| self.resolve()).await
+    }
+
+    async fn resolve(&self) -> Result<Snapshot, Error> {
+        let (manifest, digest) = self.registry.manifest(&self.reference.version).await?;
+        let chosen = match Document::parse(&manifest)? {
+            Document::Index(chosen) => chosen,
+            document => return self.snapshot_of(document, manifest, digest, false).await,
+        };
+        let (manifest, digest) = self.registry.manifest(&Version::Digest(chosen.digest)).await?;
+        if chosen.bytes != manifest.len() as u64 {
+            return Err(manifest::malformed("has another size than it should"));
+        }
+        self.snapshot_of(Document::parse(&manifest)?, manifest, digest, true).await
+    }
+
+    async fn snapshot_of(
+        &self,
+        document: Document,
+        manifest: Vec<u8>,
+        digest: Sha256,
+        chosen: bool,
+    ) -> Result<Snapshot, Error> {
+        let (files, image) = match document {
+            Document::Artifact(files) => (files, None),
+            Document::Image { config, layers } => {
+                let config = self.registry.small_blob(&config).await?;
+                let ids = manifest::diff_ids(&config, layers.len())?;
+                let image = layers.iter().zip(ids).map(|((blob, gzip), id)| Layer {
+                    object: blob.digest.to_string(),
+                    bytes: blob.bytes,
+                    gzip: *gzip,
+                    sha256: blob.digest.0,
+                    diff_id: id.0,
+                });
+                let image: Vec<_> = image.collect();
+                let name = |layer: &(Descriptor, bool)| (layer.0.digest.to_string(), layer.0);
+                (layers.iter().map(name).collect(), Some(image))
+            }
+            Document::Index(_) => {
+                return Err(manifest::malformed("is an index inside of an index"));
+            }
+        };
+        Ok(Snapshot { files, image, manifest, digest, chosen })
+    }
+
+    pub(crate) async fn layers(&self) -> Result<Option<Vec<Layer>>, Error> {
+        Ok(self.snapshot().await?.image.clone())
+    }
+
+    /// Whether the tag points to anything.
+    pub(crate) async fn exists(&self) -> Result<bool, Error> {
+        match self.registry.manifest(&self.reference.version).await {
+            Ok(_) => Ok(true),
+            Err(Error::NotFound { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn file(&self, object: &str) -> Result<Descriptor, Error> {
+        let found = self.snapshot().await?.files.get(object).copied();
+        found.ok_or(Error::NotFound { object: String::new(), bucket: false })
+    }
+
+    pub(crate) async fn stat(&self, object: &str) -> Result<ObjectMeta, Error> {
+        let bytes = self.file(object).await?.bytes;
+        Ok(ObjectMeta { bytes, etag: None })
+    }
+
+    pub(crate) async fn sha256(&self, object: &str) -> Result<[u8; 32], Error> {
+        Ok(self.file(object).await?.digest.0)
+    }
+
+    pub(crate) async fn list(&self, entries_max: usize) -> Result<Vec<Entry>, Error> {
+        let Snapshot { files, image, .. } = self.snapshot().await?;
+        if image.is_some() {
+            return Err(Error::Unsupported {
+                object: String::new(),
+                what: "a container image lists layers and no files",
+            });
+        }
+        if files.len() > entries_max {
+            return Err(remote::too_many(entries_max));
+        }
+        let entry = |(name, file): (&String, &Descriptor)| Entry {
+            name: name.clone(),
+            bytes: file.bytes,
+            etag: None,
+        };
+        Ok(files.iter().map(entry).collect())
+    }
+
+    pub(crate) async fn get(
+        &self,
+        object: &str,
+        range: Option<Range<u64>>,
+        address: String,
+    ) -> Result<ObjectStream, Error> {
+        let file = self.file(object).await?;
+        let range = range.unwrap_or(0..file.bytes);
+        if range.end > file.bytes {
+            return Err(Error::protocol("the object ends before the range that was asked for"));
+        }
+        if range.is_empty() {
+            let nothing = Box::pin(futures::stream::empty());
+            return Ok(ObjectStream::new(nothing, address, &range, None));
+        }
+        let response = self.registry.blob(&file, &range).await?;
+        let frames =
+            response.bytes_stream().map(|frame| frame.map_err(|error| client::failure(&error)));
+        let silence = self.registry.limits.silence;
+        Ok(ObjectStream::new(Box::pin(frames), address, &range, Some(silence)))
+    }
+
+    pub(crate) fn writer(&self, object: &str) -> Result<Upload, Error> {
+        self.tag()?;
+        Ok(Upload::new(&self.registry, &self.written, object))
+    }
+
+    fn tag(&self) -> Result<&str, Error> {
+        match &self.reference.version {
+            Version::Tag(tag) => Ok(tag),
+            Version::Digest(_) => Err(Error::usage(
+                "what an oci:// location names by its digest cannot be replaced: give a tag",
+            )),
+        }
+    }
+
+    /// Moves the tag to a manifest of what was written.
+    pub(crate) async fn commit(&self, rest: Rest) -> Result<(), Error> {
+        let written =
+            std::mem::take(&mut *self.written.lock().unwrap_or_else(PoisonError::into_inner));
+        if written.is_empty() {
+            return Ok(());
+        }
+        let tag = self.tag()?;
+        let manifest = match rest {
+            Rest::Gone => push::new_manifest(&self.registry, &written).await?,
+            Rest::Kept => {
+                let before = self.snapshot().await?;
+                if before.chosen {
+                    return Err(Error::Unsupported {
+                        object: String::new(),
+                        what: "one artifact out of an index cannot be replaced by itself",
+                    });
+                }
+                // Registries have no conditional PUT: what is left is the time of one request.
+                if self.registry.manifest(&self.reference.version).await?.1 != before.digest {
+                    return Err(Error::Changed { object: String::new() });
+                }
+                push::replaced(&before.manifest, &written)?
+            }
+        };
+        self.registry.push_manifest(tag, manifest).await
+    }
+}

@@ -1,0 +1,280 @@
+//! What a registry's documents say: image manifests and indexes, as OCI and Docker write them.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use super::reference::Sha256;
+use crate::{Error, name};
+
+pub(super) const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
+/// What we can read, for the `Accept` header.
+pub(super) const ACCEPTED: &str = "application/vnd.oci.image.manifest.v1+json, \
+     application/vnd.oci.image.index.v1+json, \
+     application/vnd.docker.distribution.manifest.v2+json, \
+     application/vnd.docker.distribution.manifest.list.v2+json";
+/// The annotation with a file's name, as most tools write it.
+pub(super) const TITLE: &str = "org.opencontainers.image.title";
+/// The same in CNCF's ModelPack.
+const FILEPATH: &str = "org.cncf.model.filepath";
+/// What `oras` writes at a directory that it packed.
+const UNPACK: &str = "io.deis.oras.content.unpack";
+/// A layer of an image; but `oras` calls any file so when nobody says what it is.
+const TAR_TYPE: &str = "application/vnd.oci.image.layer.v1.tar";
+
+/// A blob or manifest that another document names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Descriptor {
+    pub(super) digest: Sha256,
+    pub(super) bytes: u64,
+}
+
+/// Most layers of an image; Docker's own limit is 127.
+const LAYERS_MAX: usize = 512;
+
+/// A document behind a tag or digest.
+pub(super) enum Document {
+    /// One artifact: its files by name.
+    Artifact(BTreeMap<String, Descriptor>),
+    /// A container image: where its configuration is, and its layers, the lowest first.
+    Image { config: Descriptor, layers: Vec<(Descriptor, bool)> },
+    /// A choice by platform: ours.
+    Index(Descriptor),
+}
+
+impl Document {
+    pub(super) fn parse(json: &[u8]) -> Result<Self, Error> {
+        let value: Value =
+            serde_json::from_slice(json).map_err(|_| malformed("is no JSON document"))?;
+        // A document that could be read as either is read differently by different programs.
+        match (value.get("layers"), value.get("manifests")) {
+            (Some(Value::Array(layers)), None) => match archives(layers) {
+                Some(layers) => {
+                    Ok(Self::Image { config: descriptor(&value["config"])?, layers: layers? })
+                }
+                None => files(layers).map(Self::Artifact),
+            },
+            (None, Some(Value::Array(manifests))) => ours(manifests).map(Self::Index),
+            (Some(_), Some(_)) => Err(malformed("has both layers and manifests")),
+            _ => Err(malformed("has neither layers nor manifests")),
+        }
+    }
+}
+
+/// The layers of a container image, and whether each is compressed; `None` if it is none.
+fn archives(layers: &[Value]) -> Option<Result<Vec<(Descriptor, bool)>, Error>> {
+    let named =
+        |layer: &Value| [TITLE, FILEPATH].iter().any(|name| !layer["annotations"][name].is_null());
+    let gzip = |layer: &Value| match layer["mediaType"].as_str()? {
+        _ if named(layer) => None,
+        TAR_TYPE => Some(false),
+        "application/vnd.oci.image.layer.v1.tar+gzip"
+        | "application/vnd.docker.image.rootfs.diff.tar.gzip" => Some(true),
+        _ => None,
+    };
+    let compressed: Vec<bool> = layers.iter().map(gzip).collect::<Option<_>>()?;
+    if layers.is_empty() || layers.len() > LAYERS_MAX {
+        return Some(Err(malformed("has no layers, or more than an image can have")));
+    }
+    let described = layers.iter().map(descriptor).zip(compressed);
+    Some(described.map(|(layer, gzip)| Ok((layer?, gzip))).collect())
+}
+
+/// What an image's layers unpack to, out of its configuration: the SHA-256 of each as a tar file.
+pub(super) fn diff_ids(config: &[u8], layers: usize) -> Result<Vec<Sha256>, Error> {
+    let config: Value =
+        serde_json::from_slice(config).map_err(|_| malformed("has no configuration in JSON"))?;
+    let listed = config["rootfs"]["diff_ids"].as_array().map_or(&[][..], Vec::as_slice);
+    let ids: Option<Vec<_>> = listed.iter().map(|id| id.as_str().and_then(Sha256::parse)).collect();
+    ids.filter(|ids| ids.len() == layers)
+        .ok_or_else(|| malformed("does not say what its layers unpack to"))
+}
+
+/// One layer a file, each with its name.
+fn files(layers: &[Value]) -> Result<BTreeMap<String, Descriptor>, Error> {
+    let mut files = BTreeMap::new();
+    for layer in layers {
+        let name = file_name(layer)?;
+        if let Some(fault) = name::fault(name) {
+            return Err(malformed(&format!("holds {}, which {fault}", name::quoted(name))));
+        }
+        if files.insert(name.to_owned(), descriptor(layer)?).is_some() {
+            return Err(malformed(&format!("holds {} twice", name::quoted(name))));
+        }
+    }
+    Ok(files)
+}
+
+/// The name of the file that a layer is.
+pub(super) fn file_name(layer: &Value) -> Result<&str, Error> {
+    let annotation = |name: &str| layer["annotations"][name].as_str();
+    let (filepath, title) = (annotation(FILEPATH), annotation(TITLE));
+    let media = layer["mediaType"].as_str().unwrap_or_default();
+    let packed = match media {
+        TAR_TYPE => filepath.is_some() || annotation(UNPACK) == Some("true"),
+        _ => media.split(['.', '+']).any(|part| part == "tar"),
+    };
+    match (filepath, title) {
+        (Some(name), _) | (None, Some(name)) if !packed => Ok(name),
+        _ => Err(Error::Unsupported {
+            object: String::new(),
+            what: "has packed layers of a kind that is not read: push each file as a plain layer, or \
+                   the model as a container image with layers in tar or gzip",
+        }),
+    }
+}
+
+/// What of an index is for Linux and this machine's processor.
+fn ours(manifests: &[Value]) -> Result<Descriptor, Error> {
+    let architecture = match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    };
+    let found = manifests.iter().find(|entry| {
+        let platform = &entry["platform"];
+        platform["os"] == "linux" && platform["architecture"] == architecture
+    });
+    descriptor(found.ok_or_else(|| malformed(&format!("lists nothing for linux/{architecture}")))?)
+}
+
+fn descriptor(value: &Value) -> Result<Descriptor, Error> {
+    let digest = value["digest"].as_str().and_then(Sha256::parse);
+    let digest = digest.ok_or_else(|| malformed("names a blob without its SHA-256"))?;
+    let bytes = value["size"].as_u64().ok_or_else(|| malformed("names a blob without its size"))?;
+    Ok(Descriptor { digest, bytes })
+}
+
+pub(super) fn malformed(what: &str) -> Error {
+    Error::protocol(format!("the registry's manifest {what}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DIGEST: &str = "sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a";
+
+    fn parse(json: &str) -> Result<Document, Error> {
+        Document::parse(json.replace("DIGEST", DIGEST).as_bytes())
+    }
+
+    fn artifact(layers: &str) -> Result<BTreeMap<String, Descriptor>, Error> {
+        match parse(&format!(r#"{{"schemaVersion":2,"layers":[{layers}]}}"#))? {
+            Document::Artifact(files) => Ok(files),
+            Document::Image { .. } => panic!("an image"),
+            Document::Index(_) => panic!("an index"),
+        }
+    }
+
+    fn layer(media: &str, annotations: &str) -> String {
+        format!(
+            r#"{{"mediaType":"{media}","digest":"DIGEST","size":2,"annotations":{{{annotations}}}}}"#
+        )
+    }
+
+    #[test]
+    fn a_layer_is_the_file_that_an_annotation_names() {
+        let raw = "application/vnd.cncf.model.weight.v1.raw";
+        let title = r#""org.opencontainers.image.title":"w.bin""#;
+        let path = r#""org.cncf.model.filepath":"sub/w.bin""#;
+        for (media, annotations, name) in [
+            (raw, title, "w.bin"),
+            (raw, path, "sub/w.bin"),
+            (raw, &*format!("{title},{path}"), "sub/w.bin"),
+            (TAR_TYPE, title, "w.bin"),
+            ("application/octet-stream", title, "w.bin"),
+        ] {
+            let files = artifact(&layer(media, annotations)).unwrap();
+            assert_eq!(files.keys().collect::<Vec<_>>(), [name], "{media}");
+        }
+    }
+
+    #[test]
+    fn archives_are_not_taken_for_files() {
+        let path = r#""org.cncf.model.filepath":"w""#;
+        let title = r#""org.opencontainers.image.title":"w""#;
+        let unpack = format!(r#"{title},"io.deis.oras.content.unpack":"true""#);
+        for (media, annotations) in [
+            ("application/vnd.oci.image.layer.v1.tar+zstd", ""),
+            ("application/vnd.oci.image.layer.v1.tar+gzip", title),
+            ("application/vnd.oci.image.layer.v1.tar", &unpack),
+            ("application/vnd.oci.image.layer.v1.tar", path),
+            ("application/vnd.oci.image.layer.v1.tar+zstd", title),
+            ("application/vnd.docker.image.rootfs.diff.tar.gzip", title),
+            ("application/vnd.cncf.model.weight.v1.tar", path),
+            ("application/vnd.kitops.modelkit.model.v1.tar+gzip", title),
+            ("application/octet-stream", ""),
+        ] {
+            let refused = artifact(&layer(media, annotations));
+            assert!(matches!(refused, Err(Error::Unsupported { .. })), "{media}: {refused:?}");
+        }
+    }
+
+    #[test]
+    fn a_container_image_is_its_layers() {
+        let image = |layers: &str| {
+            let config = r#"{"digest":"DIGEST","size":7}"#;
+            parse(&format!(r#"{{"config":{config},"layers":[{layers}]}}"#))
+        };
+        let [plain, gzip, docker] = [
+            "application/vnd.oci.image.layer.v1.tar",
+            "application/vnd.oci.image.layer.v1.tar+gzip",
+            "application/vnd.docker.image.rootfs.diff.tar.gzip",
+        ]
+        .map(|media| layer(media, ""));
+        let Ok(Document::Image { config, layers }) = image(&[&*plain, &gzip, &docker].join(","))
+        else {
+            panic!("no image");
+        };
+        assert_eq!(config.bytes, 7);
+        assert_eq!(layers.iter().map(|it| it.1).collect::<Vec<_>>(), [false, true, true]);
+        assert!(image("").is_err());
+        assert!(image(&vec![plain.as_str(); LAYERS_MAX + 1].join(",")).is_err());
+        assert!(parse(&format!(r#"{{"layers":[{plain}]}}"#)).is_err());
+
+        let ids = |ids: &str| {
+            let config = format!(r#"{{"rootfs":{{"type":"layers","diff_ids":[{ids}]}}}}"#);
+            diff_ids(config.replace("DIGEST", DIGEST).as_bytes(), 1)
+        };
+        assert_eq!(ids("\"DIGEST\"").unwrap().len(), 1);
+        for lie in ["", "7", "\"sha256:00\"", "\"DIGEST\",\"DIGEST\""] {
+            assert!(ids(lie).is_err(), "{lie}");
+        }
+        assert!(diff_ids(b"{}", 1).is_err() && diff_ids(b"", 1).is_err());
+    }
+
+    #[test]
+    fn lies_are_refused() {
+        let named =
+            |name: &str| layer("x/y", &format!(r#""org.opencontainers.image.title":"{name}""#));
+        let good = named("a");
+        for layers in [
+            named("../a"),
+            named("/a"),
+            named(""),
+            format!("{good},{good}"),
+            good.replace("DIGEST", "sha512:00"),
+            good.replace("DIGEST", &DIGEST[..70]),
+            good.replace("DIGEST", &DIGEST.to_uppercase()),
+            good.replace("2,", "-2,"),
+            good.replace("2,", "\"2\","),
+        ] {
+            assert!(matches!(artifact(&layers), Err(Error::Protocol { .. })), "{layers}");
+        }
+        let platform = |os: &str| {
+            format!(
+                r#"{{"digest":"DIGEST","size":2,"platform":{{"os":"{os}","architecture":"{}"}}}}"#,
+                if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }
+            )
+        };
+        let index = |entries: &str| parse(&format!(r#"{{"manifests":[{entries}]}}"#));
+        assert!(matches!(index(&platform("linux")), Ok(Document::Index(_))));
+        for lie in [platform("windows"), String::new(), "7".to_owned()] {
+            assert!(matches!(index(&lie), Err(Error::Protocol { .. })), "{lie}");
+        }
+        for lie in ["", "{}", "[]", r#"{"layers":7}"#, r#"{"layers":[],"manifests":[]}"#] {
+            assert!(matches!(parse(lie), Err(Error::Protocol { .. })), "{lie}");
+        }
+    }
+}

@@ -122,7 +122,7 @@ fn authorities(path: &Path) -> Result<Vec<Certificate>, Error> {
     }
 }
 
-/// A whole body of at most so many bytes.
+/// A whole body of at most `bytes_max` bytes.
 pub(crate) async fn body(response: Response, bytes_max: usize) -> Result<Vec<u8>, Error> {
     let mut bytes = Vec::new();
     let mut frames = response.bytes_stream();

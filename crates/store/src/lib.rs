@@ -18,6 +18,7 @@ use futures::StreamExt;
 mod answer;
 mod client;
 mod error;
+mod hdfs;
 mod http;
 mod hub;
 mod local;
@@ -98,6 +99,7 @@ enum Backend {
     Http(Box<http::Http>),
     Hub(Box<hub::Hub>),
     Oci(Box<oci::Oci>),
+    Hdfs(Box<hdfs::Hdfs>),
     Local(local::Local),
 }
 
@@ -114,6 +116,9 @@ impl Store {
                 .map(|it| Backend::Remote(Box::new(it))),
             Place::Http(place) => {
                 http::Http::open(place, settings).map(|it| Backend::Http(Box::new(it)))
+            }
+            Place::Hdfs { path } => {
+                hdfs::Hdfs::open(path, settings).map(|it| Backend::Hdfs(Box::new(it)))
             }
             Place::Hub(repo) => hub::Hub::open(repo, settings).map(|it| Backend::Hub(Box::new(it))),
             Place::Oci(reference) => {
@@ -163,6 +168,7 @@ impl Store {
             Backend::Http(http) => http.stat(object).await,
             Backend::Hub(hub) => hub.stat(object).await,
             Backend::Oci(oci) => oci.stat(object).await,
+            Backend::Hdfs(hdfs) => hdfs.stat(object).await,
             Backend::Local(local) => local.stat(object).await,
         };
         result.map_err(|error| error.at(&self.address(object)))
@@ -203,6 +209,7 @@ impl Store {
             Backend::Http(http) => http.get(object, range, etag, address.clone()).await,
             Backend::Hub(hub) => hub.get(object, range, address.clone()).await,
             Backend::Oci(oci) => oci.get(object, range, address.clone()).await,
+            Backend::Hdfs(hdfs) => hdfs.get(object, range, etag, address.clone()).await,
             Backend::Local(local) => local.get(object, range, etag, address.clone()).await,
         };
         result.map_err(|error| error.at(&address))
@@ -301,6 +308,7 @@ impl Store {
             }
             Backend::Hub(hub) => hub.list(entries_max).await,
             Backend::Oci(oci) => oci.list(entries_max).await,
+            Backend::Hdfs(hdfs) => hdfs.list(entries_max).await,
             Backend::Local(local) => local.list(entries_max).await,
         };
         listed.and_then(clean).map_err(|error| error.at(&self.location.to_string()))
@@ -334,6 +342,10 @@ impl Store {
             Backend::Http(_) => Err(Error::Unsupported {
                 object: String::new(),
                 what: "plain HTTP is for reading only",
+            }),
+            Backend::Hdfs(_) => Err(Error::Unsupported {
+                object: String::new(),
+                what: "HDFS is for reading only: seal into a directory, and put that",
             }),
             Backend::Hub(_) => Err(Error::Unsupported {
                 object: String::new(),

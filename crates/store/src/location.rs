@@ -22,6 +22,7 @@ const URI_BYTES_MAX: usize = 4_096;
 /// | `abfs[s]://<container>@<account>.dfs.core.windows.net/prefix`, `wasb[s]://<container>@<account>.blob.…` | the same container |
 /// | `hf://owner/model[:revision]`, `hf://owner/model/folder[:revision]` | a repository of Hugging Face's hub, the branch `main` unless said; reading only |
 /// | `oci://registry[:port]/repository[:tag]`, `…@sha256:…` | an artifact of a container registry, the tag `latest` unless said; each object is a layer, named by an annotation |
+/// | `hdfs://path`, `webhdfs://path` | the path in the file system that the settings name, as KServe has it; reading only |
 /// | `file:///dir`, `file://localhost/dir`, `/dir`, `dir` | a local directory; no percent-decoding, as KServe reads it |
 /// | `https://host/base`, `http://host/base` | `base/<object>`, each component percent-encoded; reading only. A query goes with every object |
 ///
@@ -40,6 +41,10 @@ pub(crate) enum Place {
     },
     Hub(HubRepo),
     Oci(Reference),
+    /// Below the configured root; without slashes at its ends.
+    Hdfs {
+        path: String,
+    },
     Local(PathBuf),
     Http(HttpBase),
 }
@@ -83,12 +88,13 @@ impl Location {
                 let (container, prefix) = AzureContainer::from_hadoop(scheme, rest)?;
                 remote(Service::Azure(container), &prefix)
             }
+            "hdfs" | "webhdfs" => hdfs(rest),
             "hf" => Ok(Self(Place::Hub(HubRepo::parse(rest)?))),
             "oci" => Ok(Self(Place::Oci(Reference::parse(rest)?))),
             "file" => file(rest),
             "http" | "https" => http(uri),
             _ => Err(Error::usage(format!(
-                "unknown scheme {}: expected s3://, gs://, abfs://, hf://, oci://, file://, \
+                "unknown scheme {}: expected s3://, gs://, abfs://, hf://, oci://, hdfs://, file://, \
                  https://, http:// or a path",
                 name::quoted(scheme)
             ))),
@@ -105,6 +111,7 @@ impl Location {
             Place::Remote { service, prefix } => {
                 Place::Remote { service: service.clone(), prefix: joined(prefix, name) }
             }
+            Place::Hdfs { path } => Place::Hdfs { path: joined(path, name) },
             Place::Hub(repo) => {
                 Place::Hub(HubRepo { folder: joined(&repo.folder, name), ..repo.clone() })
             }
@@ -137,6 +144,10 @@ impl Location {
                 let mut url = base.url.clone();
                 url.path_segments_mut().ok()?.pop_if_empty().pop().push("");
                 Some((Self(Place::Http(HttpBase { url, query: base.query.clone() })), name))
+            }
+            Place::Hdfs { path } => {
+                let (path, name) = split(path)?;
+                Some((Self(Place::Hdfs { path }), name))
             }
             Place::Hub(repo) => {
                 let (folder, name) = split(&repo.folder)?;
@@ -215,6 +226,14 @@ fn remote(service: Service, prefix: &str) -> Result<Location, Error> {
     Ok(Location(Place::Remote { service, prefix: prefix.to_owned() }))
 }
 
+fn hdfs(rest: &str) -> Result<Location, Error> {
+    let path = rest.trim_matches('/');
+    match name::fault(path) {
+        None if !path.contains('?') => Ok(Location(Place::Hdfs { path: path.to_owned() })),
+        _ => Err(Error::usage("expected hdfs://<path>; HDFS_NAMENODE says where")),
+    }
+}
+
 fn file(rest: &str) -> Result<Location, Error> {
     let path = rest.strip_prefix("localhost").unwrap_or(rest);
     if !path.starts_with('/') {
@@ -248,6 +267,7 @@ impl fmt::Display for Location {
         match &self.0 {
             Place::Remote { service, prefix } if prefix.is_empty() => write!(f, "{service}"),
             Place::Remote { service, prefix } => write!(f, "{service}/{prefix}"),
+            Place::Hdfs { path } => write!(f, "hdfs://{path}"),
             Place::Hub(repo) => write!(f, "{repo}"),
             Place::Oci(reference) => write!(f, "{reference}"),
             Place::Local(path) => write!(f, "{}", path.display()),
@@ -310,6 +330,7 @@ mod tests {
             assert_eq!(shown(uri), expected);
         }
         assert_eq!(shown("hf://org/model/"), "hf://org/model");
+        assert_eq!(shown("webhdfs:///user/me/model/"), "hdfs://user/me/model");
         assert_eq!(shown("hf://org/model:refs/pr/1"), "hf://org/model:refs/pr/1");
         assert_eq!(shown("hf://org/model/sealed/v1:v2"), "hf://org/model/sealed/v1:v2");
         let blob = "https://acct.blob.core.windows.net/models/llama";
@@ -341,6 +362,9 @@ mod tests {
             "ftp://bucket/x",
             "gs://b",
             "hf://model",
+            "hdfs://",
+            "hdfs://a/../b",
+            "hdfs://a?op=DELETE",
             "hf://owner/",
             "hf://owner/model:",
             "hf://owner/../x",

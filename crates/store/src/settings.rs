@@ -10,7 +10,9 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use url::Url;
 
 use crate::{Error, name};
+pub(crate) use hdfs::Hdfs;
 
+mod hdfs;
 mod storage_config;
 
 /// The longest time limit that a setting may ask for.
@@ -73,6 +75,8 @@ pub struct Settings {
     pub azure_endpoint: Option<String>,
     /// Headers for web servers, by host: KServe's `<host>-headers`. They are secrets.
     pub(crate) headers: HashMap<String, HeaderMap>,
+    /// Members of a storage spec of type `hdfs` or `webhdfs`.
+    pub(crate) hdfs: HashMap<String, String>,
     /// The hub in place of `https://huggingface.co`.
     pub hub_endpoint: Option<String>,
     /// Who we are to it.
@@ -106,6 +110,7 @@ impl Default for Settings {
             gcs_endpoint: None,
             azure_endpoint: None,
             headers: HashMap::new(),
+            hdfs: HashMap::new(),
             hub_endpoint: None,
             hub_token: None,
             oci_docker_config: None,
@@ -116,7 +121,9 @@ impl Default for Settings {
 }
 
 /// What the credential chain may look at; see [`Settings::ambient`].
-const AMBIENT: [&str; 30] = [
+const AMBIENT: [&str; 32] = [
+    "HDFS_SECRET_DIR",
+    "HADOOP_USER_NAME",
     "AWS_ROLE_ARN",
     "AWS_WEB_IDENTITY_TOKEN_FILE",
     "AWS_ROLE_SESSION_NAME",
@@ -167,6 +174,7 @@ impl Settings {
     /// | `AZURE_STORAGE_SAS_TOKEN`, `AZURE_STORAGE_ACCESS_KEY`; `AZURE_CLIENT_ID` (or `AZ_…`) with `AZURE_TENANT_ID` and `AZURE_CLIENT_SECRET`, or with `AZURE_FEDERATED_TOKEN_FILE`, or alone (managed identity) | who we are to Azure, else nobody |
     /// | `AZURE_STORAGE_SERVICE_ENDPOINT` | the blob service in place of the account's own |
     /// | `<host>-headers` | headers for a web server, see [`Settings::set_headers`] |
+    /// | `HDFS_SECRET_DIR`, `HADOOP_USER_NAME`; `STORAGE_CONFIG` of type `hdfs` | how to reach HDFS |
     /// | `HF_TOKEN`, `HF_ENDPOINT` | who we are to Hugging Face's hub, and another hub |
     /// | `KSERVE_OCI_DOCKER_CONFIG`, else `config.json` in `DOCKER_CONFIG` or `HOME/.docker` | who we are to registries, in Docker's form |
     /// | `KSERVE_OCI_INSECURE_REGISTRY` | registries are spoken to without TLS; unset, those on this machine are |
@@ -211,6 +219,7 @@ impl Settings {
             gcs_endpoint: emulator(&get)?,
             azure_endpoint: service_endpoint(&get, "AZURE_STORAGE_SERVICE_ENDPOINT")?,
             headers: HashMap::new(),
+            hdfs: storage_config::hdfs(env)?,
             hub_endpoint: service_endpoint(&get, "HF_ENDPOINT")?,
             hub_token: first(&["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"]),
             oci_docker_config: get("KSERVE_OCI_DOCKER_CONFIG").map(PathBuf::from),
@@ -234,20 +243,14 @@ impl Settings {
     pub fn set_headers(&mut self, host: &str, json: &str) -> Result<(), Error> {
         let unusable =
             || Error::usage(format!("{}-headers is no JSON object of headers", name::quoted(host)));
-        if json.len() > HEADERS_BYTES_MAX {
-            return Err(unusable());
-        }
-        let members: HashMap<String, String> =
-            serde_json::from_str(json).map_err(|_| unusable())?;
-        let mut headers = HeaderMap::new();
-        for (name, value) in &members {
-            let name: HeaderName = name.parse().map_err(|_| unusable())?;
-            let mut value: HeaderValue = value.parse().map_err(|_| unusable())?;
-            value.set_sensitive(true);
-            headers.insert(name, value);
-        }
+        let headers = header_map(json).ok_or_else(unusable)?;
         self.headers.insert(host.to_owned(), headers);
         Ok(())
+    }
+
+    /// How to reach HDFS: files that KServe mounts, so they are read when they are needed.
+    pub(crate) fn hdfs(&self) -> Result<Hdfs, Error> {
+        Hdfs::read(&self.hdfs, &self.ambient)
     }
 
     /// Refuses what cannot work. Also called by [`crate::Store::open`], since flags may have
@@ -282,6 +285,21 @@ impl Settings {
         }
         Ok(())
     }
+}
+
+/// A JSON object of headers, none of which is shown.
+fn header_map(json: &str) -> Option<HeaderMap> {
+    if json.len() > HEADERS_BYTES_MAX {
+        return None;
+    }
+    let members: HashMap<String, String> = serde_json::from_str(json).ok()?;
+    let mut headers = HeaderMap::new();
+    for (name, value) in &members {
+        let mut value: HeaderValue = value.parse().ok()?;
+        value.set_sensitive(true);
+        headers.insert(name.parse::<HeaderName>().ok()?, value);
+    }
+    Some(headers)
 }
 
 fn boolean(name: &str, value: &str) -> Result<bool, Error> {

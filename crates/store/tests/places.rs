@@ -136,6 +136,23 @@ async fn azure_blobs_conform() {
     assert!(matches!(denied, Err(Error::Denied { .. })), "{denied:?}");
     let nobody = place.open_with("x", &[("awsAnonymousCredential", "true")]).stat("o").await;
     assert!(matches!(nobody, Err(Error::Denied { .. } | Error::NotFound { .. })), "{nobody:?}");
+
+    // A signature in the URI reads, and does no more; a changed one does nothing.
+    let signed = Place { uri: place.uri.clone(), env: vec![place.env[0].clone()], whole: true };
+    let sas = Azurite::read_only_sas();
+    let store = signed.open(&format!("x?{sas}"));
+    assert_eq!(store.read("o", 1).await.unwrap(), b"o");
+    assert_eq!(store.list(10).await.unwrap().len(), 1);
+    assert!(!format!("{store:?}").contains("sig="));
+    let mut writer = store.writer("p").await.unwrap();
+    let written = match writer.write(Bytes::from_static(b"p")).await {
+        Ok(()) => writer.finish().await,
+        refused => refused,
+    };
+    assert!(matches!(written, Err(Error::Denied { .. })), "{written:?}");
+    let changed = signed.open(&format!("x?{}", sas.replace("sp=rl", "sp=rw"))).stat("o").await;
+    assert!(matches!(changed, Err(Error::Denied { .. })), "{changed:?}");
+
     let elsewhere = Place { uri: place.uri.replace("/models", "/nothing"), ..place };
     let absent = elsewhere.open("x").list(10).await;
     assert!(matches!(absent, Err(Error::NotFound { .. })), "{absent:?}");

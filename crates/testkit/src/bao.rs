@@ -1,25 +1,23 @@
 //! A real OpenBao server, for tests of what Vault means. It keeps everything in memory.
 
 use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::net::TcpStream;
+use std::process::Command;
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// How long the server may take to be ready; it takes a second.
-const START_TIME_MAX: Duration = Duration::from_secs(60);
-/// Another process may take the port between our choice and the server's start.
-const START_ATTEMPTS_MAX: usize = 5;
+use crate::server::{Server, named_by};
+
+/// How long the server may be silent.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
 
 /// A running server, killed when dropped.
 #[derive(Debug)]
 pub struct Bao {
-    child: Child,
-    port: u16,
+    server: Server,
     _home: TempDir,
 }
 
@@ -33,59 +31,30 @@ impl Bao {
     /// # Errors
     /// If the server does not come up.
     pub fn start() -> Result<Option<Self>> {
-        let Some(program) = std::env::var_os("SEALIFT_BAO").filter(|path| !path.is_empty()) else {
-            crate::skip("SEALIFT_BAO names no OpenBao");
-            return Ok(None);
-        };
-        let mut attempt = 1;
-        loop {
-            match Self::launch(&PathBuf::from(&program)) {
-                Ok(server) => return Ok(Some(server)),
-                Err(error) if attempt == START_ATTEMPTS_MAX => return Err(error),
-                Err(_) => attempt += 1,
-            }
-        }
-    }
-
-    fn launch(program: &PathBuf) -> Result<Self> {
+        let Some(program) = named_by("SEALIFT_BAO") else { return Ok(None) };
         let home = TempDir::new()?;
-        let port = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
-        let child = Command::new(program)
-            .args(["server", "-dev", "-dev-no-store-token"])
-            .arg(format!("-dev-root-token-id={}", Self::ROOT))
-            .arg(format!("-dev-listen-address=127.0.0.1:{port}"))
-            .env("HOME", home.path())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .with_context(|| format!("cannot start {}", program.display()))?;
-        let mut server = Self { child, port, _home: home };
-        server.wait()?;
-        server.must("POST", "sys/mounts/transit", json!({"type": "transit"}))?;
-        Ok(server)
-    }
-
-    /// Waits until the engines of dev mode are there.
-    fn wait(&mut self) -> Result<()> {
-        let since = Instant::now();
-        while !matches!(
-            self.call(Self::ROOT, "GET", "sys/mounts/secret", Value::Null),
-            Ok((200, _))
-        ) {
-            if let Some(status) = self.child.try_wait()? {
-                bail!("OpenBao ended with {status}");
-            }
-            ensure!(since.elapsed() < START_TIME_MAX, "OpenBao is not ready");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        Ok(())
+        let command = |port: u16| {
+            let mut command = Command::new(&program);
+            command.args(["server", "-dev", "-dev-no-store-token"]).env("HOME", home.path());
+            command.arg(format!("-dev-root-token-id={}", Self::ROOT));
+            command.arg(format!("-dev-listen-address=127.0.0.1:{port}"));
+            command
+        };
+        // The engines of dev mode are there.
+        let ready = |port| {
+            let answer = call(port, Self::ROOT, "GET", "sys/mounts/secret", Value::Null);
+            matches!(answer, Ok((200, _)))
+        };
+        let server = Server::start_until(command, ready)?;
+        let this = Self { server, _home: home };
+        this.must("POST", "sys/mounts/transit", json!({"type": "transit"}))?;
+        Ok(Some(this))
     }
 
     /// `http://127.0.0.1:<port>`.
     #[must_use]
     pub fn address(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        format!("http://127.0.0.1:{}", self.server.port())
     }
 
     /// One request by the root, which must succeed: the answer's `data` or `auth`.
@@ -106,20 +75,7 @@ impl Bao {
     /// # Errors
     /// If there is no answer.
     pub fn call(&self, token: &str, method: &str, path: &str, body: Value) -> Result<(u16, Value)> {
-        let body = if body.is_null() { String::new() } else { body.to_string() };
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
-        stream.set_read_timeout(Some(START_TIME_MAX))?;
-        // HTTP/1.0, so that the answer is neither chunked nor followed by another.
-        write!(
-            stream,
-            "{method} /v1/{path} HTTP/1.0\r\nX-Vault-Token: {token}\r\nContent-Length: {}\r\n\r\n{body}",
-            body.len()
-        )?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        let (head, body) = answer.split_once("\r\n\r\n").context("no answer")?;
-        let status = head.split(' ').nth(1).context("no status")?.parse()?;
-        Ok((status, serde_json::from_str(body).unwrap_or_default()))
+        call(self.server.port(), token, method, path, body)
     }
 
     /// A token that may do what `rules` say, in the server's policy language.
@@ -134,14 +90,23 @@ impl Bao {
 
     /// Ends the server as a crash does.
     pub fn kill(&mut self) {
-        // It may have ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.server.kill();
     }
 }
 
-impl Drop for Bao {
-    fn drop(&mut self) {
-        self.kill();
-    }
+fn call(port: u16, token: &str, method: &str, path: &str, body: Value) -> Result<(u16, Value)> {
+    let body = if body.is_null() { String::new() } else { body.to_string() };
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.set_read_timeout(Some(SILENCE_MAX))?;
+    // HTTP/1.0, so that the answer is neither chunked nor followed by another.
+    write!(
+        stream,
+        "{method} /v1/{path} HTTP/1.0\r\nX-Vault-Token: {token}\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("no answer")?;
+    let status = head.split(' ').nth(1).context("no status")?.parse()?;
+    Ok((status, serde_json::from_str(body).unwrap_or_default()))
 }

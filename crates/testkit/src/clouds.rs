@@ -75,6 +75,24 @@ impl Azurite {
         Ok(())
     }
 
+    /// A shared access signature of the account for reading and listing blobs, as the query of a URI
+    /// (account SAS, version 2019-02-02).
+    #[must_use]
+    pub fn read_only_sas() -> String {
+        let (version, permissions, until) = ("2019-02-02", "rl", "2099-01-01T00:00:00Z");
+        let account = Self::ACCOUNT;
+        let to_sign =
+            format!("{account}\n{permissions}\nb\nsco\n\n{until}\n\nhttps,http\n{version}\n");
+        let key = STANDARD.decode(Self::KEY).expect("the account's key is base64");
+        let key = hmac::Key::new(hmac::HMAC_SHA256, &key);
+        let signature = STANDARD.encode(hmac::sign(&key, to_sign.as_bytes()));
+        let escaped = signature.replace('+', "%2B").replace('/', "%2F").replace('=', "%3D");
+        let until = until.replace(':', "%3A");
+        format!(
+            "sv={version}&ss=b&srt=sco&sp={permissions}&se={until}&spr=https%2Chttp&sig={escaped}"
+        )
+    }
+
     /// The account's base URL.
     #[must_use]
     pub fn endpoint(&self) -> String {

@@ -2,24 +2,22 @@
 //! context; it checks no signature.
 
 use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::net::TcpStream;
+use std::process::Command;
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-/// How long the server may take to answer; Python takes some seconds.
-const START_TIME_MAX: Duration = Duration::from_secs(120);
-/// Another process may take the port between our choice and the server's start.
-const START_ATTEMPTS_MAX: usize = 5;
+use crate::server::{Server, named_by};
+
+/// How long the server may be silent.
+const SILENCE_MAX: Duration = Duration::from_secs(120);
 
 /// A running server, killed when dropped.
 #[derive(Debug)]
 pub struct Moto {
-    child: Child,
-    port: u16,
+    server: Server,
 }
 
 impl Moto {
@@ -31,45 +29,20 @@ impl Moto {
     /// # Errors
     /// If the server does not come up.
     pub fn start() -> Result<Option<Self>> {
-        let Some(program) = std::env::var_os("SEALIFT_MOTO").filter(|path| !path.is_empty()) else {
-            crate::skip("SEALIFT_MOTO names no moto_server");
-            return Ok(None);
+        let Some(program) = named_by("SEALIFT_MOTO") else { return Ok(None) };
+        let command = |port: u16| {
+            let mut command = Command::new(&program);
+            command.args(["-H", "127.0.0.1", "-p", &port.to_string()]);
+            command
         };
-        let mut attempt = 1;
-        loop {
-            match Self::launch(Path::new(&program)) {
-                Ok(server) => return Ok(Some(server)),
-                Err(error) if attempt == START_ATTEMPTS_MAX => return Err(error),
-                Err(_) => attempt += 1,
-            }
-        }
-    }
-
-    fn launch(program: &Path) -> Result<Self> {
-        let port = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
-        let child = Command::new(program)
-            .args(["-H", "127.0.0.1", "-p", &port.to_string()])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .with_context(|| format!("cannot start {}", program.display()))?;
-        let mut server = Self { child, port };
-        let since = Instant::now();
-        while !matches!(server.call("ListKeys", json!({})), Ok((200, _))) {
-            if let Some(status) = server.child.try_wait()? {
-                bail!("moto ended with {status}");
-            }
-            ensure!(since.elapsed() < START_TIME_MAX, "moto is not ready");
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        Ok(server)
+        let ready = |port| matches!(call(port, "ListKeys", json!({})), Ok((200, _)));
+        Ok(Some(Self { server: Server::start_until(command, ready)? }))
     }
 
     /// `http://127.0.0.1:<port>`.
     #[must_use]
     pub fn endpoint(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        format!("http://127.0.0.1:{}", self.server.port())
     }
 
     /// A new symmetric key's id.
@@ -86,36 +59,28 @@ impl Moto {
     /// # Errors
     /// If it does not.
     pub fn must(&self, operation: &str, body: Value) -> Result<Value> {
-        let (status, answer) = self.call(operation, body)?;
+        let (status, answer) = call(self.server.port(), operation, body)?;
         ensure!(status == 200, "{operation}: {status} {answer}");
         Ok(answer)
     }
-
-    fn call(&self, operation: &str, body: Value) -> Result<(u16, Value)> {
-        let body = body.to_string();
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
-        stream.set_read_timeout(Some(START_TIME_MAX))?;
-        write!(
-            stream,
-            "POST / HTTP/1.0\r\nX-Amz-Target: TrentService.{operation}\r\n\
-             Content-Type: application/x-amz-json-1.1\r\n\
-             Authorization: AWS4-HMAC-SHA256 Credential=a/20260101/{}/kms/aws4_request, \
-             SignedHeaders=host, Signature=0\r\nContent-Length: {}\r\n\r\n{body}",
-            Self::REGION,
-            body.len(),
-        )?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        let (head, body) = answer.split_once("\r\n\r\n").context("no answer")?;
-        let status = head.split(' ').nth(1).context("no status")?.parse()?;
-        Ok((status, serde_json::from_str(body).unwrap_or_default()))
-    }
 }
 
-impl Drop for Moto {
-    fn drop(&mut self) {
-        // It may have ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+fn call(port: u16, operation: &str, body: Value) -> Result<(u16, Value)> {
+    let body = body.to_string();
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.set_read_timeout(Some(SILENCE_MAX))?;
+    write!(
+        stream,
+        "POST / HTTP/1.0\r\nX-Amz-Target: TrentService.{operation}\r\n\
+         Content-Type: application/x-amz-json-1.1\r\n\
+         Authorization: AWS4-HMAC-SHA256 Credential=a/20260101/{}/kms/aws4_request, \
+         SignedHeaders=host, Signature=0\r\nContent-Length: {}\r\n\r\n{body}",
+        Moto::REGION,
+        body.len(),
+    )?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("no answer")?;
+    let status = head.split(' ').nth(1).context("no status")?.parse()?;
+    Ok((status, serde_json::from_str(body).unwrap_or_default()))
 }

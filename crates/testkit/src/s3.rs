@@ -1,25 +1,18 @@
 //! A real S3 server, `s3s-fs`, for tests of what S3 means.
 
 use std::ffi::OsString;
-use std::io::ErrorKind;
-use std::net::{TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::path::PathBuf;
+use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use tempfile::TempDir;
 
-/// How long the server may take to listen; it takes some milliseconds.
-const START_TIME_MAX: Duration = Duration::from_secs(20);
-/// Another process may take the port between our choice and the server's start.
-const START_ATTEMPTS_MAX: usize = 5;
+use crate::server::Server;
 
 /// A running server with one bucket, killed when dropped.
 #[derive(Debug)]
 pub struct S3Server {
-    child: Child,
-    port: u16,
+    server: Server,
     root: TempDir,
 }
 
@@ -45,58 +38,22 @@ impl S3Server {
             crate::skip("s3s-fs is neither named by SEALIFT_S3S_FS nor in PATH");
             return Ok(None);
         };
-        let mut attempt = 1;
-        loop {
-            match Self::launch(&program) {
-                Ok(server) => return Ok(Some(server)),
-                Err(error) if attempt == START_ATTEMPTS_MAX => return Err(error),
-                Err(_) => attempt += 1,
-            }
-        }
-    }
-
-    fn launch(program: &Path) -> Result<Self> {
         let root = TempDir::new()?;
         std::fs::create_dir(root.path().join(Self::BUCKET))?;
-        let port = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
-        let child = Command::new(program)
-            .args(["--host", "127.0.0.1", "--port", &port.to_string()])
-            .args(["--access-key", Self::ACCESS_KEY, "--secret-key", Self::SECRET_KEY])
-            .arg(root.path())
-            .env("RUST_LOG", "error")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .with_context(|| format!("cannot start {}", program.display()))?;
-        let mut server = Self { child, port, root };
-        server.wait()?;
-        Ok(server)
-    }
-
-    /// Waits until the server listens.
-    fn wait(&mut self) -> Result<()> {
-        let since = Instant::now();
-        loop {
-            match TcpStream::connect(("127.0.0.1", self.port)) {
-                Ok(_) => return Ok(()),
-                Err(error) if error.kind() == ErrorKind::ConnectionRefused => {}
-                Err(error) => return Err(error.into()),
-            }
-            if let Some(status) = self.child.try_wait()? {
-                bail!("s3s-fs ended with {status}");
-            }
-            if since.elapsed() > START_TIME_MAX {
-                bail!("s3s-fs does not listen");
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        let server = Server::start(|port| {
+            let mut command = Command::new(&program);
+            command.args(["--host", "127.0.0.1", "--port", &port.to_string()]);
+            command.args(["--access-key", Self::ACCESS_KEY, "--secret-key", Self::SECRET_KEY]);
+            command.arg(root.path()).env("RUST_LOG", "error");
+            command
+        })?;
+        Ok(Some(Self { server, root }))
     }
 
     /// `http://127.0.0.1:<port>`.
     #[must_use]
     pub fn endpoint(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        format!("http://127.0.0.1:{}", self.server.port())
     }
 
     /// The variables with which any S3 client reaches it.
@@ -115,14 +72,6 @@ impl S3Server {
     #[must_use]
     pub fn bucket_dir(&self) -> PathBuf {
         self.root.path().join(Self::BUCKET)
-    }
-}
-
-impl Drop for S3Server {
-    fn drop(&mut self) {
-        // It may have ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

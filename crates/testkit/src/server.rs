@@ -25,9 +25,20 @@ impl Server {
     /// # Errors
     /// If it does not come up.
     pub fn start(command: impl Fn(u16) -> Command) -> Result<Self> {
+        Self::start_until(command, |port| TcpStream::connect(("127.0.0.1", port)).is_ok())
+    }
+
+    /// The same, waiting until `ready` says so.
+    ///
+    /// # Errors
+    /// If it does not come up.
+    pub fn start_until(
+        command: impl Fn(u16) -> Command,
+        ready: impl Fn(u16) -> bool,
+    ) -> Result<Self> {
         let mut attempt = 1;
         loop {
-            match Self::launch(&command) {
+            match Self::launch(&command, &ready) {
                 Ok(server) => return Ok(server),
                 Err(error) if attempt == START_ATTEMPTS_MAX => return Err(error),
                 Err(_) => attempt += 1,
@@ -35,7 +46,7 @@ impl Server {
         }
     }
 
-    fn launch(command: impl Fn(u16) -> Command) -> Result<Self> {
+    fn launch(command: impl Fn(u16) -> Command, ready: impl Fn(u16) -> bool) -> Result<Self> {
         let port = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
         let mut command = command(port);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
@@ -43,14 +54,21 @@ impl Server {
         let child = command.spawn().with_context(|| format!("cannot start {name}"))?;
         let mut server = Self { child, port };
         let since = Instant::now();
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+        while !ready(port) {
             if let Some(status) = server.child.try_wait()? {
                 bail!("{name} ended with {status}");
             }
-            ensure!(since.elapsed() < START_TIME_MAX, "{name} does not listen");
+            ensure!(since.elapsed() < START_TIME_MAX, "{name} is not ready");
             std::thread::sleep(Duration::from_millis(20));
         }
         Ok(server)
+    }
+
+    /// Ends it now.
+    pub fn kill(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 
     /// The port that it listens on.
@@ -62,9 +80,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.kill();
     }
 }
 

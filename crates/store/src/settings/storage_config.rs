@@ -44,6 +44,20 @@ pub(super) fn read(env: &dyn Fn(&str) -> Option<String>) -> Result<HashMap<Strin
     Ok(variables)
 }
 
+/// The members of a storage spec of type `hdfs` or `webhdfs` that are texts; empty for another.
+pub(super) fn hdfs(env: &dyn Fn(&str) -> Option<String>) -> Result<HashMap<String, String>, Error> {
+    let mut config = object(env, "STORAGE_CONFIG")?;
+    config.extend(object(env, "STORAGE_OVERRIDE_CONFIG")?);
+    if !matches!(config.get("type").and_then(Value::as_str), Some("hdfs" | "webhdfs")) {
+        return Ok(HashMap::new());
+    }
+    let text = |(name, value): (String, Value)| match value {
+        Value::String(text) => Some((name, text)),
+        _ => None,
+    };
+    Ok(config.into_iter().filter_map(text).collect())
+}
+
 /// The JSON object in a variable. Errors do not quote it: it holds the secret key.
 fn object(env: &dyn Fn(&str) -> Option<String>, name: &str) -> Result<Map<String, Value>, Error> {
     let text = env(name).unwrap_or_default();

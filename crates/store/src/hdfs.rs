@@ -1,0 +1,245 @@
+//! HDFS by its REST interface, WebHDFS (Hadoop 3: `hadoop-hdfs/WebHDFS.html`), as KServe reaches it.
+//! Reading only.
+
+use std::ops::Range;
+
+use futures::StreamExt;
+use http::HeaderMap;
+use http::header::CONTENT_LENGTH;
+use reqwest::Response;
+use serde_json::Value;
+use url::Url;
+
+use crate::answer;
+use crate::client::{self, Limits, within};
+use crate::settings::Hdfs as HdfsSettings;
+use crate::stream::ObjectStream;
+use crate::{Entry, Error, ObjectMeta, Settings, name, remote};
+
+/// The answer for a directory of 100 000 files is some 30 MB.
+const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// The deepest directory below ours.
+const DEPTH_MAX: usize = 32;
+
+/// A directory of a file system.
+#[derive(Clone)]
+pub(crate) struct Hdfs {
+    client: reqwest::Client,
+    /// Name nodes, each with `/webhdfs/v1` and the directory at its end. One of them is active.
+    nodes: Vec<Url>,
+    /// `user.name` or `doas`, as a query.
+    user: String,
+    headers: HeaderMap,
+    limits: Limits,
+}
+
+/// What the file system says of a file or directory.
+struct Status {
+    meta: ObjectMeta,
+    is_file: bool,
+    name: String,
+}
+
+impl Hdfs {
+    /// The directory `path`, without slashes at its ends.
+    pub(crate) fn open(path: &str, settings: &Settings) -> Result<Self, Error> {
+        let hdfs = settings.hdfs()?;
+        let mut own = settings.clone();
+        own.ca_bundle = hdfs.ca.clone().or(own.ca_bundle);
+        own.verify_tls &= hdfs.verify_tls;
+        // Headers are for the gateway that is named, and data nodes are others.
+        let redirects = match hdfs.headers.is_empty() {
+            true => client::careful_redirects(),
+            false => client::redirects_within_the_host(),
+        };
+        let nodes = nodes(&hdfs, path)?;
+        let tls = nodes.iter().any(|node| node.scheme() == "https");
+        Ok(Self {
+            client: client::build(&own, redirects, tls)?,
+            nodes,
+            user: hdfs.user.clone().unwrap_or_default(),
+            headers: hdfs.headers,
+            limits: Limits::of(settings),
+        })
+    }
+
+    pub(crate) async fn stat(&self, object: &str) -> Result<ObjectMeta, Error> {
+        let answer = self.json(object, "GETFILESTATUS").await?;
+        let status = Status::read(&answer["FileStatus"])?;
+        match status.is_file {
+            true => Ok(status.meta),
+            false => Err(Error::NotFound { object: String::new(), bucket: false }),
+        }
+    }
+
+    /// Files have no versions to ask for, so the version is compared before each range.
+    pub(crate) async fn get(
+        &self,
+        object: &str,
+        range: Option<Range<u64>>,
+        etag: Option<&str>,
+        address: String,
+    ) -> Result<ObjectStream, Error> {
+        let range = match (range, etag) {
+            (Some(range), None) => range,
+            (range, etag) => {
+                let meta = self.stat(object).await?;
+                if etag.is_some() && etag != meta.etag.as_deref() {
+                    return Err(Error::Changed { object: String::new() });
+                }
+                range.unwrap_or(0..meta.bytes)
+            }
+        };
+        let length = range.end - range.start;
+        let query = format!("op=OPEN&offset={}&length={length}", range.start);
+        let response = self.ask(object, &query).await?;
+        let sent = answer::text(response.headers(), &CONTENT_LENGTH).and_then(|l| l.parse().ok());
+        if sent.is_some_and(|sent: u64| sent != length) {
+            return Err(Error::protocol("the file ends before the range, or has another length"));
+        }
+        let frames =
+            response.bytes_stream().map(|frame| frame.map_err(|error| client::failure(&error)));
+        Ok(ObjectStream::new(Box::pin(frames), address, &range, Some(self.limits.silence)))
+    }
+
+    /// Every file below, directories of directories included.
+    pub(crate) async fn list(&self, entries_max: usize) -> Result<Vec<Entry>, Error> {
+        let mut entries = Vec::new();
+        let mut seen = 0_usize;
+        let mut waiting = vec![String::new()];
+        while let Some(directory) = waiting.pop() {
+            let answer = match self.json(&directory, "LISTSTATUS").await {
+                // No such directory: nothing below it, as with other stores.
+                Err(Error::NotFound { .. }) if directory.is_empty() => return Ok(entries),
+                answer => answer?,
+            };
+            let listed = answer["FileStatuses"]["FileStatus"]
+                .as_array()
+                .ok_or_else(|| Error::protocol("the listing has no list"))?;
+            for status in listed {
+                seen += 1;
+                if seen > entries_max {
+                    return Err(remote::too_many(entries_max));
+                }
+                let Status { meta, is_file, name } = Status::read(status)?;
+                // The status of a file has no name: the location is one.
+                if name.is_empty() {
+                    return Ok(Vec::new());
+                }
+                let full = crate::location::joined(&directory, &name);
+                if let Some(fault) = name::fault(&full) {
+                    let name = name::quoted(&full);
+                    return Err(Error::protocol(format!(
+                        "the listing holds {name}, which {fault}"
+                    )));
+                }
+                match is_file {
+                    true => entries.push(Entry { name: full, bytes: meta.bytes, etag: meta.etag }),
+                    false if full.split('/').count() < DEPTH_MAX => waiting.push(full),
+                    false => return Err(Error::protocol("directories are nested deeper than 32")),
+                }
+            }
+        }
+        Ok(entries)
+    }
+
+    async fn json(&self, object: &str, operation: &str) -> Result<Value, Error> {
+        let response = self.ask(object, &format!("op={operation}")).await?;
+        let body = within(self.limits.answer, client::body(response, ANSWER_BYTES_MAX)).await??;
+        serde_json::from_slice(&body).map_err(|_| Error::protocol("the answer is no JSON document"))
+    }
+
+    /// Asks the name nodes in turn: a standby refuses, with 403 and its name for that.
+    async fn ask(&self, object: &str, query: &str) -> Result<Response, Error> {
+        let mut failure = None;
+        for node in &self.nodes {
+            let mut url = node.clone();
+            if let Ok(mut path) = url.path_segments_mut() {
+                path.extend(object.split('/').filter(|component| !component.is_empty()));
+            }
+            let separator = if self.user.is_empty() { "" } else { "&" };
+            url.set_query(Some(&format!("{query}{separator}{}", self.user)));
+            let request = self.client.get(url).headers(self.headers.clone()).send();
+            let response = match within(self.limits.answer, request).await {
+                Ok(Ok(response)) if response.status().is_success() => return Ok(response),
+                Ok(Ok(response)) => response,
+                Ok(Err(error)) => {
+                    failure = Some(client::failure(&error));
+                    continue;
+                }
+                Err(error) => {
+                    failure = Some(error);
+                    continue;
+                }
+            };
+            let (status, headers) = (response.status(), response.headers().clone());
+            let body = within(self.limits.answer, client::body(response, 64 * 1024)).await;
+            let exception = body.ok().and_then(Result::ok).and_then(|body| exception(&body));
+            match exception.as_deref() {
+                Some("StandbyException" | "RetriableException") => {
+                    let status = status.as_u16();
+                    failure = Some(Error::Unavailable { object: String::new(), status });
+                }
+                Some("FileNotFoundException") => {
+                    return Err(Error::NotFound { object: String::new(), bucket: false });
+                }
+                Some(reason @ ("AccessControlException" | "SecurityException")) => {
+                    let reason = reason.to_owned();
+                    return Err(Error::Denied { object: String::new(), reason });
+                }
+                _ => return Err(answer::refusal(status, &headers, b"")),
+            }
+        }
+        Err(failure.unwrap_or_else(|| Error::usage("HDFS_NAMENODE names no node")))
+    }
+}
+
+impl Status {
+    fn read(status: &Value) -> Result<Self, Error> {
+        let number = |member: &str| status[member].as_u64();
+        let (Some(kind), Some(bytes), Some(name)) =
+            (status["type"].as_str(), number("length"), status["pathSuffix"].as_str())
+        else {
+            return Err(Error::protocol("the status of a file lacks type, length or name"));
+        };
+        let is_file = match kind {
+            "FILE" => true,
+            "DIRECTORY" => false,
+            _ => {
+                return Err(Error::protocol("there is something that is no file and no directory"));
+            }
+        };
+        // A file that is replaced is another inode; one that is written on is longer, and later.
+        let version = [number("fileId"), number("modificationTime"), Some(bytes)];
+        let version = version.map(|part| part.map_or("-".to_owned(), |part| part.to_string()));
+        let etag = Some(version.join("."));
+        Ok(Self { meta: ObjectMeta { bytes, etag }, is_file, name: name.to_owned() })
+    }
+}
+
+/// The exception's name in an error document, if it is a plain word.
+fn exception(body: &[u8]) -> Option<String> {
+    let document: Value = serde_json::from_slice(body).ok()?;
+    let name = document["RemoteException"]["exception"].as_str()?;
+    let plain = name.len() <= 64 && name.bytes().all(|b| b.is_ascii_alphanumeric());
+    plain.then(|| name.to_owned())
+}
+
+/// `HDFS_NAMENODE` is one URL, or several with `;` between them.
+fn nodes(hdfs: &HdfsSettings, path: &str) -> Result<Vec<Url>, Error> {
+    let unusable = || Error::usage("HDFS_NAMENODE is no list of http:// or https:// URLs");
+    let node = |text: &str| {
+        let mut url = Url::parse(text.trim()).map_err(|_| unusable())?;
+        if !matches!(url.scheme(), "http" | "https") || url.query().is_some() {
+            return Err(unusable());
+        }
+        let root = hdfs.root.as_deref().unwrap_or_default();
+        let components =
+            ["webhdfs", "v1"].into_iter().chain(root.split('/')).chain(path.split('/'));
+        let mut segments = url.path_segments_mut().map_err(|()| unusable())?;
+        segments.pop_if_empty().extend(components.filter(|component| !component.is_empty()));
+        drop(segments);
+        Ok(url)
+    };
+    hdfs.nodes.split(';').filter(|text| !text.trim().is_empty()).map(node).collect()
+}

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use reqwest::redirect::{Attempt, Policy};
-use reqwest::{Certificate, Client, NoProxy, Proxy};
+use reqwest::{Certificate, Client, NoProxy, Proxy, Response};
 
 use crate::error::{Cause, chain};
 use crate::{Error, Settings};
@@ -123,7 +123,7 @@ fn authorities(path: &Path) -> Result<Vec<Certificate>, Error> {
 }
 
 /// A whole body of at most `bytes_max` bytes.
-pub(crate) async fn body(response: reqwest::Response, bytes_max: usize) -> Result<Vec<u8>, Error> {
+pub(crate) async fn body(response: Response, bytes_max: usize) -> Result<Vec<u8>, Error> {
     let mut bytes = Vec::new();
     let mut frames = response.bytes_stream();
     while let Some(frame) = frames.next().await {

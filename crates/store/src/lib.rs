@@ -98,8 +98,8 @@ enum Backend {
     Remote(Box<remote::Remote>),
     Http(Box<http::Http>),
     Hub(Box<hub::Hub>),
-    Hdfs(Box<hdfs::Hdfs>),
     Oci(Box<oci::Oci>),
+    Hdfs(Box<hdfs::Hdfs>),
     Local(local::Local),
 }
 
@@ -167,8 +167,8 @@ impl Store {
             Backend::Remote(remote) => remote.stat(object).await,
             Backend::Http(http) => http.stat(object).await,
             Backend::Hub(hub) => hub.stat(object).await,
-            Backend::Hdfs(hdfs) => hdfs.stat(object).await,
             Backend::Oci(oci) => oci.stat(object).await,
+            Backend::Hdfs(hdfs) => hdfs.stat(object).await,
             Backend::Local(local) => local.stat(object).await,
         };
         result.map_err(|error| error.at(&self.address(object)))
@@ -208,8 +208,8 @@ impl Store {
             Backend::Remote(remote) => remote.get(object, range, etag, address.clone()).await,
             Backend::Http(http) => http.get(object, range, etag, address.clone()).await,
             Backend::Hub(hub) => hub.get(object, range, address.clone()).await,
-            Backend::Hdfs(hdfs) => hdfs.get(object, range, etag, address.clone()).await,
             Backend::Oci(oci) => oci.get(object, range, address.clone()).await,
+            Backend::Hdfs(hdfs) => hdfs.get(object, range, etag, address.clone()).await,
             Backend::Local(local) => local.get(object, range, etag, address.clone()).await,
         };
         result.map_err(|error| error.at(&address))
@@ -307,8 +307,8 @@ impl Store {
                 Err(Error::Unsupported { object: String::new(), what: "plain HTTP has no listing" })
             }
             Backend::Hub(hub) => hub.list(entries_max).await,
-            Backend::Hdfs(hdfs) => hdfs.list(entries_max).await,
             Backend::Oci(oci) => oci.list(entries_max).await,
+            Backend::Hdfs(hdfs) => hdfs.list(entries_max).await,
             Backend::Local(local) => local.list(entries_max).await,
         };
         listed.and_then(clean).map_err(|error| error.at(&self.location.to_string()))

@@ -21,8 +21,8 @@ const URI_BYTES_MAX: usize = 4_096;
 /// | `https://<account>.blob.core.windows.net/<container>/prefix`, also in `<account>.z<NN>.blob.storage.azure.net` and the sovereign clouds | Azure Blob Storage; a query is a shared access signature |
 /// | `abfs[s]://<container>@<account>.dfs.core.windows.net/prefix`, `wasb[s]://<container>@<account>.blob.…` | the same container |
 /// | `hf://owner/model[:revision]`, `hf://owner/model/folder[:revision]` | a repository of Hugging Face's hub, the branch `main` unless said; reading only |
-/// | `hdfs://path`, `webhdfs://path` | the path in the file system that the settings name, as KServe has it; reading only |
 /// | `oci://registry[:port]/repository[:tag]`, `…@sha256:…` | an artifact of a container registry, the tag `latest` unless said; each object is a layer, named by an annotation |
+/// | `hdfs://path`, `webhdfs://path` | the path in the file system that the settings name, as KServe has it; reading only |
 /// | `file:///dir`, `file://localhost/dir`, `/dir`, `dir` | a local directory; no percent-decoding, as KServe reads it |
 /// | `https://host/base`, `http://host/base` | `base/<object>`, each component percent-encoded; reading only. A query goes with every object |
 ///
@@ -40,11 +40,11 @@ pub(crate) enum Place {
         prefix: String,
     },
     Hub(HubRepo),
+    Oci(Reference),
     /// Below the configured root; without slashes at its ends.
     Hdfs {
         path: String,
     },
-    Oci(Reference),
     Local(PathBuf),
     Http(HttpBase),
 }
@@ -94,8 +94,8 @@ impl Location {
             "file" => file(rest),
             "http" | "https" => http(uri),
             _ => Err(Error::usage(format!(
-                "unknown scheme {}: expected s3://, gs://, abfs://, hf://, hdfs://, oci://, \
-                 file://, https://, http:// or a path",
+                "unknown scheme {}: expected s3://, gs://, abfs://, hf://, oci://, hdfs://, file://, \
+                 https://, http:// or a path",
                 name::quoted(scheme)
             ))),
         }

@@ -427,8 +427,8 @@ fn a_certificate_counts_while_it_is_valid_for_signing_and_for_whom_it_names() {
         .verify(&release, at(2025))
     };
     let digital = KeyUsagePurpose::DigitalSignature;
-    assert!(with_usages(&[digital], &[code.clone()]).is_ok());
-    assert!(with_usages(&[], &[code.clone()]).is_ok());
+    assert!(with_usages(&[digital], std::slice::from_ref(&code)).is_ok());
+    assert!(with_usages(&[], std::slice::from_ref(&code)).is_ok());
     for (usages, extended) in [
         (&[][..], &[][..]),
         (&[KeyUsagePurpose::KeyAgreement], &[]),

@@ -13,7 +13,7 @@ use serde_json::json;
 
 use crate::Error;
 use crate::certificate::CERTIFICATES_MAX;
-use crate::error::{excerpt, malformed};
+use crate::error::{known, limit, malformed};
 use crate::json;
 use crate::key::SigningKey;
 use crate::statement::Statement;
@@ -129,10 +129,7 @@ pub struct Signed {
 impl Signature {
     /// Strict: no unknown or duplicate members, canonical base64, exactly one signature.
     pub fn parse(bytes: &[u8]) -> Result<Self, Error> {
-        if bytes.len() > SIGNATURE_BYTES_MAX {
-            let limit = SIGNATURE_BYTES_MAX as u64;
-            return Err(Error::Limit { what: "signature file", found: bytes.len() as u64, limit });
-        }
+        limit(WHAT, bytes.len(), SIGNATURE_BYTES_MAX)?;
         let document: Document<'_> = json::read(WHAT, bytes)?;
         known("media type", &document.media_type, MEDIA_TYPE)?;
         let envelope = &document.dsse_envelope;
@@ -195,10 +192,6 @@ impl VerificationMaterial<'_> {
 
 impl Chain<'_> {
     fn read(&self) -> Result<Material, Error> {
-        let limit = |what, found: usize, limit: usize| match found > limit {
-            true => Err(Error::Limit { what, found: found as u64, limit: limit as u64 }),
-            false => Ok(()),
-        };
         limit("number of certificates", self.certificates.len(), CERTIFICATES_MAX)?;
         let certificates = self.certificates.iter().map(|certificate| {
             let der = decode(&certificate.raw_bytes)?;
@@ -213,13 +206,6 @@ impl Chain<'_> {
 fn encoding(payload: &[u8]) -> Vec<u8> {
     let (kind, length) = (PAYLOAD_TYPE, payload.len());
     [format!("DSSEv1 {} {kind} {length} ", kind.len()).as_bytes(), payload].concat()
-}
-
-fn known(what: &'static str, found: &str, expected: &str) -> Result<(), Error> {
-    if found != expected {
-        return Err(Error::Unsupported { what, found: excerpt(found) });
-    }
-    Ok(())
 }
 
 fn decode(base64: &str) -> Result<Vec<u8>, Error> {

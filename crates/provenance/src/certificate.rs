@@ -56,5 +56,6 @@ pub(crate) fn verify(
         }));
     }
     names.retain(|name| !name.is_empty());
-    Ok((PublicKey::from_spki(&entity.subject_public_key_info())?, names))
+    let key = PublicKey::from_spki(&entity.subject_public_key_info());
+    Ok((key.map_err(|error| refused(error.to_string()))?, names))
 }

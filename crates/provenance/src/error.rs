@@ -95,3 +95,18 @@ pub(crate) fn excerpt(text: &str) -> String {
         None => text.to_owned(),
     }
 }
+
+/// Refuses a form that is not the expected one.
+pub(crate) fn known(what: &'static str, found: &str, expected: &str) -> Result<(), Error> {
+    if found != expected {
+        return Err(Error::Unsupported { what, found: excerpt(found) });
+    }
+    Ok(())
+}
+
+pub(crate) fn limit(what: &'static str, found: usize, limit: usize) -> Result<(), Error> {
+    if found > limit {
+        return Err(Error::Limit { what, found: found as u64, limit: limit as u64 });
+    }
+    Ok(())
+}

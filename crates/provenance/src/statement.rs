@@ -1,16 +1,18 @@
 //! What is signed: an in-toto Statement v1 with the predicate `model_signing/signature/v1.0`.
 
+mod stored;
+
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
 use aws_lc_rs::digest as sha2;
-use serde::{Deserialize, Serialize};
 
 use crate::Error;
 use crate::digest::Algorithm;
-use crate::error::{excerpt, malformed};
+use crate::error::{excerpt, known, limit, malformed};
 use crate::json;
+use stored::{DigestSet, Document, Predicate, Serialization, StoredResource, Subject};
 
 /// Most files or shards of a statement.
 pub const RESOURCES_MAX: usize = 65_536;
@@ -167,8 +169,7 @@ impl Statement {
 
     /// How many of `files` the signature leaves out, the signature itself not counted.
     pub fn unsigned(&self, files: &[File<'_>], signature_file: &str) -> usize {
-        let listed: std::collections::HashSet<&str> =
-            self.resources.iter().map(|resource| &*resource.path).collect();
+        let listed: HashSet<&str> = self.resources.iter().map(|resource| &*resource.path).collect();
         let unsigned =
             |file: &&File<'_>| file.path != signature_file && !listed.contains(file.path);
         files.iter().filter(unsigned).count()
@@ -185,7 +186,7 @@ impl Statement {
             .collect();
         let mut found = vec![0_u64; files.len()];
         let mut tasks = Vec::with_capacity(self.resources.len());
-        let mut seen = std::collections::HashSet::new();
+        let mut seen = HashSet::new();
         for resource in &self.resources {
             let path = || excerpt(&resource.path);
             let Some(&file) = present.get(&*resource.path) else {
@@ -297,127 +298,9 @@ impl Method {
     }
 }
 
-#[derive(Serialize, Deserialize)]
-struct Document<'a> {
-    #[serde(rename = "_type", borrow)]
-    kind: Cow<'a, str>,
-    #[serde(borrow)]
-    subject: Vec<Subject<'a>>,
-    #[serde(rename = "predicateType", borrow)]
-    predicate_type: Cow<'a, str>,
-    #[serde(borrow)]
-    predicate: Predicate<'a>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct Subject<'a> {
-    #[serde(borrow)]
-    name: Cow<'a, str>,
-    #[serde(borrow)]
-    digest: DigestSet<'a>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct DigestSet<'a> {
-    #[serde(borrow)]
-    sha256: Cow<'a, str>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct Predicate<'a> {
-    #[serde(borrow)]
-    serialization: Serialization<'a>,
-    #[serde(borrow)]
-    resources: Vec<StoredResource<'a>>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct Serialization<'a> {
-    #[serde(borrow)]
-    method: Cow<'a, str>,
-    #[serde(borrow)]
-    hash_type: Cow<'a, str>,
-    /// What is published holds no links, whatever the signer followed.
-    allow_symlinks: bool,
-    #[serde(borrow, default)]
-    ignore_paths: Vec<Cow<'a, str>>,
-    /// Python writes `1000000000.0`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    shard_size: Option<serde_json::Number>,
-}
-
-impl Serialization<'_> {
-    fn method(&self) -> Result<Method, Error> {
-        match (&*self.method, &self.shard_size) {
-            ("files", _) => Ok(Method::Files),
-            ("shards", Some(size)) => {
-                let text = size.to_string();
-                let size = text.strip_suffix(".0").unwrap_or(&text).parse().unwrap_or(0);
-                if size == 0 {
-                    return Err(malformed(WHAT, "a shard size that is no positive whole number"));
-                }
-                Ok(Method::Shards(size))
-            }
-            ("shards", None) => Err(malformed(WHAT, "shards without their size")),
-            (other, _) => Err(Error::Unsupported { what: "method", found: excerpt(other) }),
-        }
-    }
-}
-
-#[derive(Serialize, Deserialize)]
-struct StoredResource<'a> {
-    #[serde(borrow)]
-    name: Cow<'a, str>,
-    #[serde(borrow)]
-    algorithm: Cow<'a, str>,
-    #[serde(borrow)]
-    digest: Cow<'a, str>,
-}
-
-impl StoredResource<'_> {
-    fn read(&self, method: Method, hash: Algorithm, spelled: &str) -> Result<Resource, Error> {
-        known("algorithm", &self.algorithm, spelled)?;
-        let digest = hex::decode(self.digest.as_bytes()).ok();
-        let digest = digest.filter(|digest| digest.len() == hash.bytes());
-        let digest = digest.ok_or_else(|| malformed(WHAT, "a digest of another length"))?;
-        if let Method::Files = method {
-            return Ok(Resource { path: self.name.to_string(), range: None, digest });
-        }
-        let named = || {
-            let mut parts = self.name.rsplitn(3, ':');
-            let (end, start, path) = (parts.next()?, parts.next()?, parts.next()?);
-            Some((path.to_owned(), decimal(start)?..decimal(end)?))
-        };
-        let (path, range) = named().ok_or_else(|| {
-            malformed(WHAT, format!("{:?} is no name of a shard", excerpt(&self.name)))
-        })?;
-        Ok(Resource { path, range: Some(range), digest })
-    }
-}
-
-/// A number in the one way that it is written.
-fn decimal(text: &str) -> Option<u64> {
-    let number: u64 = text.parse().ok()?;
-    (number.to_string() == text).then_some(number)
-}
-
 /// The root digest: SHA-256 over all digests, in their order.
 fn root(resources: &[Resource]) -> String {
     let mut context = sha2::Context::new(&sha2::SHA256);
     resources.iter().for_each(|resource| context.update(&resource.digest));
     hex::encode(context.finish())
-}
-
-fn known(what: &'static str, found: &str, expected: &str) -> Result<(), Error> {
-    if found != expected {
-        return Err(Error::Unsupported { what, found: excerpt(found) });
-    }
-    Ok(())
-}
-
-fn limit(what: &'static str, found: usize, limit: usize) -> Result<(), Error> {
-    if found > limit {
-        return Err(Error::Limit { what, found: found as u64, limit: limit as u64 });
-    }
-    Ok(())
 }

@@ -363,7 +363,7 @@ fn a_certificate_counts_while_it_is_valid_for_signing_and_for_whom_it_names() {
     let (root, other_root) = (authority(), authority());
     let publisher = Publisher::new();
     let bytes = sign(&statement(Method::Files, &FILES), &publisher.key);
-    let with_certificate = |bytes: &[u8], holder: &Publisher, edit: Edit<'_>| {
+    let with_certificate = |bytes: &[u8], holder: &KeyPair, edit: Edit<'_>| {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, "release");
         params.subject_alt_names = vec![
@@ -374,14 +374,14 @@ fn a_certificate_counts_while_it_is_valid_for_signing_and_for_whom_it_names() {
         (params.not_before, params.not_after) =
             (date_time_ymd(2025, 1, 1), date_time_ymd(2026, 1, 1));
         edit(&mut params);
-        let leaf = params.signed_by(&holder.pair, &root).unwrap();
+        let leaf = params.signed_by(holder, &root).unwrap();
         let mut document: Value = serde_json::from_slice(bytes).unwrap();
         let chain = json!({"certificates": [{"rawBytes": STANDARD.encode(leaf.der())}]});
         document["verificationMaterial"] =
             json!({"x509CertificateChain": chain, "tlogEntries": []});
         Signature::parse(document.to_string().as_bytes()).unwrap()
     };
-    let signed_with = |edit: Edit<'_>| with_certificate(&bytes, &publisher, edit);
+    let signed_with = |edit: Edit<'_>| with_certificate(&bytes, &publisher.pair, edit);
     let trust = |root: &CertifiedIssuer<'_, KeyPair>, identity: &str| {
         let mut trust = Trust::default();
         trust.add_authorities(root.pem().as_bytes()).unwrap();
@@ -411,8 +411,12 @@ fn a_certificate_counts_while_it_is_valid_for_signing_and_for_whom_it_names() {
     // The certificate of a believed signer beside somebody else's signature.
     let stranger = Publisher::new();
     let forged = sign(&statement(Method::Files, &FILES), &stranger.key);
-    let forged = with_certificate(&forged, &publisher, &|_| {}).verify(&release, at(2025));
+    let forged = with_certificate(&forged, &publisher.pair, &|_| {}).verify(&release, at(2025));
     assert!(matches!(forged, Err(Error::Forged)));
+    // A key of another kind is refused with its certificate, not as a fault of the command line.
+    let ed25519 = KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
+    let other_kind = with_certificate(&bytes, &ed25519, &|_| {}).verify(&release, at(2025));
+    assert!(matches!(other_kind, Err(Error::Certificate(_))));
     // A key that is believed is no authority, whatever certificate it has.
     let refused = good.verify(&publisher.trust(), at(2025));
     assert!(matches!(refused, Err(Error::OtherMaterial { .. })));
@@ -427,8 +431,8 @@ fn a_certificate_counts_while_it_is_valid_for_signing_and_for_whom_it_names() {
         .verify(&release, at(2025))
     };
     let digital = KeyUsagePurpose::DigitalSignature;
-    assert!(with_usages(&[digital], &[code.clone()]).is_ok());
-    assert!(with_usages(&[], &[code.clone()]).is_ok());
+    assert!(with_usages(&[digital], std::slice::from_ref(&code)).is_ok());
+    assert!(with_usages(&[], std::slice::from_ref(&code)).is_ok());
     for (usages, extended) in [
         (&[][..], &[][..]),
         (&[KeyUsagePurpose::KeyAgreement], &[]),

@@ -5,6 +5,7 @@
 //! limits are checked; then for the contents. So nothing of it is held but one buffer, neither
 //! packed nor unpacked, and a bomb is refused before a byte of it is written.
 
+mod entries;
 mod image;
 mod object;
 
@@ -150,26 +151,20 @@ fn walk_tar(mut reader: impl Read, visit: &mut impl Visit) -> Result<(), Failure
 }
 
 fn walk_tar_entries(reader: impl Read, visit: &mut impl Visit) -> Result<(), Failure> {
-    let mut archive = tar::Archive::new(reader);
-    for (count, entry) in archive.entries().map_err(unreadable)?.enumerate() {
-        if count == ENTRIES_MAX {
-            return Err(too_many());
-        }
-        let mut entry = entry.map_err(unreadable)?;
+    entries::each(reader, ENTRIES_MAX, |entry| {
         let name = String::from_utf8(entry.path_bytes().into_owned())
             .map_err(|_| refused("an entry's name is not UTF-8"))?;
         let kind = entry.header().entry_type();
         if kind.is_dir() || kind.is_pax_global_extensions() {
-            continue;
+            return Ok(());
         }
         if !kind.is_file() || kind.is_gnu_sparse() {
             return Err(refused("an entry is neither a file nor a directory").at(&name));
         }
         let executable = entry.header().mode().map_err(unreadable)? & 0o100 != 0;
         let bytes = entry.size();
-        visit.file(&name, bytes, executable, &mut entry).map_err(|failure| failure.at(&name))?;
-    }
-    Ok(())
+        visit.file(&name, bytes, executable, entry).map_err(|failure| failure.at(&name))
+    })
 }
 
 fn walk_zip(mut reader: impl Read + Seek, visit: &mut impl Visit) -> Result<(), Failure> {

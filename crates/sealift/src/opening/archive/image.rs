@@ -17,7 +17,9 @@ use seal::segment::SEGMENT_BYTES;
 use store::{Layer, Store};
 
 use super::object::Object;
-use super::{PADDING_BYTES_MAX, Unpack, Visit, blocking, changed, refused, too_many, unreadable};
+use super::{
+    PADDING_BYTES_MAX, Unpack, Visit, blocking, changed, entries, refused, too_many, unreadable,
+};
 use crate::code::Code;
 use crate::failure::Failure;
 use crate::progress::Progress;
@@ -269,14 +271,9 @@ fn walk(layer: &Layer, reader: impl Read, overlay: &mut impl Overlay) -> Result<
 }
 
 fn walk_entries(reader: impl Read, overlay: &mut impl Overlay) -> Result<(), Failure> {
-    let mut archive = tar::Archive::new(reader);
-    for (count, entry) in archive.entries().map_err(unreadable)?.enumerate() {
-        if count == ENTRIES_MAX {
-            return Err(refused("the layer has too many entries"));
-        }
-        let mut entry = entry.map_err(unreadable)?;
+    entries::each(reader, ENTRIES_MAX, |entry| {
         let path = entry.path_bytes().into_owned();
-        let Some(path) = below_models(&path) else { continue };
+        let Some(path) = below_models(&path) else { return Ok(()) };
         if path.len() > PATH_BYTES_MAX {
             return Err(refused("an entry's name is longer than any path"));
         }
@@ -295,13 +292,12 @@ fn walk_entries(reader: impl Read, overlay: &mut impl Overlay) -> Result<(), Fai
             None if kind.is_file() => {
                 let mode = entry.header().mode().map_err(unreadable)?;
                 let bytes = entry.size();
-                overlay.file(&path, bytes, mode & 0o100 != 0, &mut entry)
+                overlay.file(&path, bytes, mode & 0o100 != 0, entry)
             }
             None => Err(refused("an entry below models/ is neither a file nor a directory")),
         };
-        result.map_err(|failure| failure.at(format!("models/{path}")))?;
-    }
-    Ok(())
+        result.map_err(|failure| failure.at(format!("models/{path}")))
+    })
 }
 
 /// The part of an entry's name below `models/`; empty for that directory itself. What removes it is

@@ -165,3 +165,27 @@ fn gzips_checksum_is_compared() {
     packed[at] ^= 1;
     assert_eq!(index(&packed).unwrap_err().code(), Code::Tampered);
 }
+
+/// A long name (GNU) and an attribute (pax) whose lengths are those of bombs: nothing of that size is
+/// held.
+#[test]
+fn what_stands_in_front_of_an_entry_is_bounded() {
+    struct Endless(u64);
+    impl Read for Endless {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            self.0 += buffer.len() as u64;
+            buffer.fill(b'a');
+            Ok(buffer.len())
+        }
+    }
+    for kind in [tar::EntryType::GNULongName, tar::EntryType::XHeader] {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_size(1 << 40);
+        header.set_cksum();
+        let mut bomb = header.as_bytes().chain(Endless(0));
+        let refused = walk_tar_entries(&mut bomb, &mut Index::default()).unwrap_err();
+        assert!(refused.what().contains("too long"), "{refused}");
+        assert!(bomb.into_inner().1.0 <= 2 << 20);
+    }
+}

@@ -134,6 +134,15 @@ pub(crate) struct Serve {
         env = "SEALIFT_BROKER_TPM_TRUSTED_KEY"
     )]
     tpm_trusted_keys: Vec<PathBuf>,
+    /// Requests a second that one client (an IPv4 address, an IPv6 /64) may make, ten seconds' worth of
+    /// them at once; 0 is no limit. Loopback has none
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = broker::CLIENT_RATE_DEFAULT,
+        env = "SEALIFT_BROKER_CLIENT_RATE"
+    )]
+    client_rate: u32,
     /// Audit log: a file, `-` (standard output), journald:, syslog: or https://… [default:
     /// DATA_DIR/audit.log]
     #[arg(long, value_name = "TARGET", env = "SEALIFT_BROKER_AUDIT_FILE")]
@@ -186,6 +195,7 @@ impl Serve {
             admin_issuers: self.admin_issuers.clone(),
             insecure_dev: self.insecure_dev,
             tpm_trusted_keys: self.tpm_trusted_keys.clone(),
+            client_rate: self.client_rate,
             listen: self.listen,
             tls: tls.map(|(certificates, key)| TlsFiles { certificates, key }),
         }

@@ -32,6 +32,8 @@ pub struct Config {
     pub insecure_dev: bool,
     /// Public keys of TPMs' attestation keys, PEM. None: TPM evidence is refused.
     pub tpm_trusted_keys: Vec<PathBuf>,
+    /// Requests a second that one client may make, 10 seconds' worth of them at once; 0 is no limit.
+    pub client_rate: u32,
     /// Where to listen; port 0 is any free one.
     pub listen: SocketAddr,
     /// Certificate chain and key, PEM.
@@ -64,6 +66,7 @@ impl Config {
             admin_issuers: Vec::new(),
             insecure_dev: false,
             tpm_trusted_keys: Vec::new(),
+            client_rate: crate::CLIENT_RATE_DEFAULT,
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             tls: None,
         }

@@ -33,6 +33,7 @@ pub(crate) enum Kind {
     ResourceRefused,
     PolicyReadOnly,
     AuditUnavailable,
+    TooManyRequests,
 }
 
 impl Kind {
@@ -55,6 +56,7 @@ impl Kind {
                 StatusCode::INTERNAL_SERVER_ERROR
             }
             Self::AuditUnavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
         }
     }
 }

@@ -26,6 +26,7 @@ use crate::files;
 use crate::master::MasterKey;
 use crate::metrics::{Endpoint, Metrics};
 use crate::policy::Policy;
+use crate::rates::{RETRY_AFTER_SECONDS, Rates};
 use crate::refusal::{Kind, Refusal};
 use crate::resources::Resources;
 use crate::session::Sessions;
@@ -51,6 +52,7 @@ pub struct Service {
     admins: Admins,
     audit: Audit,
     metrics: Metrics,
+    rates: Rates,
     throttle: Throttle,
     evidence_audit: Throttle,
     clock: ClockCell,
@@ -130,6 +132,7 @@ impl Service {
             admins: Admins::load(&config.admin_public_keys, config.admin_issuers.clone())?,
             audit: Audit { log, works: AtomicBool::new(true) },
             metrics: Metrics::new(),
+            rates: Rates::new(config.client_rate),
             throttle: Throttle::new(LINES_PER_SECOND),
             evidence_audit: Throttle::new(EVIDENCE_RECORDS_PER_MINUTE),
             clock: ClockCell(clock),
@@ -160,10 +163,12 @@ impl Service {
         let (plugin, rest) = path.split_once('/').unwrap_or((path, ""));
         let method = call.method.as_str();
         match (plugin, rest, method) {
-            ("auth", "", "POST") => (Endpoint::Auth, self.auth(call)),
-            ("attest", "", "POST") => (Endpoint::Attest, self.attest(call)),
+            ("auth", "", "POST") => (Endpoint::Auth, self.within_rate(call, Self::auth)),
+            ("attest", "", "POST") => (Endpoint::Attest, self.within_rate(call, Self::attest)),
             ("resource", "", "GET") => (Endpoint::Admin, self.list_resources(call)),
-            ("resource", _, "GET") => (Endpoint::Resource, self.release(call, rest)),
+            ("resource", _, "GET") => {
+                (Endpoint::Resource, self.within_rate(call, |own, call| own.release(call, rest)))
+            }
             ("resource", _, "POST") => (Endpoint::Admin, self.store_resource(call, rest)),
             ("resource", _, "PATCH") => (Endpoint::Admin, self.raise_pin(call, rest)),
             ("resource", _, "DELETE") => (Endpoint::Admin, self.delete_resource(call, rest)),
@@ -176,6 +181,18 @@ impl Service {
             ("resource-policy", "", _) => (Endpoint::Unknown, Err(wrong_method("GET or POST"))),
             _ => (Endpoint::Unknown, Err(Refusal::new(Kind::PluginNotFound, "no such endpoint"))),
         }
+    }
+
+    /// Guests' requests, as often as a client may make them: before anything is done about one.
+    fn within_rate(
+        &self,
+        call: &Call,
+        answer: impl FnOnce(&Self, &Call) -> Result<Answer, Refusal>,
+    ) -> Result<Answer, Refusal> {
+        if self.rates.admit(call.client.ip(), self.clock.now()) {
+            return answer(self, call);
+        }
+        Err(Refusal::new(Kind::TooManyRequests, "too many requests from this address, try again"))
     }
 
     fn route_public(&self, call: &Call) -> (Endpoint, Result<Answer, Refusal>) {
@@ -226,7 +243,11 @@ impl Service {
                 warn!(?kind, %client, ?detail, ?cause, "refused");
             }
         }
-        respond(refusal.status(), Answer::json(&refusal.body()))
+        let mut response = respond(refusal.status(), Answer::json(&refusal.body()));
+        if refusal.kind == Kind::TooManyRequests {
+            response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER_SECONDS.into());
+        }
+        response
     }
 
     /// Records what is about to be done. An error means: do not do it.

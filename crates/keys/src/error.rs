@@ -90,6 +90,16 @@ pub enum Error {
         #[source]
         source: Option<Cause>,
     },
+    /// A server that has too much to do, and says when to come again. Transient.
+    #[error("{endpoint} is busy: {why}")]
+    Busy {
+        /// The address asked.
+        endpoint: String,
+        /// What it says.
+        why: String,
+        /// How long it wants to be left alone (`Retry-After`).
+        after: Duration,
+    },
     /// Released, but without a single byte. Transient: a KBS that is replacing a key answers so.
     #[error("{resource} is empty")]
     Empty {
@@ -159,7 +169,10 @@ pub enum Error {
 impl Error {
     /// Whether asking again may help.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Unreachable { .. } | Self::Empty { .. } | Self::Opaque { .. })
+        matches!(
+            self,
+            Self::Unreachable { .. } | Self::Busy { .. } | Self::Empty { .. } | Self::Opaque { .. }
+        )
     }
 
     /// [`Error::Protocol`].

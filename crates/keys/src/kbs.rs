@@ -248,9 +248,9 @@ impl Kbs {
     }
 
     async fn refusal(&self, response: Response) -> Refusal {
-        let status = response.status().as_u16();
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
         let body: Zeroizing<Vec<u8>> = self.endpoint.refusal(response).await;
-        Refusal::parse(status, &body)
+        Refusal::parse(status, &body).with_headers(&headers)
     }
 
     fn protocol(&self, why: impl Into<String>) -> Error {

@@ -72,7 +72,11 @@ pub async fn with_retry<T, Asked: Future<Output = Result<T, Error>>>(
             Error::Opaque { .. } => opaque_attempts + 1,
             _ => 0,
         };
-        let pause = retry.pause(attempt, random());
+        let mut pause = retry.pause(attempt, random());
+        if let Error::Busy { after, .. } = &error {
+            // Its own after that: all who were told the same would come back together.
+            pause += *after;
+        }
         let again = error.is_transient()
             && opaque_attempts < retry.opaque_attempts_max
             && Instant::now() + pause < end;
@@ -177,6 +181,11 @@ mod tests {
         Err(Error::Empty { resource: resource().into() })
     }
 
+    fn busy() -> Result<Secret, Error> {
+        let after = Duration::from_secs(30);
+        Err(Error::Busy { endpoint: String::new(), why: String::new(), after })
+    }
+
     fn opaque() -> Result<Secret, Error> {
         Err(Error::Opaque { resource: resource().into(), elapsed: Duration::ZERO })
     }
@@ -207,6 +216,20 @@ mod tests {
         let error = release_with_retry(&source, &resource(), &Retry::default()).await.unwrap_err();
         assert!(matches!(error, Error::Opaque { .. }));
         assert_eq!(source.attempts(), 6);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_busy_server_is_left_alone_for_as_long_as_it_asks_within_the_deadline() {
+        let (source, started) = (Scripted::new(&[busy, busy, released]), Instant::now());
+        release_with_retry(&source, &resource(), &Retry::default()).await.unwrap();
+        assert!(started.elapsed() >= Duration::from_secs(60));
+
+        let (source, started) = (Scripted::new(&[busy]), Instant::now());
+        let retry = Retry { deadline: Duration::from_secs(20), ..Retry::default() };
+        let error = release_with_retry(&source, &resource(), &retry).await.unwrap_err();
+        assert!(matches!(error, Error::Busy { .. }));
+        assert_eq!(source.attempts(), 1);
+        assert!(started.elapsed() < retry.deadline, "nobody waits for what comes too late");
     }
 
     #[tokio::test(start_paused = true)]

@@ -13,6 +13,7 @@ use crate::pin::{Pin, Pins};
 mod jwk;
 mod purpose;
 
+pub(crate) use jwk::parse_pins;
 pub use purpose::Purpose;
 
 /// Bytes of a data key and of a key encryption key.

@@ -7,6 +7,8 @@
 use std::collections::BTreeMap;
 
 use crate::Error;
+use crate::json::{self, malformed};
+use crate::key::parse_pins;
 use crate::name::{Digest, ModelName};
 
 /// What one carrier says of one model.
@@ -21,6 +23,22 @@ pub struct Pin {
 /// What a key says: the models that it serves.
 pub type Pins = BTreeMap<ModelName, Pin>;
 
+/// Reads a document of pins that is kept apart from the key, which stays what it is: the object that
+/// a key's JWK has as `sealift`, strictly. It may be empty, and then nothing opens.
+///
+/// # Errors
+///
+/// [`Error::Malformed`].
+pub fn parse(document: &[u8]) -> Result<Pins, Error> {
+    let refused = |why| malformed("document of pins", why);
+    match json::parse(document) {
+        Ok(serde_json::Value::Object(models)) => parse_pins(models)
+            .ok_or_else(|| refused("a model's name, `min_generation` or `digests` is malformed")),
+        Ok(_) => Err(refused("not an object of models")),
+        Err(_) => Err(refused("not strict JSON (are there duplicate members?)")),
+    }
+}
+
 /// What the deployer asks for, beside the key's own pins.
 #[derive(Debug, Clone, Default)]
 pub struct Demand {
@@ -28,6 +46,8 @@ pub struct Demand {
     pub name: Option<ModelName>,
     /// Generation and digests, if the deployer gave any.
     pub pin: Pin,
+    /// What documents of pins say: each is as good as a key that lists its models.
+    pub listed: Vec<Pins>,
     /// `--allow-unpinned`: open what nothing pins.
     pub allow_unpinned: bool,
 }
@@ -47,13 +67,10 @@ impl Demand {
         if self.name.as_ref().is_some_and(|asked| asked != name) {
             return Err(not_allowed());
         }
-        // A key that lists models is for those only; a key without a list leaves it to the deployer.
-        let of_key = match key {
-            Some(pins) => Some(pins.get(name).ok_or_else(not_allowed)?),
-            None => None,
-        };
-        let mut pinned = false;
-        for pin in of_key.into_iter().chain([&self.pin]) {
+        let mut pinned = self.pin.check(name, generation, digest)?;
+        // Who lists models allows those only; a key without a list leaves it to others.
+        for pins in key.into_iter().chain(&self.listed) {
+            let pin = pins.get(name).ok_or_else(not_allowed)?;
             pinned |= pin.check(name, generation, digest)?;
         }
         if !pinned && !self.allow_unpinned {

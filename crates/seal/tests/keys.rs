@@ -248,7 +248,12 @@ fn all_pins_must_hold_and_one_must_exist() {
         (of("m", both(5, right)), Some("m"), both(5, right), Opens),
     ] {
         for allow_unpinned in [false, true] {
-            let demand = Demand { name: asked.map(name), pin: deployer.clone(), allow_unpinned };
+            let demand = Demand {
+                name: asked.map(name),
+                pin: deployer.clone(),
+                allow_unpinned,
+                ..Demand::default()
+            };
             let checked = match demand.check(key.as_ref(), &name("m"), 5, &right) {
                 Ok(()) => Opens,
                 Err(Error::Stale { found: 5, .. }) => Stale,
@@ -261,6 +266,46 @@ fn all_pins_must_hold_and_one_must_exist() {
             let expected = if allow_unpinned && answer == Unpinned { &Opens } else { &answer };
             assert_eq!(&checked, expected, "{key:?} {demand:?}");
         }
+    }
+}
+
+/// Beside a key's own list, with the same meaning, and of several all hold.
+#[test]
+fn documents_of_pins_are_as_strict_as_a_keys_own_and_all_of_them_hold() {
+    let parse = |text: &str| seal::pin::parse(text.as_bytes());
+    let name = seal::name::ModelName::parse("m").unwrap();
+    let digest = Digest::of(b"manifest");
+    let document = format!(r#"{{"m":{{"min_generation":5,"digests":["{digest}"]}},"n":{{}}}}"#);
+    for end in 0..document.len() {
+        assert!(parse(&document[..end]).is_err(), "{end}");
+    }
+    for malformed in [
+        "[]",
+        "null",
+        r#"{"m":5}"#,
+        r#"{"m":{"min_generation":-1}}"#,
+        r#"{"m":{"min_generation":"5"}}"#,
+        r#"{"m":{"digests":[]}}"#,
+        r#"{"m":{"digests":["sha256:ab"]}}"#,
+        r#"{"m":{"minimum":5}}"#,
+        r#"{"m":{},"m":{}}"#,
+        r#"{"../m":{}}"#,
+        r#"{"kty":"oct","k":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"}"#,
+    ] {
+        assert!(matches!(parse(malformed), Err(Error::Malformed { .. })), "{malformed}");
+    }
+    let check = |documents: &[&str]| {
+        let listed = documents.iter().map(|text| parse(text).unwrap()).collect();
+        Demand { listed, ..Demand::default() }.check(None, &name, 5, &digest)
+    };
+    check(&[&document]).unwrap();
+    assert!(matches!(check(&[r#"{"m":{}}"#]), Err(Error::Unpinned { .. })));
+    let newer = r#"{"m":{"min_generation":6}}"#;
+    for documents in [&[newer, &document][..], &[&document, newer]] {
+        assert!(matches!(check(documents), Err(Error::Stale { .. })));
+    }
+    for absent in ["{}", r#"{"n":{"min_generation":1}}"#] {
+        assert!(matches!(check(&[&document, absent]), Err(Error::ModelNotAllowed { .. })));
     }
 }
 

@@ -202,7 +202,7 @@ fn demand(asked: &Asked) -> Result<Demand, Error> {
     let digests = asked.digests.iter().map(|digest| Digest::parse(digest));
     let pin =
         Pin { min_generation: asked.min_generation, digests: digests.collect::<Result<_, _>>()? };
-    Ok(Demand { name, pin, allow_unpinned: asked.allow_unpinned })
+    Ok(Demand { name, pin, allow_unpinned: asked.allow_unpinned, ..Demand::default() })
 }
 
 fn object(vector: &Vector, name: &str) -> Option<Vec<u8>> {

@@ -267,6 +267,10 @@ pub struct Opening {
     /// Manifest digest to open (sha256:…); may be repeated
     #[arg(long, value_parser = digest, env = "SEALIFT_DIGEST", value_delimiter = ',')]
     pub digest: Vec<Digest>,
+    /// Where a document of pins is (kbs:///…), at the broker or data hub that releases keys: which
+    /// models may be opened, from which generation on
+    #[arg(long, value_name = "URI", value_parser = resource, env = "SEALIFT_PIN_RESOURCE")]
+    pub pin_resource: Option<ResourceUri>,
     /// Open a bundle although nothing says that it is the current one
     #[arg(long, env = "SEALIFT_ALLOW_UNPINNED")]
     pub allow_unpinned: bool,
@@ -590,6 +594,9 @@ pub struct KeyCheck {
     /// The key's name
     #[arg(long, value_name = "URI", value_parser = key_uri, env = "SEALIFT_RESOURCE_ID")]
     pub resource_id: KeyUri,
+    /// A document of pins to try as well, as for `init`
+    #[arg(long, value_name = "URI", value_parser = resource, env = "SEALIFT_PIN_RESOURCE")]
+    pub pin_resource: Option<ResourceUri>,
     /// How to reach the key
     #[command(flatten)]
     pub key: KeyArgs,

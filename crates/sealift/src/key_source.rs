@@ -89,7 +89,8 @@ pub(crate) async fn release_bytes(
     release_as(source, resource, purpose, deadline, log, Ok).await
 }
 
-async fn release_as<T>(
+/// The same, and what `parse` makes of them: a refusal of its is recorded as one.
+pub(crate) async fn release_as<T>(
     source: &Source,
     resource: &ResourceUri,
     purpose: &str,

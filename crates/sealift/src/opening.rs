@@ -151,10 +151,20 @@ impl Run<'_> {
             self.say(format_args!("plan {place} -> {}", target.dest.display()));
             planned.push(self.plan(target).await.map_err(|failure| failure.at(place))?);
         }
-        let keks = self.release(&planned).await?;
+        let keys = Keys::new(&self.options.key, &self.options.remote, "open", self.log);
+        let keks = self.release(&keys, &planned).await?;
+        let mut demands = Vec::with_capacity(targets.len());
+        for (target, planned) in targets.iter().zip(&planned) {
+            // What is not sealed has no name or generation to compare.
+            let sealed = matches!(planned.work, Work::Sealed { .. });
+            let demand = if sealed { self.demand(target, &keys).await? } else { Demand::default() };
+            demands.push(demand);
+        }
         let mut staged = Vec::with_capacity(targets.len());
-        for ((target, planned), kek) in targets.iter().zip(planned).zip(&keks) {
-            match self.stage(target, planned, kek.as_deref()).await {
+        for (((target, planned), kek), demand) in
+            targets.iter().zip(planned).zip(&keks).zip(&demands)
+        {
+            match self.stage(target, planned, kek.as_deref(), demand).await {
                 Ok(one) => staged.push(one),
                 Err(failure) => {
                     discard(staged);
@@ -187,8 +197,11 @@ impl Run<'_> {
 
     /// The key of each target, before any byte of any model. A key that is released is asked for
     /// once, one that unwraps once for each bundle.
-    async fn release(&self, planned: &[Planned]) -> Result<Vec<Option<Arc<Kek>>>, Failure> {
-        let keys = Keys::new(&self.options.key, &self.options.remote, "open", self.log);
+    async fn release(
+        &self,
+        keys: &Keys<'_>,
+        planned: &[Planned],
+    ) -> Result<Vec<Option<Arc<Kek>>>, Failure> {
         let mut released: BTreeMap<&KeyUri, Arc<Kek>> = BTreeMap::new();
         let mut keks = Vec::with_capacity(planned.len());
         for planned in planned {
@@ -220,13 +233,14 @@ impl Run<'_> {
         target: &'a Target,
         planned: Planned,
         kek: Option<&'a Kek>,
+        demand: &Demand,
     ) -> Result<Staged<'a>, Failure> {
         let Planned { mut store, destination, plan, work, unchanged } = planned;
         let started = jiff::Timestamp::now().to_string();
         let kek = || kek.expect("all that is encrypted was given its key");
         let (fetch, identity) = match work {
             Work::Sealed { bundle, resource } => {
-                let opened = bundle.open(&resource, kek(), &self.demand(target))?;
+                let opened = bundle.open(&resource, kek(), demand)?;
                 let identity = Identity::of(&opened, &resource);
                 (Fetch::Items(sealed_items(&opened)), identity)
             }
@@ -350,10 +364,16 @@ impl Run<'_> {
         })
     }
 
-    fn demand(&self, target: &Target) -> Demand {
+    /// What `target` must be to be opened, documents of pins included: they are asked for here.
+    async fn demand(&self, target: &Target, keys: &Keys<'_>) -> Result<Demand, Failure> {
         let options = self.options;
         let pin = &target.source.pin;
-        Demand {
+        let mut listed = Vec::new();
+        for resource in options.pin_resource.iter().chain(&target.source.pins) {
+            self.say(format_args!("pins {resource}"));
+            listed.push(keys.pins(resource).await?);
+        }
+        Ok(Demand {
             name: target.source.name.clone().or_else(|| options.name.clone()),
             pin: Pin {
                 min_generation: pin.min_generation.max(options.min_generation),
@@ -363,8 +383,9 @@ impl Run<'_> {
                     pin.digests.clone()
                 },
             },
+            listed,
             allow_unpinned: options.allow_unpinned,
-        }
+        })
     }
 
     fn style(&self) -> progress::Style {

@@ -16,6 +16,7 @@ use keys_ext::{
 use seal::bundle::{Bundle, Recipient};
 use seal::key::{Kek, Purpose};
 use seal::name::{BundleId, KeyUri, PluginUri, ResourceUri, VaultKv};
+use seal::pin::Pins;
 use secret::Secret;
 
 use crate::cli::{BrokerArgs, KeyArgs, NamedKey, RemoteArgs, VaultAuth};
@@ -143,6 +144,24 @@ impl<'a> Keys<'a> {
             ))
             .hint("Try it on a bundle: sealift verify SRC --resource-id URI")),
         }
+    }
+
+    /// The document of pins `resource`, from the broker, data hub or file that keys are released
+    /// from, with whatever proves who asks there. A key's file beside a broker is not taken for it.
+    pub(crate) async fn pins(&self, resource: &ResourceUri) -> Result<Pins, Failure> {
+        let KeyArgs { key_source, key_file, kbs_url, key_timeout, .. } = self.key;
+        let apart = match (key_source, key_file, kbs_url) {
+            (None, Some(_), Some(_)) => {
+                Some(key_source::open(&KeyArgs { key_file: None, ..self.key.clone() })?)
+            }
+            _ => None,
+        };
+        let source = apart.as_ref().map_or_else(|| self.source(self.key), Ok)?;
+        let parse = |document: Secret| {
+            seal::pin::parse(document.expose())
+                .map_err(|error| Failure::from(error).recode(Code::KeyUnusable).at(resource))
+        };
+        key_source::release_as(source, resource, "pins", *key_timeout, self.log, parse).await
     }
 
     async fn in_file(&self, name: &KeyUri, file: &Path) -> Result<Kek, Failure> {

@@ -5,7 +5,7 @@
 //! `s3://models/llama#key=kbs:///team/llama/v3&digest=sha256:…&name=llama&generation=7`.
 //! A fragment is never sent to a store.
 
-use seal::name::{Digest, KeyUri, ModelName};
+use seal::name::{Digest, KeyUri, ModelName, ResourceUri};
 use seal::pin::Pin;
 use store::Location;
 
@@ -23,6 +23,8 @@ pub struct Source {
     pub name: Option<ModelName>,
     /// The generation and digests that the deployer expects.
     pub pin: Pin,
+    /// Where the deployer keeps a document of pins for it.
+    pub pins: Option<ResourceUri>,
 }
 
 impl Source {
@@ -31,7 +33,7 @@ impl Source {
     pub fn parse(text: &str) -> Result<Self, Failure> {
         let (uri, fragment) = text.split_once('#').unwrap_or((text, ""));
         let location = Location::parse(uri)?;
-        let mut source = Self { location, key: None, name: None, pin: Pin::default() };
+        let mut source = Self { location, key: None, name: None, pin: Pin::default(), pins: None };
         for member in fragment.split('&').filter(|member| !member.is_empty()) {
             source
                 .member(member)
@@ -47,6 +49,7 @@ impl Source {
         let repeated = match name {
             "key" => self.key.replace(KeyUri::parse(value)?).is_some(),
             "name" => self.name.replace(ModelName::parse(value)?).is_some(),
+            "pins" => self.pins.replace(ResourceUri::parse(value)?).is_some(),
             "generation" => {
                 let generation =
                     value.parse().map_err(|_| Failure::usage("a generation is a whole number"))?;
@@ -58,7 +61,7 @@ impl Source {
             }
             _ => {
                 return Err(Failure::usage("unknown member of the fragment")
-                    .hint("Known members are key, digest, name and generation"));
+                    .hint("Known members are key, digest, name, generation and pins"));
             }
         };
         if repeated { Err(Failure::usage("given twice")) } else { Ok(()) }
@@ -73,13 +76,14 @@ mod tests {
     fn a_fragment_carries_key_and_pins() {
         let digest = format!("sha256:{}", "ab".repeat(32));
         let source = Source::parse(&format!(
-            "s3://models/llama#key=kbs:///team/llama/v3&digest={digest}&name=llama&generation=7"
+            "s3://models/llama#key=kbs:///team/llama/v3&digest={digest}&name=llama&generation=7&pins=kbs:///team/pins/llama"
         ))
         .unwrap();
         assert_eq!(source.location.to_string(), "s3://models/llama");
         assert_eq!(source.key.unwrap().to_string(), "kbs:///team/llama/v3");
         assert_eq!(source.name.unwrap().as_str(), "llama");
         assert_eq!(source.pin.min_generation, Some(7));
+        assert_eq!(source.pins.unwrap().to_string(), "kbs:///team/pins/llama");
         assert_eq!(source.pin.digests[0].to_string(), digest);
     }
 
@@ -94,6 +98,9 @@ mod tests {
             "key=kbs:///a/b/c&key=kbs:///a/b/d",
             "digest=sha256:abcd",
             "digest=md5:00",
+            "pins=kbs:///a/b",
+            "pins=vault:///secret/data/pins#p",
+            "pins=kbs:///a/b/c&pins=kbs:///a/b/c",
             "generation=-1",
             "generation=seven",
             "name=../x",

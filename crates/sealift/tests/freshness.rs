@@ -292,3 +292,93 @@ fn another_model_of_the_same_key_does_not_stand_in() {
     succeed(command.args(["--key-file", text(&scene.sealed.key)]));
     scene.refused(&other, Code::Stale);
 }
+
+const PINS: &str = "kbs:///team/pins/model";
+const NOT_PINS: &str = "package policy\nimport rego.v1\ndefault allow := false\n\
+    allow if data[\"resource-path\"][1] != \"pins\"\n";
+
+/// For keys that say nothing of generations: here 32 bytes, as a broker has them.
+#[test]
+fn a_document_of_pins_decides_for_a_key_that_has_none() {
+    use base64::Engine as _;
+    let scene = Scene::new();
+    let (old, new) = (&scene.sealed.bundle, &scene.newer);
+    let jwk: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(&scene.sealed.key).unwrap()).unwrap();
+    let raw = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(jwk["k"].as_str().unwrap());
+    scene.broker.put(RESOURCE, &raw.unwrap());
+    scene.refused(old, Code::Stale);
+
+    let dest = scene.sealed.dest("pinned");
+    let refused = |bundle: &Path, code: Code| {
+        let by_flag = scene.init(text(bundle), &dest, &["--pin-resource", PINS]);
+        refused_untouched(by_flag, code, &dest, &BTreeMap::new());
+        let source = format!("{}#pins={PINS}", text(bundle));
+        refused_untouched(scene.init(&source, &dest, &[]), code, &dest, &BTreeMap::new());
+        // A minimum of the deployer's, or leave to open anything, does not stand in for it.
+        for more in [&["--min-generation", "1"][..], &["--allow-unpinned"]] {
+            let result = scene.init(&source, &dest, more);
+            refused_untouched(result, code, &dest, &BTreeMap::new());
+        }
+    };
+    refused(old, Code::KeyNotFound);
+    for malformed in ["", "{", "[]", r#"{"model":{"min_generation":"1"}}"#, r#"{"model":{"x":1}}"#]
+    {
+        if !malformed.is_empty() {
+            scene.broker.put(PINS, malformed.as_bytes());
+        }
+        refused(old, if malformed.is_empty() { Code::KeyNotFound } else { Code::KeyUnusable });
+    }
+    // A key is no document of pins.
+    scene.broker.put(PINS, &std::fs::read(&scene.sealed.key).unwrap());
+    refused(old, Code::KeyUnusable);
+    scene.broker.put(PINS, br#"{"another":{"min_generation":1}}"#);
+    refused(old, Code::Stale);
+    scene.broker.put(PINS, br#"{"model":{"min_generation":2}}"#);
+    refused(old, Code::Stale);
+    scene.broker.policy(NOT_PINS);
+    refused(new, Code::KeyDenied);
+    scene.broker.policy(ALLOW);
+
+    let opened = scene.init(text(new), &dest, &["--pin-resource", PINS]).unwrap();
+    assert_eq!(opened[0].generation, Some(2));
+    assert!(model_tree(&dest) == tree(&scene.sealed.model));
+    // All that are given hold.
+    let dest = scene.sealed.dest("both");
+    let more = ["--pin-resource", PINS, "--min-generation", "3"];
+    refused_untouched(scene.init(text(new), &dest, &more), Code::Stale, &dest, &BTreeMap::new());
+    let stricter = "kbs:///team/pins/stricter";
+    scene.broker.put(stricter, br#"{"model":{"min_generation":3}}"#);
+    let source = format!("{}#pins={stricter}", text(new));
+    let both = scene.init(&source, &dest, &["--pin-resource", PINS]);
+    refused_untouched(both, Code::Stale, &dest, &BTreeMap::new());
+}
+
+#[test]
+fn a_document_of_pins_is_recorded_rehearsed_and_checked() {
+    let scene = Scene::new();
+    let pins = scene.sealed.dir.path().join("pins.json");
+    std::fs::write(&pins, r#"{"model":{"min_generation":2}}"#).unwrap();
+    let url = scene.broker.url();
+    let mut put = common::sealift();
+    put.args(["secret", "put", text(&pins), "--resource", PINS, "--kbs-url", &url]);
+    succeed(put.args(["--admin-key", text(&scene.broker.admin_key)]));
+    let asks = |arguments: &[&str]| {
+        let mut command = common::sealift();
+        command.args(arguments).args(["--resource-id", RESOURCE, "--kbs-url", &url]);
+        command.args(["--insecure-dev"]).env("SEALIFT_PIN_RESOURCE", PINS);
+        command
+    };
+    let dest = scene.sealed.dest("dest");
+    std::fs::create_dir_all(&dest).unwrap();
+    let checked = succeed(&mut asks(&["key", "check"]));
+    assert!(String::from_utf8_lossy(&checked.stdout).contains("model@2"));
+    refuse(&mut asks(&["doctor", text(&scene.sealed.bundle), text(&dest)]), Code::Stale);
+    succeed(&mut asks(&["doctor", text(&scene.newer), text(&dest)]));
+    refuse(&mut asks(&["init", text(&scene.sealed.bundle), text(&dest)]), Code::Stale);
+    let opened = succeed(&mut asks(&["init", text(&scene.newer), text(&dest)]));
+    let records = String::from_utf8(opened.stdout).unwrap();
+    let asked = format!(r#""resource":"{PINS}","source":"kbs","purpose":"pins""#);
+    assert_eq!(records.matches(&asked).count(), 1, "{records}");
+    assert_eq!(records.matches("key-released").count(), 2, "{records}");
+}

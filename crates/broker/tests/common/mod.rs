@@ -194,6 +194,7 @@ impl Setup {
             admin_public_keys: vec![self.dirs.keys.admin_public_key.clone()],
             admin_issuers: self.issuers,
             insecure_dev: self.insecure_dev,
+            client_rate: broker::CLIENT_RATE_DEFAULT,
             listen: "127.0.0.1:0".parse().unwrap(),
             tls: self.tls,
             tpm_trusted_keys: self.tpm_trusted_keys,

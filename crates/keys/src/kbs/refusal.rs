@@ -4,6 +4,9 @@
 //! is only in the body: `{"type":"https://…/errors/<Variant>","detail":"…"}`. The variant decides
 //! here, and the status only where there is no variant, or one with two meanings.
 
+use std::time::Duration;
+
+use reqwest::header::{HeaderMap, RETRY_AFTER};
 use seal::name::KeyUri;
 use serde::Deserialize;
 
@@ -16,6 +19,8 @@ pub(super) struct Refusal {
     status: u16,
     variant: String,
     detail: String,
+    /// When to ask again, if it says.
+    after: Option<Duration>,
 }
 
 impl Refusal {
@@ -30,13 +35,22 @@ impl Refusal {
         match serde_json::from_slice::<Wire>(body) {
             Ok(Wire { kind, detail }) => {
                 let variant = kind.rsplit('/').next().unwrap_or_default();
-                Self { status, variant: printable(variant), detail: printable(&detail) }
+                let (variant, detail) = (printable(variant), printable(&detail));
+                Self { status, variant, detail, after: None }
             }
             Err(_) => {
                 let detail = printable(&String::from_utf8_lossy(body));
-                Self { status, variant: String::new(), detail }
+                Self { status, variant: String::new(), detail, after: None }
             }
         }
+    }
+
+    /// With what its headers say of when to ask again: in seconds (RFC 9110 §10.2.3), not as a date,
+    /// which would need two clocks to agree.
+    pub(super) fn with_headers(self, headers: &HeaderMap) -> Self {
+        let after = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok());
+        let after = after.and_then(|seconds| seconds.parse::<u32>().ok());
+        Self { after: after.map(|seconds| Duration::from_secs(seconds.into())), ..self }
     }
 
     /// Whether a new attestation may help. Trustee's own client takes every 401 for that, and so
@@ -68,6 +82,10 @@ impl Refusal {
             (_, 401) => Error::Attestation { endpoint, detail },
             (_, 403) => Error::Denied { resource, detail },
             (_, 404) => Error::NotFound { resource, detail },
+            (_, 429 | 503) if self.after.is_some() => {
+                let after = self.after.unwrap_or_default();
+                Error::Busy { endpoint, why: detail, after }
+            }
             (_, 408 | 429 | 500..) => Error::Unreachable { endpoint, why: detail, source: None },
             _ => Error::Protocol { endpoint, why: detail },
         }
@@ -113,6 +131,23 @@ mod tests {
         assert!(error(refusal(500, "PluginInternalError")).is_transient());
         assert!(matches!(of(400), Error::Protocol { .. }));
         assert!(matches!(error(refusal(418, "Teapot")), Error::Protocol { .. }));
+    }
+
+    #[test]
+    fn a_busy_brokers_wish_is_kept_if_it_is_a_number_of_seconds() {
+        let of = |status, after: &str| {
+            let headers = [(RETRY_AFTER, after.parse().unwrap())].into_iter().collect();
+            error(refusal(status, "TooManyRequests").with_headers(&headers))
+        };
+        for status in [429, 503] {
+            let asked = of(status, "7");
+            let kept = Duration::from_secs(7);
+            assert!(matches!(asked, Error::Busy { after, .. } if after == kept), "{asked}");
+            for other in ["Fri, 31 Dec 1999 23:59:59 GMT", "-1", "", "99999999999"] {
+                assert!(matches!(of(status, other), Error::Unreachable { .. }), "{other}");
+            }
+        }
+        assert!(matches!(of(403, "7"), Error::Denied { .. }));
     }
 
     #[test]

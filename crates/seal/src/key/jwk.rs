@@ -54,13 +54,9 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Kek, Error> {
     };
     let resource = jwk.get("kid").and_then(Value::as_str).and_then(|kid| KeyUri::parse(kid).ok());
     let pins = match jwk.remove("sealift") {
-        Some(Value::Object(models)) => Some(
-            models
-                .into_iter()
-                .map(parse_pin)
-                .collect::<Option<Pins>>()
-                .ok_or(Error::KeyUnusable("a malformed pin in `sealift`"))?,
-        ),
+        Some(Value::Object(models)) => {
+            Some(parse_pins(models).ok_or(Error::KeyUnusable("a malformed pin in `sealift`"))?)
+        }
         Some(_) => return refuse("`sealift` is not an object"),
         None => None,
     };
@@ -86,6 +82,11 @@ pub(super) fn parse_purposes(purposes: &Value) -> Option<Vec<Purpose>> {
         purposes.push(purpose);
     }
     Some(purposes)
+}
+
+/// What is said of each model; `None` if any of it is not understood.
+pub(crate) fn parse_pins(models: Map<String, Value>) -> Option<Pins> {
+    models.into_iter().map(parse_pin).collect()
 }
 
 fn parse_pin((name, pin): (String, Value)) -> Option<(ModelName, Pin)> {

@@ -146,6 +146,12 @@ async fn check(args: &KeyCheck, global: &Global) -> Result<(), Failure> {
             None => opens,
         }
     });
+    if let Some(resource) = &args.pin_resource {
+        checks.take("pins", keys.pins(resource).await, |pins| {
+            let models = models(Some(pins));
+            if models.is_empty() { "no model".to_owned() } else { models.join(" ") }
+        });
+    }
     checks.finish(global.output)
 }
 

@@ -163,9 +163,17 @@ fn key_to_use(args: &Verify) -> Result<Option<&KeyUri>, Failure> {
 
 /// The fragment's digest and name, which need no key to be compared.
 fn demanded(source: &Source, bundle: &Bundle) -> Result<(), Failure> {
+    if source.pins.is_some() {
+        return Err(Failure::usage("a document of pins is asked for by init, open and doctor")
+            .hint("Leave #pins= out: freshness is for the opener to judge"));
+    }
     let claimed = bundle.claimed();
-    let demand =
-        Demand { name: source.name.clone(), pin: source.pin.clone(), allow_unpinned: true };
+    let demand = Demand {
+        name: source.name.clone(),
+        pin: source.pin.clone(),
+        allow_unpinned: true,
+        ..Demand::default()
+    };
     Ok(demand.check(None, &claimed.name, claimed.generation, &bundle.digest())?)
 }
 

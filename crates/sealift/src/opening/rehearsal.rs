@@ -60,7 +60,10 @@ pub(crate) async fn rehearse(
     let kek = checks.release(keys.holder(&resource), kek, |_| resource.to_string());
     match kek {
         Some(kek) => {
-            let opened = bundle.open(&resource, &kek, &run.demand(target)).map_err(Failure::from);
+            let opened = match run.demand(target, &keys).await {
+                Ok(demand) => bundle.open(&resource, &kek, &demand).map_err(Failure::from),
+                Err(failure) => Err(failure),
+            };
             checks.take("current", opened, |opened| {
                 let manifest = opened.manifest();
                 format!("{} generation {}", manifest.name, manifest.generation)

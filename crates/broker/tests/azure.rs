@@ -27,6 +27,7 @@ const VALUE: &[u8] = b"thirty-two bytes of a secret key";
 fn references() -> Value {
     json!({
         "measurement": [STANDARD.encode([0x3e; 48])], "snp_pcr11": ["ab".repeat(32)],
+        "snp_pcr04": ["ab".repeat(32)],
         "tcb_bootloader": ["4"], "tcb_microcode": ["219"], "tcb_snp": ["24"], "tcb_tee": ["0"],
         "smt_enabled": ["false"], "tsme_enabled": ["false"], "abi_major": ["0"],
         "abi_minor": ["31"], "single_socket": ["false"], "smt_allowed": ["true"],
@@ -161,9 +162,11 @@ impl Guest {
     fn boot(&self) {
         let eleven = format!("11:sha256={}", "cd".repeat(32));
         self.swtpm.tool("tpm2_pcrextend", &[&eleven]).unwrap();
+        let four = format!("4:sha256={}", "cd".repeat(32));
+        self.swtpm.tool("tpm2_pcrextend", &[&four]).unwrap();
     }
 
-    /// PCR 11 after one boot.
+    /// PCRs 4 and 11 after one boot.
     fn pcr11() -> Value {
         json!([hex::encode(digest(&SHA256, &[[0; 32], [0xcd; 32]].concat()))])
     }
@@ -198,6 +201,7 @@ async fn our_attester_convinces_our_broker_with_a_software_tpm_on_snp() {
     guest.metadata.answer(path, 200, certificates.to_string());
     let mut values = references();
     values["snp_pcr11"] = Guest::pcr11();
+    values["snp_pcr04"] = Guest::pcr11();
     guest.gets_the_key_as_booted(AzureTee::Snp, &broker(&values)).await;
 }
 
@@ -225,11 +229,22 @@ fn another_paravisor_or_boot_is_not_affirmed() {
         assert_ne!(claims(&reply)["ear.status"], "affirming");
     };
     status(&broker(&json!({})));
-    for (name, other) in
-        [("measurement", "AAAA"), ("snp_pcr11", "00"), ("tcb_snp", "25"), ("smt_enabled", "true")]
-    {
+    for (name, other) in [
+        ("measurement", "AAAA"),
+        ("snp_pcr11", "00"),
+        ("tcb_snp", "25"),
+        ("smt_enabled", "true"),
+        // A guest that has extended PCR 11 by itself, on a boot of its own; and one more PCR.
+        ("snp_pcr04", "00"),
+        ("snp_pcr09", "00"),
+    ] {
         let mut values = references();
         values[name] = json!([other]);
+        status(&broker(&values));
+    }
+    for listed in ["snp_pcr04", "snp_pcr11"] {
+        let mut values = references();
+        values.as_object_mut().unwrap().remove(listed);
         status(&broker(&values));
     }
 }
@@ -315,7 +330,7 @@ fn tdx_references(pcr11: Value) -> Value {
     let real = common::vectors::of_package("dcap-qvl", "sample/tdx_quote");
     json!({
         "az_tdx_mr_td": [hex::encode(&real[48 + 136..48 + 184])],
-        "xfam": ["e702060000000000"], "tdx_pcr11": pcr11,
+        "xfam": ["e702060000000000"], "tdx_pcr11": pcr11, "tdx_pcr04": pcr11,
     })
 }
 

@@ -19,7 +19,7 @@ use std::time::Instant;
 use audit::Event;
 use publish::{PlannedFile, Receipt, ReceiptFile, Staging};
 use seal::bundle::Opened;
-use seal::key::Kek;
+use seal::key::{Kek, Purpose};
 use seal::name::KeyUri;
 use seal::pin::{Demand, Pin};
 use store::Settings;
@@ -216,7 +216,11 @@ impl Run<'_> {
             self.say(format_args!("key {name} from {}", keys.holder(name)));
             let kek = match &planned.work {
                 Work::Sealed { bundle, .. } => keys.opening(name, None, bundle).await?,
-                _ => keys.released(name).await?,
+                _ => {
+                    let kek = keys.released(name).await?;
+                    kek.permits(Purpose::Open)?;
+                    kek
+                }
             };
             let kek = Arc::new(kek);
             if !name.unwraps() {

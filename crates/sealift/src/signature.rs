@@ -47,6 +47,12 @@ impl Check {
             added.map_err(|error| Failure::from(error).at(path.display()))?;
         }
         args.signature_identity.iter().for_each(|identity| trust.add_identity(identity));
+        if args.signature_ca.is_empty() && !args.signature_identity.is_empty() {
+            return Err(Failure::usage(
+                "identities are named, and no authority that vouches for them",
+            )
+            .hint("Add --signature-ca"));
+        }
         let policy = args.signature_policy.unwrap_or(match trust.is_empty() {
             true => SignaturePolicy::Off,
             false => SignaturePolicy::Require,

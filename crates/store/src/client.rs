@@ -80,6 +80,15 @@ pub(crate) fn build(settings: &Settings, redirects: Policy, tls: bool) -> Result
     })
 }
 
+pub(crate) fn is_loopback(url: &reqwest::Url) -> bool {
+    match url.host() {
+        Some(url::Host::Domain(name)) => name == "localhost",
+        Some(url::Host::Ipv4(address)) => address.is_loopback(),
+        Some(url::Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    }
+}
+
 /// Redirects for plain HTTP: few, and never from TLS to clear text.
 pub(crate) fn careful_redirects() -> Policy {
     Policy::custom(|attempt: Attempt<'_>| {

@@ -27,6 +27,9 @@ pub(crate) struct Http {
 impl Http {
     pub(crate) fn open(base: &HttpBase, settings: &Settings) -> Result<Self, Error> {
         let headers = base.url.host_str().and_then(|host| settings.headers.get(host)).cloned();
+        if headers.is_some() && base.url.scheme() != "https" && !client::is_loopback(&base.url) {
+            return Err(Error::usage("headers for a web server are sent over https:// only"));
+        }
         let redirects = || match headers {
             Some(_) => client::redirects_within_the_host(),
             None => client::careful_redirects(),

@@ -48,7 +48,10 @@ impl Hub {
         let endpoint = settings.hub_endpoint.as_deref().unwrap_or(ENDPOINT);
         let endpoint =
             Url::parse(endpoint).map_err(|_| Error::usage("HF_ENDPOINT is not a URL"))?;
-        let client = client::build(settings, client::careful_redirects(), true)?;
+        if endpoint.scheme() != "https" && !client::is_loopback(&endpoint) {
+            return Err(Error::usage("HF_ENDPOINT is neither https:// nor this machine"));
+        }
+        let client = client::build(&settings.verified(), client::careful_redirects(), true)?;
         let token = match &settings.hub_token {
             Some(token) if !settings.anonymous => {
                 let mut value = HeaderValue::try_from(format!("Bearer {token}"))

@@ -250,6 +250,9 @@ fn http(uri: &str) -> Result<Location, Error> {
         let (container, prefix) = AzureContainer::from_url(&url)?;
         return remote(Service::Azure(container), &prefix);
     }
+    if url.host_str().is_some_and(AzureContainer::is_host) {
+        return Err(Error::usage("Azure's stores are reached by https://"));
+    }
     let query = url.query().map(str::to_owned);
     url.set_query(None);
     add_slash(&mut url);
@@ -392,6 +395,7 @@ mod tests {
             "abfs://models/x",
             "abfs://models@acct.example/x",
             "https://acct.blob.core.windows.net/",
+            "http://acct.blob.core.windows.net/models/x",
             "https://acct.blob.core.windows.net/Models/x",
             "https://acct.blob.core.windows.net/models/%2e%2e/x",
             "https://acct.blob.core.windows.net/models/%zz",

@@ -72,9 +72,12 @@ impl Remote {
             Service::Azure(container) => azure::open(container, settings)?,
         };
         let limits = Limits::of(settings);
+        let verified = settings.verified();
+        let own = if matches!(service, Service::S3 { .. }) { settings } else { &verified };
         let transport = transport::Transport::new(
             limits,
-            client::build(settings, Policy::none(), opened.tls)?,
+            client::build(own, Policy::none(), opened.tls)?,
+            client::build(&verified, Policy::none(), opened.tls)?,
             identity::metadata_client(settings)?,
         );
         let context = OperationContext::new().with_http_transport(HttpTransporter::new(transport));

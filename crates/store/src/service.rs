@@ -125,8 +125,9 @@ pub(crate) fn percent_decoded(path: &str) -> Result<String, Error> {
             continue;
         }
         let (digits, tail) = rest.split_at_checked(2).ok_or_else(malformed)?;
-        let text = std::str::from_utf8(digits).map_err(|_| malformed())?;
-        bytes.push(u8::from_str_radix(text, 16).map_err(|_| malformed())?);
+        let digit = |byte: u8| char::from(byte).to_digit(16).ok_or_else(malformed);
+        let byte = digit(digits[0])? * 16 + digit(digits[1])?;
+        bytes.push(u8::try_from(byte).map_err(|_| malformed())?);
         rest = tail;
     }
     String::from_utf8(bytes).map_err(|_| malformed())

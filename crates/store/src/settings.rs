@@ -248,6 +248,12 @@ impl Settings {
         Ok(())
     }
 
+    /// The same for whoever is not S3: `S3_VERIFY_SSL` is for S3's own service alone, never for one
+    /// that gives tokens, nor for another store.
+    pub(crate) fn verified(&self) -> Self {
+        Self { verify_tls: true, ..self.clone() }
+    }
+
     /// How to reach HDFS: files that KServe mounts, so they are read when they are needed.
     pub(crate) fn hdfs(&self) -> Result<Hdfs, Error> {
         Hdfs::read(&self.hdfs, &self.ambient)

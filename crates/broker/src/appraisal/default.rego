@@ -143,8 +143,22 @@ tdx_hardware(td, measurement) := 2 if {
 
 executables := 3 if {
 	known(input["az-snp-vtpm"].measurement, "measurement")
-	known(input["az-snp-vtpm"].tpm.pcr11, "snp_pcr11")
+	booted(input["az-snp-vtpm"].tpm, "snp")
 }
+
+# Which boot it was: PCR 11, as upstream asks, and PCR 4, since the guest itself can extend PCR 11 to
+# any value that a listed image would have. Whatever else is listed has to be met, too.
+booted(pcrs, prefix) if {
+	query_reference_value(concat("_", [prefix, "pcr04"])) != null
+	query_reference_value(concat("_", [prefix, "pcr11"])) != null
+	every number in numbers.range(0, 23) {
+		met(pcrs, sprintf("pcr%02d", [number]), prefix)
+	}
+}
+
+met(_, pcr, prefix) if query_reference_value(concat("_", [prefix, pcr])) == null
+
+met(pcrs, pcr, prefix) if known(pcrs[pcr], concat("_", [prefix, pcr]))
 
 hardware := 2 if {
 	known(input["az-snp-vtpm"].reported_tcb_bootloader, "tcb_bootloader")
@@ -160,9 +174,10 @@ configuration := 2 if {
 	known(input["az-snp-vtpm"].policy_abi_minor, "abi_minor")
 	known(input["az-snp-vtpm"].policy_single_socket, "single_socket")
 	known(input["az-snp-vtpm"].policy_smt_allowed, "smt_allowed")
+	input["az-snp-vtpm"].policy_migrate_ma == "false"
 }
 
-executables := 3 if known(input["az-tdx-vtpm"].tpm.pcr11, "tdx_pcr11")
+executables := 3 if booted(input["az-tdx-vtpm"].tpm, "tdx")
 
 # Not by upstream's mr_td: whoever starts a listed firmware of other TDs with a kernel of his own, which
 # the RTMRs would show, could name a vTPM key of his own here.

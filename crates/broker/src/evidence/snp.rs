@@ -3,7 +3,7 @@
 //! What is checked, in this order: the certificates up to AMD's root of the processor line
 //! ([`chain`]), at the broker's time; that the certified key is this chip's, at this TCB; its
 //! signature over the report; then what the report says: nonce and key, VMPL 0, no debugging.
-//! AMD's revocation lists are not consulted: they would have to come over the network.
+//! AMD's revocation lists are consulted where the operator has given them ([`revocation`]).
 
 mod chain;
 mod report;

@@ -20,6 +20,8 @@ use seal::name::BundlePath;
 use seal::segment::SEGMENT_BYTES;
 use tokio::sync::watch;
 
+use entries::Metered;
+
 use crate::code::Code;
 use crate::failure::Failure;
 use crate::progress::Progress;
@@ -169,7 +171,13 @@ fn walk_tar_entries(reader: impl Read, visit: &mut impl Visit) -> Result<(), Fai
 
 fn walk_zip(mut reader: impl Read + Seek, visit: &mut impl Visit) -> Result<(), Failure> {
     check_directory(&mut reader)?;
+    // Whatever else an archive says of its directory, no more than this is read of it.
+    let (reader, left) = Metered::new(reader, DIRECTORY_BYTES_MAX + END_BYTES);
     let mut archive = zip::ZipArchive::new(reader).map_err(|error| unreadable(error.into()))?;
+    left.set(u64::MAX);
+    if archive.has_duplicate_names() {
+        return Err(refused("the archive holds a name twice"));
+    }
     if archive.len() > ENTRIES_MAX {
         return Err(too_many());
     }
@@ -197,23 +205,27 @@ fn check_directory(reader: &mut (impl Read + Seek)) -> Result<(), Failure> {
     let start = reader.seek(SeekFrom::Start(bytes.saturating_sub(END_BYTES + 76)));
     start.map_err(unreadable)?;
     let mut tail = Vec::new();
-    reader.take(END_BYTES + 76).read_to_end(&mut tail).map_err(unreadable)?;
-    let number = |at: usize, width: usize| {
-        let mut number = [0; 8];
-        number[..width].copy_from_slice(tail.get(at..at + width)?);
-        Some(u64::from_le_bytes(number))
-    };
+    reader.by_ref().take(END_BYTES + 76).read_to_end(&mut tail).map_err(unreadable)?;
     let mut sizes = Vec::new();
     for at in 0..tail.len() {
-        match tail.get(at..at + 4) {
-            // The end record, whose sizes are all ones if the larger record has them.
-            Some(b"PK\x05\x06") => {
-                let (entries, size) = (number(at + 10, 2), number(at + 12, 4));
-                sizes.push((entries, size.filter(|size| *size != u64::from(u32::MAX))));
-            }
-            Some(b"PK\x06\x06") => sizes.push((number(at + 32, 8), number(at + 40, 8))),
-            _ => {}
+        if tail.get(at..at + 4) != Some(b"PK\x05\x06") {
+            continue;
         }
+        // All ones: the larger record says it.
+        let entries = number(&tail, at + 10, 2).filter(|entries| *entries != 0xffff);
+        sizes.push((entries, number(&tail, at + 12, 4).filter(|size| *size != 0xffff_ffff)));
+        let Some(locator) = at.checked_sub(20) else { continue };
+        if tail.get(locator..locator + 4) != Some(b"PK\x06\x07") {
+            continue;
+        }
+        let at = number(&tail, locator + 8, 8).unwrap_or(u64::MAX);
+        let mut record = Vec::new();
+        reader.seek(SeekFrom::Start(at)).map_err(unreadable)?;
+        reader.by_ref().take(56).read_to_end(&mut record).map_err(unreadable)?;
+        if record.get(..4) != Some(b"PK\x06\x06") || number(&record, 4, 8) != Some(44) {
+            return Err(refused("the archive's end record is not one"));
+        }
+        sizes.push((number(&record, 32, 8), number(&record, 40, 8)));
     }
     let fits = |(entries, size): &(Option<u64>, Option<u64>)| {
         entries.is_none_or(|entries| entries <= ENTRIES_MAX as u64)
@@ -223,6 +235,13 @@ fn check_directory(reader: &mut (impl Read + Seek)) -> Result<(), Failure> {
         true => Ok(()),
         false => Err(too_many()),
     }
+}
+
+/// A little-endian number of a record.
+fn number(record: &[u8], at: usize, width: usize) -> Option<u64> {
+    let mut number = [0; 8];
+    number[..width].copy_from_slice(record.get(at..at + width)?);
+    Some(u64::from_le_bytes(number))
 }
 
 /// Collects the list.

@@ -10,7 +10,7 @@ use reqwest::redirect::Policy;
 use reqwest::{Method, RequestBuilder, Response};
 use serde_json::Value;
 use tokio::sync::Mutex;
-use url::{Host, Url};
+use url::Url;
 
 use super::credentials::{self, Challenge};
 use super::manifest::{ACCEPTED, Descriptor, MANIFEST_TYPE, malformed};
@@ -57,12 +57,12 @@ impl Registry {
                 .map_err(|_| Error::usage("oci:// location names no registry"))
         };
         let base = url("https")?;
-        let insecure = settings.oci_insecure.unwrap_or_else(|| is_loopback(&base));
+        let insecure = settings.oci_insecure.unwrap_or_else(|| client::is_loopback(&base));
         let base = if insecure { url("http")? } else { base };
         // A redirect or a token server may be https where the registry is not.
         let build = |redirects: fn() -> Policy| {
-            client::build(settings, redirects(), true).or_else(|error| match insecure {
-                true => client::build(settings, redirects(), false),
+            client::build(&settings.verified(), redirects(), true).or_else(|error| match insecure {
+                true => client::build(&settings.verified(), redirects(), false),
                 false => Err(error),
             })
         };
@@ -279,7 +279,7 @@ impl Registry {
             .map_err(|_| Error::protocol("the registry's challenge names no token server"))?;
         let near = self.base.scheme() == "http"
             && realm.scheme() == "http"
-            && (is_loopback(&realm) || realm.host() == self.base.host());
+            && (client::is_loopback(&realm) || realm.host() == self.base.host());
         let userinfo = !realm.username().is_empty() || realm.password().is_some();
         if (realm.scheme() != "https" && !near) || userinfo {
             return Err(Error::protocol(
@@ -318,15 +318,6 @@ impl Registry {
 
 fn content_digest(response: &Response) -> Option<Sha256> {
     answer::text(response.headers(), &CONTENT_DIGEST).and_then(Sha256::parse)
-}
-
-fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(Host::Domain(name)) => name == "localhost",
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
-        None => false,
-    }
 }
 
 fn nobody() -> Error {

@@ -9,9 +9,11 @@ use reqsign_google::{
     VmMetadataCredentialProvider,
 };
 
+use url::Url;
+
 use super::identity::{METADATA_TIME_MAX, NOBODY, captured};
 use super::{Opened, Parts, Version, failure};
-use crate::{Error, Settings};
+use crate::{Error, Settings, client};
 
 const PARTS: Parts = Parts { count_max: 10_000 };
 const CREDENTIALS_FILE: &str = "GOOGLE_APPLICATION_CREDENTIALS";
@@ -28,7 +30,12 @@ pub(super) fn open(bucket: &str, settings: &Settings) -> Result<Opened, Error> {
     if let Some(endpoint) = endpoint {
         builder = builder.endpoint(endpoint.trim_end_matches('/'));
     }
-    if settings.anonymous {
+    let exposed = |url: &str| {
+        let url = Url::parse(url).ok();
+        url.is_some_and(|url| url.scheme() != "https" && !client::is_loopback(&url))
+    };
+    // An emulator elsewhere, in the clear, is shown nothing.
+    if settings.anonymous || endpoint.is_some_and(exposed) {
         builder = builder.skip_signature();
     }
     let operator = Operator::new(builder).map_err(|error| failure(&error))?;

@@ -34,13 +34,20 @@ const PART_BACKOFF: Duration = Duration::from_millis(200);
 pub(super) struct Transport {
     limits: Limits,
     store: ReqwestTransport,
+    /// For services that give tokens: never without checking who they are.
+    tokens: ReqwestTransport,
     /// For link-local credential services: no proxy.
     metadata: ReqwestTransport,
 }
 
 impl Transport {
-    pub(super) fn new(limits: Limits, store: reqwest::Client, metadata: reqwest::Client) -> Self {
-        Self { limits, store: store.into(), metadata: metadata.into() }
+    pub(super) fn new(
+        limits: Limits,
+        store: reqwest::Client,
+        tokens: reqwest::Client,
+        metadata: reqwest::Client,
+    ) -> Self {
+        Self { limits, store: store.into(), tokens: tokens.into(), metadata: metadata.into() }
     }
 
     /// One request of the service itself.
@@ -79,7 +86,7 @@ impl Transport {
     /// A request for credentials; its library wants to see refusals itself.
     async fn credentials(&self, request: Request<Buffer>) -> opendal::Result<Response<HttpBody>> {
         let https = request.uri().scheme() == Some(&http::uri::Scheme::HTTPS);
-        let via = if https { &self.store } else { &self.metadata };
+        let via = if https { &self.tokens } else { &self.metadata };
         let response = within(self.limits.answer, via.fetch(request)).await.map_err(carry)??;
         let (parts, mut body) = response.into_parts();
         match collect(&mut body, ERROR_BODY_BYTES_MAX, self.limits.silence).await? {

@@ -1,7 +1,7 @@
 //! The entries of a tar file, one after the other, in bounded memory.
 
 use std::cell::Cell;
-use std::io::{self, Read};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::rc::Rc;
 
 use super::{refused, unreadable};
@@ -17,8 +17,8 @@ pub(super) fn each<R: Read>(
     entries_max: usize,
     mut visit: impl FnMut(&mut tar::Entry<'_, Metered<R>>) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
-    let left = Rc::new(Cell::new(0));
-    let mut archive = tar::Archive::new(Metered { inner: reader, left: Rc::clone(&left) });
+    let (reader, left) = Metered::new(reader, 0);
+    let mut archive = tar::Archive::new(reader);
     let mut entries = archive.entries().map_err(unreadable)?;
     for _ in 0..entries_max {
         left.set(HEADERS_BYTES_MAX);
@@ -39,6 +39,20 @@ pub(super) fn each<R: Read>(
 pub(super) struct Metered<R> {
     inner: R,
     left: Rc<Cell<u64>>,
+}
+
+impl<R> Metered<R> {
+    /// The reader, and what it may still read.
+    pub(super) fn new(inner: R, left: u64) -> (Self, Rc<Cell<u64>>) {
+        let left = Rc::new(Cell::new(left));
+        (Self { inner, left: Rc::clone(&left) }, left)
+    }
+}
+
+impl<R: Seek> Seek for Metered<R> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.inner.seek(to)
+    }
 }
 
 impl<R: Read> Read for Metered<R> {

@@ -119,6 +119,18 @@ fn upstreams_jwe_files_open_when_the_deployer_accepts_their_limits() {
     succeed(&mut command);
     assert!(model_tree(&dest) == files);
 
+    // A key that is for something else.
+    let mut jwk: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(&sealed.key).unwrap()).unwrap();
+    jwk["sealift_purposes"] = serde_json::json!(["seal"]);
+    let sealing = sealed.dir.path().join("sealing.jwk");
+    std::fs::write(&sealing, jwk.to_string()).unwrap();
+    let nowhere = sealed.dest("nowhere");
+    let mut command = sealift();
+    command.args(["init", text(&jwe), text(&nowhere), "--resource-id", RESOURCE]);
+    accepting(command.args(["--key-file", text(&sealing)]));
+    refuse(&mut command, Code::KeyUnusable);
+
     let token = jwe.join("config.json.jwe");
     let mut bytes = std::fs::read(&token).unwrap();
     let last = bytes.len() - 1;

@@ -288,6 +288,9 @@ fn an_authority_needs_the_name_of_whom_it_vouches_for() {
     let more = ["--signature-ca", &ca, "--signature-identity", "release@example.com"];
     let refused = refuse(&mut signed.verify(&signed.signed, &more), Code::Signature);
     assert!(refused.contains("signed with a key"), "{refused}");
+    // Nor does a name without an authority turn the check off.
+    let nameless = ["--signature-identity", "release@example.com"];
+    refuse(&mut signed.verify(&signed.signed, &nameless), Code::Usage);
 }
 
 /// A Python interpreter with the packages of `tests/requirements.txt`.

@@ -133,6 +133,10 @@ async fn refusals_say_what_to_do_or_to_wait() {
         assert_eq!(error.is_transient(), transient, "{status}: {error}");
         assert!(!format!("{error:?}").contains("hf_secret"));
     }
+    let env = HashMap::from([("HF_ENDPOINT", "http://hub.example"), ("HF_TOKEN", "hf_secret")]);
+    let settings = Settings::from_env(&|name| env.get(name).map(|it| (*it).to_owned())).unwrap();
+    let clear = Store::open(&Location::parse("hf://org/model").unwrap(), &settings);
+    assert!(matches!(clear, Err(Error::Usage { .. })), "{clear:?}");
     // Nobody keeps a failure: the next question is asked again.
     let server = repository();
     server.plan(|seen| (seen.nth == 0).then_some(Fault::Status { status: 503, code: "" }));

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::UNIX_EPOCH;
 
 use anyhow::{Context, Result, bail};
 
@@ -214,11 +215,15 @@ impl Lab {
         for entry in fs::read_dir(buckets.join(bucket).join("model"))? {
             let entry = entry?;
             let name = entry.file_name();
+            let meta = entry.metadata()?;
+            let changed = meta.modified()?.duration_since(UNIX_EPOCH)?.as_secs();
+            // The ETag is what nginx makes of time and length: a client may hold it against that.
             entries.push(format!(
                 "<Contents><Key>model/{}</Key><LastModified>2026-01-01T00:00:00.000Z</LastModified>\
-                 <ETag>\"1\"</ETag><Size>{}</Size><StorageClass>STANDARD</StorageClass></Contents>",
+                 <ETag>\"{changed:x}-{length:x}\"</ETag><Size>{length}</Size>\
+                 <StorageClass>STANDARD</StorageClass></Contents>",
                 name.to_string_lossy(),
-                entry.metadata()?.len(),
+                length = meta.len(),
             ));
         }
         entries.sort();

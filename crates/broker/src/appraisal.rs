@@ -110,6 +110,8 @@ impl AttestationPolicy {
         };
         let reasons = match status {
             Status::Affirming => Vec::new(),
+            // It is never affirmed, whatever a policy says: there is nothing to ask it.
+            _ if tee == Tee::SAMPLE => reasons(tee, Vec::new(), &trustworthiness),
             _ => {
                 let named = policy.reasons(None, evidence.clone(), Some(lookup(references)));
                 reasons(tee, named, &trustworthiness)

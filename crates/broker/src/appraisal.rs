@@ -75,7 +75,7 @@ impl AttestationPolicy {
         references: Option<PathBuf>,
     ) -> Result<Self, Error> {
         let opened = Self {
-            default: Arc::new(Rego::parse(DEFAULT.to_owned()).map_err(Error::AttestationPolicy)?),
+            default: Arc::new(Rego::parse(DEFAULT.to_owned(), RULE).map_err(Error::AttestationPolicy)?),
             file: policy.map(Watched::new),
             references: references.map(Watched::new),
         };
@@ -132,7 +132,7 @@ impl AttestationPolicy {
                 files::read(path, POLICY_BYTES_MAX).map_err(|source| Error::file(path, source))?;
             let text = String::from_utf8(text.to_vec())
                 .map_err(|_| Error::AttestationPolicy("not UTF-8 text".to_owned()))?;
-            Rego::parse(text).map_err(Error::AttestationPolicy)
+            Rego::parse(text, RULE).map_err(Error::AttestationPolicy)
         })
     }
 }

@@ -4,17 +4,23 @@
 //! A real model is sealed and uploaded to a real S3 server, its key is released by the broker after
 //! attestation, it is opened into memory, compared, and loaded by a library that we did not write.
 //! Then three things go wrong, each is refused with its code, and nothing is published.
+//!
+//! `cargo xtask demo images` tells it with the broker and the initializer in containers.
 
+mod containers;
 pub(crate) mod volumes;
 
+use std::ffi::OsString;
 use std::fs;
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
+use self::containers::Podman;
+use crate::image;
 use crate::process;
 use crate::setup;
 use crate::workspace::{Profile, build};
@@ -38,7 +44,8 @@ allow if {
 /// And when it says no.
 const DENY: &str = "package policy\ndefault allow := false\n";
 
-pub(crate) fn run(model: Option<&Path>) -> Result<()> {
+/// Tells it, of a model of the user's or of ours.
+pub(crate) fn run(model: Option<&Path>, in_containers: bool) -> Result<()> {
     let (source, model) = match model {
         Some(dir) => (dir.display().to_string(), dir.to_owned()),
         None => ("all-MiniLM-L6-v2".into(), setup::model()?),
@@ -55,7 +62,9 @@ pub(crate) fn run(model: Option<&Path>) -> Result<()> {
 
     let start = Instant::now();
     let world = World::new("demo", 3 * bytes + (64 << 20), programs)?;
-    let mut demo = Demo { world, model, files, bytes, s3: String::new(), broker: String::new() };
+    let podman = if in_containers { Some(Podman::new(&world, &image::run()?)?) } else { None };
+    let (s3, broker) = (String::new(), String::new());
+    let mut demo = Demo { world, podman, model, files, bytes, s3, broker };
     demo.start_store(&s3s_fs)?;
     demo.start_broker()?;
     println!("\nSealift: sealed in the bucket, opened only in the guest's memory.\n");
@@ -73,6 +82,7 @@ pub(crate) fn run(model: Option<&Path>) -> Result<()> {
 
 struct Demo {
     world: World,
+    podman: Option<Podman>,
     model: PathBuf,
     files: Vec<ModelFile>,
     bytes: u64,
@@ -103,12 +113,12 @@ impl Demo {
 
     fn start_broker(&mut self) -> Result<()> {
         let data = self.world.path("broker");
-        process::capture(self.sealift(&["broker", "init", "--data-dir"]).arg(&data))?;
+        process::capture(self.broker_program("init").arg("--data-dir").arg(&data))?;
         fs::write(self.policy(), ALLOW)?;
         let ready = self.world.path("broker-address");
-        let mut serve = self.sealift(&["broker", "serve", "--insecure-dev"]);
+        let mut serve = self.broker_program("serve");
         serve
-            .args(["--listen", "127.0.0.1:0", "--data-dir"])
+            .args(["--insecure-dev", "--listen", "127.0.0.1:0", "--data-dir"])
             .arg(data)
             .arg("--master-key-file")
             .arg(self.broker_key("master.key"))
@@ -142,6 +152,7 @@ impl Demo {
             process::capture(seal.arg("--key-file").arg(&key))
         })?;
         let opened = self.world.memory("model");
+        self.prepare(&opened)?;
         step("attest, receive the key, open into memory", Some(self.bytes), || {
             process::capture(&mut self.init(&opened))
         })?;
@@ -162,7 +173,7 @@ impl Demo {
             process::capture(self.sealift(&["audit", "verify"]).arg(&file))?;
             println!("\nAudit records of the {who}, their chain intact:\n");
             for record in fs::read_to_string(file)?.lines() {
-                println!("  {}", without_long_hex(event(record).unwrap_or(record)));
+                println!("  {}", without_long_words(event(record).unwrap_or(record)));
             }
         }
         Ok(())
@@ -201,11 +212,7 @@ impl Demo {
     /// Fails unless `init` ends with `code` and leaves nothing behind.
     fn refused(&self, what: &str, code: i32) -> Result<()> {
         let destination = self.world.memory("refused");
-        fs::create_dir(&destination)?;
-        // As the kubelet does: the file is there before the container starts.
-        fs::write(self.termination_log(), "")?;
-        // As the kubelet does: an empty file, mounted into the container.
-        fs::write(self.termination_log(), "")?;
+        self.prepare(&destination)?;
         let start = Instant::now();
         let output = process::output(&mut self.init(&destination))?;
         let took = seconds(start);
@@ -220,6 +227,17 @@ impl Demo {
         println!("    exit code {code} after {took:.2} s, files published: {left}");
         println!("    {}", fs::read_to_string(self.termination_log())?.trim());
         Ok(fs::remove_dir(destination)?)
+    }
+
+    /// What the kubelet has ready for a container: an empty volume and an empty termination message
+    /// that every user can write.
+    fn prepare(&self, destination: &Path) -> Result<()> {
+        fs::create_dir(destination)?;
+        fs::write(self.termination_log(), "")?;
+        for (path, mode) in [(destination, 0o777), (&self.termination_log(), 0o666)] {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
+        }
+        Ok(())
     }
 
     /// Every file with the same bytes, and no other file but the receipt.
@@ -242,26 +260,44 @@ impl Demo {
 
     /// What KServe would start in the guest.
     fn init(&self, destination: &Path) -> Command {
-        let mut init = self.sealift(&["init", &source()]);
-        init.arg(destination)
-            .env("CONFIDENTIAL_ENABLED", "true")
-            .env("CONFIDENTIAL_RESOURCE_ID", RESOURCE)
-            .env("SEALIFT_KEY_SOURCE", "kbs")
-            .env("SEALIFT_KBS_URL", &self.broker)
-            .env("SEALIFT_INSECURE_DEV", "true")
-            .env("SEALIFT_AUDIT_FILE", self.world.path("initializer-audit.jsonl"))
-            .env("SEALIFT_TERMINATION_LOG", self.termination_log());
-        init
+        let audit = self.world.path("initializer-audit.jsonl");
+        let settings = [
+            ("CONFIDENTIAL_ENABLED", "true".into()),
+            ("CONFIDENTIAL_RESOURCE_ID", RESOURCE.into()),
+            ("SEALIFT_KEY_SOURCE", "kbs".into()),
+            ("SEALIFT_KBS_URL", self.broker.clone().into()),
+            ("SEALIFT_INSECURE_DEV", "true".into()),
+            ("SEALIFT_AUDIT_FILE", audit.into_os_string()),
+            ("SEALIFT_TERMINATION_LOG", self.termination_log().into_os_string()),
+        ];
+        let Some(podman) = &self.podman else {
+            let mut init = self.sealift(&["init", &source()]);
+            init.arg(destination).envs(settings);
+            return init;
+        };
+        podman.initializer(destination, self.bytes, &self.store(), &settings, &source())
+    }
+
+    fn broker_program(&self, command: &str) -> Command {
+        match &self.podman {
+            None => self.sealift(&["broker", command]),
+            Some(podman) => podman.broker(command),
+        }
+    }
+
+    /// How the bucket is reached.
+    fn store(&self) -> [(&'static str, OsString); 4] {
+        [
+            ("AWS_ENDPOINT_URL", self.s3.clone().into()),
+            ("AWS_ACCESS_KEY_ID", ACCESS_KEY.into()),
+            ("AWS_SECRET_ACCESS_KEY", SECRET_KEY.into()),
+            ("AWS_DEFAULT_REGION", "us-east-1".into()),
+        ]
     }
 
     fn sealift(&self, arguments: &[&str]) -> Command {
         let mut command = self.world.program("sealift");
-        command
-            .args(arguments)
-            .env("AWS_ENDPOINT_URL", &self.s3)
-            .env("AWS_ACCESS_KEY_ID", ACCESS_KEY)
-            .env("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
-            .env("AWS_DEFAULT_REGION", "us-east-1");
+        command.args(arguments).envs(self.store());
         command
     }
 
@@ -329,12 +365,13 @@ fn event(record: &str) -> Option<&str> {
     event.split_once(r#","hash":"#).map(|(event, _)| event)
 }
 
-/// Digests cut to what a reader compares.
-fn without_long_hex(text: &str) -> String {
+/// Digests and tokens cut to what a reader compares.
+fn without_long_words(text: &str) -> String {
     let mut short = String::new();
     for word in text.split_inclusive('"') {
         let digits = word.trim_end_matches('"');
-        if digits.len() == 64 && digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        let token = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+        if digits.len() >= 64 && digits.bytes().all(token) {
             short += &format!("{}…\"", &digits[..12]);
         } else {
             short += word;

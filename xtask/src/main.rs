@@ -1,4 +1,4 @@
-//! Developer and CI recipes: `cargo xtask setup|check|test|demo|bench`.
+//! Developer and CI recipes: `cargo xtask setup|check|test|image|demo|bench`.
 //!
 //! Each recipe runs on a fresh machine: what it needs beyond Rust and Python it installs first,
 //! below the repository (`.venv`, `.tools`), and says so. It depends on nothing but the standard
@@ -7,6 +7,7 @@
 mod bench;
 mod check;
 mod demo;
+mod image;
 mod process;
 mod promises;
 mod setup;
@@ -23,7 +24,9 @@ usage: cargo xtask RECIPE
   setup                 install what check, test and demo need; `setup --bench`: what bench needs, too
   check                 format, lints, licences, documentation, files
   test                  every test, and the interoperability suites
+  image                 OCI images, their bills of materials, and what they were built from
   demo [MODEL_DIR]      the whole story: seal, upload, attest, open into memory, refuse
+  demo images           the same, in containers of the images as a restricted namespace runs them
   demo volumes [--namespaces]
                         a Secret, a ConfigMap and a token, kept current in a virtual machine
   bench [--quick] [--size BYTES] [--rounds N] [NAME…]
@@ -38,10 +41,12 @@ fn main() -> ExitCode {
         ["setup", "--bench"] => setup::all(true),
         ["check"] => check::run(),
         ["test"] => test::run(),
+        ["image"] => image::run().map(drop),
+        ["demo", "images"] => demo::run(None, true),
         ["demo", "volumes"] => demo::volumes::run(true),
         ["demo", "volumes", "--namespaces"] => demo::volumes::run(false),
-        ["demo"] => demo::run(None),
-        ["demo", dir] if !dir.starts_with('-') => demo::run(Some(dir.as_ref())),
+        ["demo"] => demo::run(None, false),
+        ["demo", dir] if !dir.starts_with('-') => demo::run(Some(dir.as_ref()), false),
         ["bench", options @ ..] => bench::run(options),
         _ => {
             eprint!("{USAGE}");

@@ -25,7 +25,7 @@ pub(crate) fn all(bench: bool) -> Result<()> {
     let mut ready =
         vec![strace()?, runc()?, swtpm()?, python()?, model()?, s3s_fs()?, cargo_deny()?];
     ready.extend([openbao()?, moto_server()?, softhsm()?, gcs_emulator()?, azurite()?, jq()?]);
-    ready.push(docker_registry()?);
+    ready.extend([docker_registry()?, podman()?]);
     if bench {
         ready.extend([nginx()?, curl()?, rage()?, upstream_python()?]);
     }
@@ -132,6 +132,12 @@ pub(crate) fn azurite() -> Result<PathBuf> {
 pub(crate) fn softhsm() -> Result<PathBuf> {
     debian_program("pkcs11-tool", "opensc")?;
     debian_program("softhsm2-util", "softhsm2")
+}
+
+/// Runs containers of images as clusters do.
+pub(crate) fn podman() -> Result<PathBuf> {
+    runc()?;
+    debian_program("podman", "podman")
 }
 
 /// A container registry.

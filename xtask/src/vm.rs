@@ -15,10 +15,9 @@ use anyhow::{Result, bail};
 pub(crate) use self::console::Console;
 use self::image::Files;
 pub(crate) use self::relay::Relay;
-use crate::process;
 use crate::setup;
 use crate::setup::vm::{Machine, busybox, is_static, machine};
-use crate::workspace::{cargo, target_dir};
+use crate::workspace::{cargo, release};
 use crate::world::World;
 
 /// Where the guest keeps volumes.
@@ -77,19 +76,13 @@ impl Kind {
     }
 }
 
-/// The guest's agent, as it is released but without libraries: the guest has none.
+/// The guest's agent, as it is released: without libraries, since the guest has none.
 pub(crate) fn guest_program() -> Result<PathBuf> {
-    let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
-    let building = setup::Doing::new("building sealift-guest without libraries");
+    let building = setup::Doing::new("building sealift-guest");
     let mut build = cargo();
-    build
-        .args(["build", "--quiet", "--locked", "--release", "--package", "sealift-guest"])
-        // Said even though it is this machine's own: flags are then for the program alone, and not
-        // for build scripts, and the program gets a directory of its own.
-        .args(["--bin", "sealift-guest", "--target", &target])
-        .env("RUSTFLAGS", "-C target-feature=+crt-static");
-    process::run(&mut build)?;
-    let program = target_dir()?.join(target).join("release/sealift-guest");
+    // Alone, so that nothing of it is there for the sake of another program.
+    build.args(["build", "--quiet", "--locked", "--package", "sealift-guest"]);
+    let program = release(&mut build)?.join("sealift-guest");
     if !is_static(&program)? {
         bail!("{} needs a loader and libraries", program.display());
     }

@@ -53,13 +53,38 @@ pub(crate) fn build(programs: &[&str], profile: Profile) -> Result<PathBuf> {
     for program in programs {
         command.args(["--bin", program]);
     }
-    let directory = match profile {
-        Profile::Dev => "debug",
-        Profile::Release => {
-            command.arg("--release");
-            "release"
+    match profile {
+        Profile::Dev => {
+            process::run(&mut command)?;
+            Ok(target_dir()?.join("debug"))
         }
+        Profile::Release => release(&mut command),
+    }
+}
+
+/// Runs a `cargo build` whose programs are to be what users get: optimised, without libraries, and
+/// the same bytes wherever the repository lies. Gives the directory that holds them.
+pub(crate) fn release(build: &mut Command) -> Result<PathBuf> {
+    let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+    let cargo_home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    let cargo_home = match cargo_home {
+        Some(home) => home,
+        None => std::env::home_dir().context("this user has no home directory")?.join(".cargo"),
     };
-    process::run(&mut command)?;
-    Ok(target_dir()?.join(directory))
+    let paths = [(root(), "/sealift"), (&cargo_home, "/cargo")];
+    let renamed =
+        |option: &str| paths.map(|(from, to)| format!("{option}={}={to}", from.display()));
+    let rust = renamed("--remap-path-prefix").join(" ");
+    build
+        // Said even though it is this machine's own: flags are then for the program alone, and not
+        // for build scripts, and the program gets a directory of its own.
+        .args(["--release", "--target", &target])
+        .env("RUSTFLAGS", format!("-C target-feature=+crt-static {rust}"))
+        // The C of the cryptography names its files in its errors.
+        .env(
+            format!("CFLAGS_{}", target.replace('-', "_")),
+            renamed("-ffile-prefix-map").join(" "),
+        );
+    process::run(build)?;
+    Ok(target_dir()?.join(target).join("release"))
 }

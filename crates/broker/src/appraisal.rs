@@ -75,7 +75,9 @@ impl AttestationPolicy {
         references: Option<PathBuf>,
     ) -> Result<Self, Error> {
         let opened = Self {
-            default: Arc::new(Rego::parse(DEFAULT.to_owned(), RULE).map_err(Error::AttestationPolicy)?),
+            default: Arc::new(
+                Rego::parse(DEFAULT.to_owned(), RULE).map_err(Error::AttestationPolicy)?,
+            ),
             file: policy.map(Watched::new),
             references: references.map(Watched::new),
         };

@@ -13,6 +13,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
@@ -25,6 +27,10 @@ use crate::system::Steps;
 /// Never waits for a FIFO's other end and never acquires a terminal, whatever was planted there.
 const CAUTIOUS: OFlags =
     OFlags::CLOEXEC.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK).union(OFlags::NOCTTY);
+/// How long a lock is waited for: one whose holder was killed is free a moment later, as is one of
+/// which another thread is just starting a program with a copy.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 const DIRECTORY: OFlags = CAUTIOUS.union(OFlags::DIRECTORY);
 const CONFINED: ResolveFlags = ResolveFlags::BENEATH
     .union(ResolveFlags::NO_SYMLINKS)
@@ -70,11 +76,17 @@ impl Dir {
     /// descriptor is closed, so also released by a kill.
     pub(crate) fn lock(&self) -> Result<(), Error> {
         let operation = fs::FlockOperation::NonBlockingLockExclusive;
-        match self.caller.read("flock", || fs::flock(&self.fd, operation)) {
-            Err(Errno::WOULDBLOCK) => Err(Error::Busy { path: self.shown().to_path_buf() }),
-            // Network filesystems may not lock directories; those are `allow_disk` only.
-            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOLCK | Errno::BADF) => Ok(()),
-            Err(errno) => Err(self.caller.fail("flock", "")(errno)),
+        let until = Instant::now() + LOCK_PATIENCE;
+        loop {
+            match self.caller.read("flock", || fs::flock(&self.fd, operation)) {
+                Err(Errno::WOULDBLOCK) if Instant::now() < until => thread::sleep(LOCK_PAUSE),
+                Err(Errno::WOULDBLOCK) => {
+                    return Err(Error::Busy { path: self.shown().to_path_buf() });
+                }
+                // Network filesystems may not lock directories; those are `allow_disk` only.
+                Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOLCK | Errno::BADF) => return Ok(()),
+                Err(errno) => return Err(self.caller.fail("flock", "")(errno)),
+            }
         }
     }
 

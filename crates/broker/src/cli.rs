@@ -156,6 +156,15 @@ pub(crate) struct Serve {
     /// Form of the log on standard error
     #[arg(long, value_enum, default_value = "text", env = "SEALIFT_BROKER_LOG_FORMAT")]
     pub(crate) log_format: LogFormat,
+    /// Give up all files, system calls and privileges that it does not need (Landlock, seccomp)
+    #[arg(
+        long,
+        value_name = "BOOL",
+        default_value_t = true,
+        action = clap::ArgAction::Set,
+        env = "SEALIFT_BROKER_CONFINE"
+    )]
+    pub(crate) confine: bool,
     /// File to write the address to once it is listened on
     #[arg(long, value_name = "FILE", env = "SEALIFT_BROKER_READY_FILE")]
     pub(crate) ready_file: Option<PathBuf>,

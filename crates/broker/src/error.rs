@@ -82,6 +82,9 @@ pub enum Error {
     /// Settings that are not allowed together.
     #[error("{0}")]
     Settings(&'static str),
+    /// The process could not give up what it does not need.
+    #[error("cannot be confined (where the sandbox around it has no seccomp: --confine false)")]
+    Confine(#[source] confine::Error),
     /// The address cannot be listened on.
     #[error("cannot listen on {address}")]
     Listen {

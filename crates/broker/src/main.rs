@@ -14,6 +14,7 @@ use broker::service::Service;
 use broker::{Error, MasterKey, system_clock};
 use clap::Parser;
 use cli::{Cli, Command, Export, Import, Init, Kept, LogFormat, Serve};
+use confine::files::Files;
 use secret::{WipeOnFree, harden_process};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
@@ -61,6 +62,7 @@ fn main() -> ExitCode {
 fn serve(options: &Serve) -> Result<(), Error> {
     let config = options.config();
     config.check()?;
+    confine(options, &config)?;
     let log = open_audit(&options.audit_to())?;
     let service = Arc::new(Service::open(&config, log, system_clock())?);
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -90,6 +92,26 @@ fn serve(options: &Serve) -> Result<(), Error> {
         info!("stopped");
         Ok(())
     })
+}
+
+/// Gives up what a broker does not need, before its first thread: it hears everybody. It reads what
+/// its user may, and writes only its data, its audit log and its address.
+fn confine(options: &Serve, config: &broker::Config) -> Result<(), Error> {
+    if !options.confine {
+        warn!("not confined: --confine false");
+        return Ok(());
+    }
+    let mut files = Files::new().read("/").listen().connect().keep_below(&config.data_dir);
+    let log = match options.audit_to() {
+        Target::File(path) => Some(path),
+        _ => None,
+    };
+    for path in log.iter().chain(&options.ready_file) {
+        files = files.keep_below(path.parent().unwrap_or(path));
+    }
+    let confined = confine::program(&files).map_err(Error::Confine)?;
+    info!(%confined, "confined");
+    Ok(())
 }
 
 fn open_audit(target: &Target) -> Result<Log, Error> {

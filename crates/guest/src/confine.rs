@@ -17,17 +17,13 @@
 //! first one.
 
 mod calls;
-mod files;
 
 use std::fmt;
-use std::io;
 use std::path::PathBuf;
 
-use rustix::io::Errno;
-use rustix::thread::{
-    CapabilitySet, CapabilitySets, capabilities, clear_ambient_capability_set,
-    remove_capability_from_bounding_set, set_capabilities, set_no_new_privs,
-};
+use ::confine::drop_privileges;
+use ::confine::files::Files;
+use rustix::thread::CapabilitySet;
 
 /// Capabilities of the receiver.
 ///
@@ -101,40 +97,15 @@ impl fmt::Display for Confined {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The kernel refused to take rights away.
-    #[error("cannot {call}")]
-    System {
-        /// What was tried.
-        call: &'static str,
-        /// The system's answer.
-        #[source]
-        source: io::Error,
-    },
+    /// The kernel refused.
+    #[error(transparent)]
+    Confine(#[from] ::confine::Error),
     /// The kernel has no Landlock, or one that is too old.
     #[error(
         "this kernel has no Landlock of Linux 5.19 or later (CONFIG_SECURITY_LANDLOCK, and \
          \"landlock\" in lsm=); start without --confine landlock to go on without"
     )]
     NoLandlock,
-    /// Landlock refused a rule.
-    #[error("cannot confine the access to files: {0}")]
-    Landlock(#[source] ::landlock::RulesetError),
-    /// A place that is granted is not there.
-    #[error("cannot grant {path:?}")]
-    Grant {
-        /// The place.
-        path: PathBuf,
-        /// Why not.
-        #[source]
-        source: ::landlock::PathFdError,
-    },
-    /// The kernel refused the filter of system calls.
-    #[error("cannot filter system calls (CONFIG_SECCOMP_FILTER)")]
-    Seccomp(#[source] seccompiler::Error),
-}
-
-fn fail(call: &'static str) -> impl FnOnce(Errno) -> Error {
-    move |errno| Error::System { call, source: errno.into() }
 }
 
 /// Confines the calling thread, which is the process's only one, to what the receiver does.
@@ -143,11 +114,11 @@ pub fn receiver(grants: &Grants, require: Require) -> Result<Confined, Error> {
         return Ok(Confined { seccomp: false, landlock: None, capabilities: None });
     }
     let capabilities = drop_privileges(RECEIVER)?;
-    let landlock = files::restrict(grants)?;
+    let landlock = files(grants).restrict()?;
     if landlock.is_none() && require == Require::Landlock {
         return Err(Error::NoLandlock);
     }
-    calls::receiver(grants.connects_unix).map_err(Error::Seccomp)?;
+    calls::receiver(grants.connects_unix).map_err(::confine::Error::Seccomp)?;
     Ok(Confined { seccomp: true, landlock, capabilities: Some(capabilities) })
 }
 
@@ -158,34 +129,27 @@ pub fn mounter(require: Require, connects_unix: bool) -> Result<Confined, Error>
         return Ok(Confined { seccomp: false, landlock: None, capabilities: None });
     }
     let capabilities = drop_privileges(MOUNTER)?;
-    calls::mounter(connects_unix).map_err(Error::Seccomp)?;
+    calls::mounter(connects_unix).map_err(::confine::Error::Seccomp)?;
     Ok(Confined { seccomp: true, landlock: None, capabilities: Some(capabilities) })
 }
 
-/// Leaves of the capabilities that there are only those in `keep`, and no way to others.
-fn drop_privileges(keep: CapabilitySet) -> Result<CapabilitySet, Error> {
-    set_no_new_privs(true).map_err(fail("set no_new_privs"))?;
-    let held = capabilities(None).map_err(fail("read the capabilities"))?.permitted;
-    // Without this one the bounding set stays. It bounds what a program can win that is executed,
-    // which is nothing after `no_new_privs`.
-    if held.contains(CapabilitySet::SETPCAP) {
-        for number in 0..u64::BITS {
-            let one = CapabilitySet::from_bits_retain(1 << number);
-            if keep.contains(one) {
-                continue;
-            }
-            match remove_capability_from_bounding_set(one) {
-                Ok(()) => {}
-                // The first number that the kernel does not know.
-                Err(Errno::INVAL) => break,
-                Err(errno) => return Err(fail("drop a capability")(errno)),
-            }
+/// Its volumes, and what it was told to read. `chmod` and `chown` would change every file: so the
+/// receiver has only the forms of those that take one that is open, and may open only these.
+fn files(grants: &Grants) -> Files {
+    // Not in the root itself: there the mounter looks for these two.
+    let mut files = Files::new().list(&grants.root);
+    for place in ["new", "volumes"] {
+        files = files.keep(grants.root.join(place));
+    }
+    for path in &grants.readable {
+        // What a link leads to is granted, too.
+        let real = path.canonicalize().ok();
+        for path in [Some(path), real.as_ref()].into_iter().flatten() {
+            files = files.read(match path.is_dir() {
+                true => path,
+                false => path.parent().unwrap_or(path),
+            });
         }
     }
-    clear_ambient_capability_set().map_err(fail("drop the ambient capabilities"))?;
-    let left = held.intersection(keep);
-    let sets =
-        CapabilitySets { effective: left, permitted: left, inheritable: CapabilitySet::empty() };
-    set_capabilities(None, sets).map_err(fail("drop capabilities"))?;
-    Ok(left)
+    files
 }

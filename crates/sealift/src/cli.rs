@@ -221,6 +221,9 @@ pub struct Init {
         env = "SEALIFT_TERMINATION_LOG"
     )]
     pub termination_log: PathBuf,
+    /// Give up all files, system calls and privileges that it does not need (Landlock, seccomp)
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set, env = "SEALIFT_CONFINE")]
+    pub confine: bool,
     /// What opening needs
     #[command(flatten)]
     pub opening: Opening,

@@ -8,6 +8,7 @@ mod checks;
 pub mod cli;
 pub mod code;
 mod command;
+mod confinement;
 pub mod failure;
 mod key_source;
 mod kubernetes;
@@ -99,7 +100,10 @@ fn dispatch(cli: Cli) -> Result<(), Stop> {
     match cli.command {
         Command::Seal(args) => stop::in_runtime(command::seal::run(&args, global)),
         Command::Doctor(args) => stop::in_runtime(command::doctor::run(&args, global)),
-        Command::Init(args) => stop::in_runtime(command::init::run(&args, global)),
+        Command::Init(args) => {
+            confinement::initializer(&args)?;
+            stop::in_runtime(command::init::run(&args, global))
+        }
         Command::Open(args) => stop::in_runtime(command::open::run(&args, global)),
         Command::Inspect(args) => stop::in_runtime(command::inspect::run(&args, global)),
         Command::Verify(args) => stop::in_runtime(command::verify::run(&args, global)),

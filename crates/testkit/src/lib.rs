@@ -5,6 +5,7 @@ pub mod azure;
 pub mod azure_vm;
 pub mod bao;
 pub mod clouds;
+pub mod filter;
 pub mod gcp;
 pub mod hostile;
 pub mod kata;

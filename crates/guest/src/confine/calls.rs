@@ -1,12 +1,8 @@
 //! Which system calls, by seccomp: lists of what may be called, and of what else kills the process.
 
-use std::collections::BTreeMap;
-
+use confine::calls::{Rules, compile, equal, masked};
 use libc::c_long;
-use seccompiler::{
-    BackendError, BpfProgram, Error, SeccompAction, SeccompCmpArgLen, SeccompCmpOp,
-    SeccompCondition, SeccompFilter, SeccompRule, TargetArch, apply_filter,
-};
+use seccompiler::{BackendError, BpfProgram, Error, SeccompAction, apply_filter};
 
 /// Of both processes: files below directories that are open, the socket between them, the log,
 /// memory, time.
@@ -97,9 +93,6 @@ const MOUNTER: &[c_long] = &[
     libc::SYS_waitid,
 ];
 
-/// System calls, each with what must hold of its arguments; one of several rules is enough.
-type Rules = BTreeMap<c_long, Vec<SeccompRule>>;
-
 /// Filters the calling thread as a receiver.
 pub(super) fn receiver(connects_unix: bool) -> Result<(), Error> {
     // Its flags are out of a filter's sight. The C library then takes `clone`, whose flags are not.
@@ -164,33 +157,8 @@ const MS_REMOUNT: i32 = libc::MS_REMOUNT as i32;
 #[allow(clippy::cast_possible_truncation, reason = "a number below 2^31")]
 const FIONBIO: i32 = libc::FIONBIO as i32;
 
-fn equal(argument: u8, value: i32) -> Result<SeccompRule, BackendError> {
-    rule(argument, SeccompCmpOp::Eq, value)
-}
-
-/// The bits of `mask` are as in `value`.
-fn masked(argument: u8, mask: i32, value: i32) -> Result<SeccompRule, BackendError> {
-    rule(argument, SeccompCmpOp::MaskedEq(u64::from(mask.cast_unsigned())), value)
-}
-
-fn rule(argument: u8, operator: SeccompCmpOp, value: i32) -> Result<SeccompRule, BackendError> {
-    let value = u64::from(value.cast_unsigned());
-    let width = SeccompCmpArgLen::Dword;
-    SeccompRule::new(vec![SeccompCondition::new(argument, width, operator, value)?])
-}
-
 fn allow_only(rules: Rules) -> Result<BpfProgram, BackendError> {
     compile(rules, SeccompAction::KillProcess, SeccompAction::Allow)
-}
-
-/// `matched` for calls that a rule is about, `other` for all others.
-fn compile(
-    rules: Rules,
-    other: SeccompAction,
-    matched: SeccompAction,
-) -> Result<BpfProgram, BackendError> {
-    let machine = TargetArch::try_from(std::env::consts::ARCH)?;
-    SeccompFilter::new(rules, other, matched, machine)?.try_into()
 }
 
 #[cfg(test)]

@@ -43,7 +43,7 @@ fn accepted(args: &Init, confidential: Option<&str>) -> Result<Accept, Failure> 
 
 /// KServe's variable names the key where our own flag does not. Both are the deployer's; if they
 /// differ, something is wrong and nobody should guess.
-pub(super) fn name_the_key(
+pub(crate) fn name_the_key(
     options: &mut Opening,
     confidential: Option<String>,
 ) -> Result<(), Failure> {
@@ -61,7 +61,7 @@ pub(super) fn name_the_key(
     }
 }
 
-pub(super) fn targets(pairs: &[String]) -> Result<Vec<Target>, Failure> {
+pub(crate) fn targets(pairs: &[String]) -> Result<Vec<Target>, Failure> {
     if !pairs.len().is_multiple_of(2) {
         return Err(Failure::usage("a source without a destination")
             .hint("Give pairs: SRC DEST [SRC DEST]…"));

@@ -1,41 +1,10 @@
 //! The filters, run by hand: every call, whatever this kernel has.
 
 use super::*;
+use testkit::filter::passes;
 
 /// Numbers of calls that are looked at; those of 2026 are below 480.
 const NUMBERS: std::ops::Range<c_long> = 0..1_024;
-
-/// Whether a filter lets a call pass: the few instructions that seccompiler makes.
-fn passes(program: &BpfProgram, call: c_long, arguments: [u64; 6]) -> bool {
-    let machine: u32 = match std::env::consts::ARCH {
-        "x86_64" => 62 | 0xc000_0000,
-        _ => 183 | 0xc000_0000,
-    };
-    let mut data = Vec::new();
-    data.extend(i32::try_from(call).unwrap().to_ne_bytes());
-    data.extend(machine.to_ne_bytes());
-    data.extend([0; 8]);
-    arguments.iter().for_each(|argument| data.extend(argument.to_ne_bytes()));
-    let (mut at, mut accumulator) = (0, 0_u32);
-    loop {
-        let step = &program[at];
-        let jump = |taken: bool| usize::from(if taken { step.jt } else { step.jf });
-        at += 1;
-        match step.code {
-            0x20 => {
-                let from = step.k as usize;
-                accumulator = u32::from_ne_bytes(data[from..from + 4].try_into().unwrap());
-            }
-            0x54 => accumulator &= step.k,
-            0x05 => at += step.k as usize,
-            0x15 => at += jump(accumulator == step.k),
-            0x25 => at += jump(accumulator > step.k),
-            0x35 => at += jump(accumulator >= step.k),
-            0x06 => return step.k == libc::SECCOMP_RET_ALLOW,
-            code => panic!("an instruction {code:#x}"),
-        }
-    }
-}
 
 fn filter(rules: Result<Rules, BackendError>) -> BpfProgram {
     allow_only(rules.unwrap()).unwrap()

@@ -1,0 +1,150 @@
+//! [`Files`]: which files, by Landlock.
+//!
+//! A rule holds for what is mounted below its directory, too, also if that comes later: Landlock
+//! looks from a file upwards through mounts. What it does not cover is metadata: `stat` and
+//! `readlink` see every path, and `chmod` and `chown` would change every one that the user owns.
+
+use std::path::{Path, PathBuf};
+
+use landlock::{
+    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd,
+    Ruleset, RulesetAttr, RulesetCreated, RulesetCreatedAttr, RulesetError, Scope,
+};
+
+use crate::Error;
+
+/// Versions of Landlock that are of use, newest first: in the first one nothing could be moved from
+/// one directory to another, and our programs do that.
+const VERSIONS: [(ABI, u8); 5] =
+    [(ABI::V6, 6), (ABI::V5, 5), (ABI::V4, 4), (ABI::V3, 3), (ABI::V2, 2)];
+
+/// To read files and list directories.
+const READ: [AccessFs; 2] = [AccessFs::ReadFile, AccessFs::ReadDir];
+
+/// To keep files in a directory: no devices, FIFOs or sockets, and nothing is executed.
+const KEEP: [AccessFs; 10] = [
+    AccessFs::ReadFile,
+    AccessFs::ReadDir,
+    AccessFs::WriteFile,
+    AccessFs::Truncate,
+    AccessFs::MakeReg,
+    AccessFs::MakeDir,
+    AccessFs::MakeSym,
+    AccessFs::RemoveFile,
+    AccessFs::RemoveDir,
+    AccessFs::Refer,
+];
+
+/// To write into a file that is there, as into a device.
+const WRITE: [AccessFs; 3] = [AccessFs::ReadFile, AccessFs::WriteFile, AccessFs::Truncate];
+
+/// What may be done with files. Nothing that is not said here: no other file, no TCP port, and where
+/// the kernel can keep them back, no signals and abstract sockets to others.
+#[derive(Debug, Clone, Default)]
+pub struct Files {
+    grants: Vec<(PathBuf, BitFlags<AccessFs>)>,
+    tcp: BitFlags<AccessNet>,
+}
+
+impl Files {
+    /// Nothing yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Lists a directory, and nothing below it... unless that is granted besides.
+    #[must_use]
+    pub fn list(self, path: impl Into<PathBuf>) -> Self {
+        self.grant(path.into(), AccessFs::ReadDir.into())
+    }
+
+    /// Reads a file, or whatever is below a directory.
+    #[must_use]
+    pub fn read(self, path: impl Into<PathBuf>) -> Self {
+        self.grant(path.into(), READ.into_iter().collect())
+    }
+
+    /// Keeps files below a directory.
+    #[must_use]
+    pub fn keep(self, path: impl Into<PathBuf>) -> Self {
+        self.grant(path.into(), KEEP.into_iter().collect())
+    }
+
+    /// Keeps files below a directory that may be made first: the nearest one above it that is there.
+    #[must_use]
+    pub fn keep_below(self, path: &Path) -> Self {
+        let there = path.ancestors().find(|above| above.is_dir());
+        // Of a relative path, the last one is empty.
+        self.keep(there.filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new(".")))
+    }
+
+    /// Writes a file, if it is there.
+    #[must_use]
+    pub fn write_if_there(self, path: impl Into<PathBuf>) -> Self {
+        let path = path.into();
+        match path.exists() {
+            true => self.grant(path, WRITE.into_iter().collect()),
+            false => self,
+        }
+    }
+
+    /// Connects to TCP ports.
+    #[must_use]
+    pub fn connect(mut self) -> Self {
+        self.tcp |= AccessNet::ConnectTcp;
+        self
+    }
+
+    /// Listens on TCP ports.
+    #[must_use]
+    pub fn listen(mut self) -> Self {
+        self.tcp |= AccessNet::BindTcp;
+        self
+    }
+
+    fn grant(mut self, path: PathBuf, access: BitFlags<AccessFs>) -> Self {
+        self.grants.push((path, access));
+        self
+    }
+
+    /// Keeps the calling thread to them. `None`: the kernel cannot.
+    pub fn restrict(&self) -> Result<Option<u8>, Error> {
+        for (abi, version) in VERSIONS {
+            // The kernel is older.
+            let Ok(ruleset) = self.handle(abi) else { continue };
+            let mut ruleset = ruleset.create().map_err(Error::Landlock)?;
+            for (path, access) in &self.grants {
+                ruleset = allow(ruleset, path, *access & AccessFs::from_all(abi))?;
+            }
+            ruleset.restrict_self().map_err(Error::Landlock)?;
+            return Ok(Some(version));
+        }
+        Ok(None)
+    }
+
+    fn handle(&self, abi: ABI) -> Result<Ruleset, RulesetError> {
+        let ruleset = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
+        let mut ruleset = ruleset.handle_access(AccessFs::from_all(abi))?;
+        let refused = AccessNet::from_all(abi) & !self.tcp;
+        if !refused.is_empty() {
+            ruleset = ruleset.handle_access(refused)?;
+        }
+        if abi >= ABI::V6 {
+            ruleset = ruleset.scope(Scope::from_all(abi))?;
+        }
+        Ok(ruleset)
+    }
+}
+
+fn allow(
+    ruleset: RulesetCreated,
+    path: &Path,
+    access: BitFlags<AccessFs>,
+) -> Result<RulesetCreated, Error> {
+    let fail = |source| Error::Grant { path: path.to_path_buf(), source };
+    // A file has no entries.
+    let access = if path.is_dir() { access } else { access & AccessFs::from_file(ABI::V6) };
+    let place = PathFd::new(path).map_err(fail)?;
+    ruleset.add_rule(PathBeneath::new(place, access)).map_err(Error::Landlock)
+}

@@ -9,7 +9,7 @@ pub fn passes(program: &BpfProgram, call: i64, arguments: [u64; 6]) -> bool {
         _ => 183 | 0xc000_0000,
     };
     let mut data = Vec::new();
-    data.extend(i32::try_from(call).unwrap().to_ne_bytes());
+    data.extend(i32::try_from(call).expect("a number of a call").to_ne_bytes());
     data.extend(machine.to_ne_bytes());
     data.extend([0; 8]);
     arguments.iter().for_each(|argument| data.extend(argument.to_ne_bytes()));
@@ -21,7 +21,8 @@ pub fn passes(program: &BpfProgram, call: i64, arguments: [u64; 6]) -> bool {
         match step.code {
             0x20 => {
                 let from = step.k as usize;
-                accumulator = u32::from_ne_bytes(data[from..from + 4].try_into().unwrap());
+                accumulator =
+                    u32::from_ne_bytes(data[from..from + 4].try_into().expect("four bytes"));
             }
             0x54 => accumulator &= step.k,
             0x05 => at += step.k as usize,

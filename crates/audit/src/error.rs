@@ -37,11 +37,18 @@ pub enum Error {
         #[source]
         why: Why,
     },
-    /// The log has reached [`FILE_BYTES_MAX`](crate::FILE_BYTES_MAX). Move it away to begin another.
-    #[error("{path} is full; move it away", path = path.display())]
-    Full {
+    /// The log is empty or missing, and beside it is what another program makes of one that it rotates
+    /// (logrotate), or a part that was compressed: it may hold the records that this log continues.
+    #[error(
+        "{path} is empty beside {other}, which another program may have rotated out of it; \
+         move that into another directory to begin a new log",
+        path = path.display(), other = other.display()
+    )]
+    MovedByOther {
         /// The log.
         path: PathBuf,
+        /// The other file.
+        other: PathBuf,
     },
     /// Another process has held the log's lock for too long.
     #[error("{path} is locked by another process", path = path.display())]

@@ -10,8 +10,8 @@ use std::{fmt, io, iter, mem, slice};
 
 use jiff::Timestamp;
 
-pub use self::file::FILE_BYTES_MAX;
 use self::file::LogFile;
+pub use self::file::{PART_BYTES_DEFAULT, PART_BYTES_MAX, PART_BYTES_MIN};
 use crate::error::Error;
 use crate::event::Event;
 use crate::record::Head;
@@ -59,9 +59,16 @@ enum Sink {
 
 impl Log {
     /// Appends to the file at `path`, or makes it, readable by its owner only. Several processes may
-    /// append to one file: each write is under a lock, as a continuation of the last.
+    /// append to one file: each write is under a lock, as a continuation of the last. A full file is
+    /// renamed, and the next continues its chain: see [`Parts`](crate::Parts).
     pub fn file(path: &Path) -> Result<Self, Error> {
-        Ok(Self::new(Sink::File(LogFile::open(path)?), path.display().to_string(), Timestamp::now))
+        Self::file_in_parts(path, PART_BYTES_DEFAULT)
+    }
+
+    /// The same, in files of at most so many bytes, from [`PART_BYTES_MIN`] to [`PART_BYTES_MAX`].
+    pub fn file_in_parts(path: &Path, part_bytes: u64) -> Result<Self, Error> {
+        let file = LogFile::open(path, part_bytes)?;
+        Ok(Self::new(Sink::File(file), path.display().to_string(), Timestamp::now))
     }
 
     /// Writes a chain of its own to a stream, flushing it after each write.
@@ -123,7 +130,7 @@ impl Log {
             Ok(heads) => return heads.into_iter().map(Ok).collect(),
             Err(failed) => failed,
         };
-        if entries.len() > 1 && matches!(failed, Error::TooLong { .. } | Error::Full { .. }) {
+        if entries.len() > 1 && matches!(failed, Error::TooLong { .. }) {
             return entries.iter().map(|entry| self.append_one(&mut sink, entry)).collect();
         }
         let (sink, why) = (&self.name, failed.to_string());

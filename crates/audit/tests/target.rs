@@ -8,7 +8,7 @@ use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
-use audit::{Error, Event, Target, verify};
+use audit::{Error, Event, PART_BYTES_DEFAULT, Target, verify};
 
 fn event(n: usize) -> Event {
     Event::PolicyChanged { digest: n.to_string() }
@@ -25,7 +25,9 @@ fn daemon() -> (tempfile::TempDir, UnixDatagram, PathBuf) {
 #[test]
 fn each_record_is_a_message_to_syslog() {
     let (_dir, socket, path) = daemon();
-    let log = Target::parse(Path::new(&format!("syslog:{}", path.display()))).open().unwrap();
+    let log = Target::parse(Path::new(&format!("syslog:{}", path.display())))
+        .open(PART_BYTES_DEFAULT)
+        .unwrap();
     let mut lines = String::new();
     for n in 0..3 {
         log.record(event(n)).unwrap();
@@ -46,13 +48,13 @@ fn each_record_is_a_message_to_syslog() {
 fn a_daemon_that_is_gone_is_an_error() {
     let (dir, socket, path) = daemon();
     let target = Target::Syslog(path);
-    let log = target.open().unwrap();
+    let log = target.open(PART_BYTES_DEFAULT).unwrap();
     log.record(event(0)).unwrap();
     drop(socket);
     drop(dir);
     assert!(matches!(log.record(event(1)), Err(Error::Sink { .. })));
     assert!(matches!(log.record(event(2)), Err(Error::FailedBefore { .. })));
-    assert!(matches!(target.open(), Err(Error::Sink { .. })));
+    assert!(matches!(target.open(PART_BYTES_DEFAULT), Err(Error::Sink { .. })));
 }
 
 /// A collector that answers as it is told, and tells what it was sent.
@@ -93,7 +95,7 @@ const OK: &str = "HTTP/1.1 204 No Content\r\n\r\n";
 #[test]
 fn records_are_posted_and_accepted_with_2xx() {
     let (url, answer, told) = collector();
-    let log = Target::parse(Path::new(&url)).open().unwrap();
+    let log = Target::parse(Path::new(&url)).open(PART_BYTES_DEFAULT).unwrap();
     for n in 0..3 {
         answer.send(OK.into()).unwrap();
         log.record(event(n)).unwrap();
@@ -114,7 +116,7 @@ fn any_other_answer_is_an_error_and_nothing_follows_it() {
         "not HTTP at all\r\n\r\n",
     ] {
         let (url, answer, told) = collector();
-        let log = Target::parse(Path::new(&url)).open().unwrap();
+        let log = Target::parse(Path::new(&url)).open(PART_BYTES_DEFAULT).unwrap();
         answer.send(refusal.into()).unwrap();
         assert!(matches!(log.record(event(0)), Err(Error::Sink { .. })), "{refusal}");
         answer.send(OK.into()).unwrap();
@@ -124,14 +126,17 @@ fn any_other_answer_is_an_error_and_nothing_follows_it() {
     }
     // Nobody listens there.
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let log = Target::Http(format!("http://{free}/")).open().unwrap();
+    let log = Target::Http(format!("http://{free}/")).open(PART_BYTES_DEFAULT).unwrap();
     assert!(matches!(log.record(event(0)), Err(Error::Sink { .. })));
 }
 
 #[test]
 fn records_do_not_leave_the_machine_in_the_clear() {
     for url in ["http://collector.example/", "http://127.0.0.1.example/", "http://10.0.0.1/"] {
-        assert!(matches!(Target::Http(url.into()).open(), Err(Error::Sink { .. })), "{url}");
+        assert!(
+            matches!(Target::Http(url.into()).open(PART_BYTES_DEFAULT), Err(Error::Sink { .. })),
+            "{url}"
+        );
     }
-    assert!(Target::Http("https://collector.example/".into()).open().is_ok());
+    assert!(Target::Http("https://collector.example/".into()).open(PART_BYTES_DEFAULT).is_ok());
 }

@@ -42,8 +42,11 @@ impl Parts {
                 }
             }
             parts.sort();
-            if parts.is_empty() || log.try_exists().map_err(at)? {
+            if log.try_exists().map_err(at)? {
                 parts.push((u64::MAX, log.clone()));
+            }
+            if parts.is_empty() {
+                return Err(at(io::ErrorKind::NotFound.into()));
             }
             files.extend(parts.into_iter().map(|(_, path)| path));
         }

@@ -9,6 +9,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::process::Command;
+use std::slice::from_ref;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 
@@ -362,7 +363,7 @@ fn fail_every_call(records: u64) {
                     break;
                 }
                 let at = format!("{fault} of {call} {n}");
-                let found = Parts::of(&[path.clone()]).unwrap().verify().expect(&at);
+                let found = Parts::of(from_ref(&path)).unwrap().verify().expect(&at);
                 // Killed or failed after the write: there is one record too many, never one too few.
                 let least = records + u64::from(output.status.success());
                 assert!((least..=records + 1).contains(&found.records), "{at}: {found:?}");

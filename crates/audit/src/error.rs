@@ -71,10 +71,32 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
-    /// An earlier record may be in the sink in part, so none can follow it.
-    #[error("the audit log {sink} failed before")]
+    /// An earlier record may be in the sink, or a part of it, so none can follow it: only a new chain.
+    #[error(
+        "the audit log {sink} failed before, and what became of its record {seq} is not known; see \
+         whether the log has it, then start this process anew, which begins another chain"
+    )]
     FailedBefore {
         /// The log's path, or `stream`.
         sink: String,
+        /// Number of the first record that may or may not be there.
+        seq: u64,
     },
+}
+
+/// What a sink's error says that has certainly accepted nothing of what it was given: the next record
+/// may take its place.
+#[derive(Debug, thiserror::Error)]
+#[error("nothing was accepted, and it will be tried again with the next record: {0}")]
+pub(crate) struct NotAccepted(String);
+
+impl NotAccepted {
+    /// With the kind that `source` has.
+    pub(crate) fn because(source: &io::Error) -> io::Error {
+        io::Error::new(source.kind(), Self(source.to_string()))
+    }
+
+    pub(crate) fn is(error: &io::Error) -> bool {
+        error.get_ref().is_some_and(|error| error.is::<Self>())
+    }
 }

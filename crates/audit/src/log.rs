@@ -12,7 +12,7 @@ use jiff::Timestamp;
 
 use self::file::LogFile;
 pub use self::file::{PART_BYTES_DEFAULT, PART_BYTES_MAX, PART_BYTES_MIN};
-use crate::error::Error;
+use crate::error::{Error, NotAccepted};
 use crate::event::Event;
 use crate::record::Head;
 
@@ -53,8 +53,8 @@ enum Sink {
         writer: Box<dyn Write + Send>,
         head: Head,
     },
-    /// Part of a record may have been written, and nothing may follow that.
-    Failed,
+    /// Part of a record, of this number, may have been written, and nothing may follow that.
+    Failed(u64),
 }
 
 impl Log {
@@ -103,7 +103,7 @@ impl Log {
                 Ok(Word::Tried(result)) => return result,
                 Ok(Word::Write) => self.write_all(),
                 // Whoever wrote it panicked.
-                Err(_) => return Err(self.failed_before()),
+                Err(_) => return Err(self.panicked()),
             }
         }
     }
@@ -122,9 +122,9 @@ impl Log {
     /// Writes all of them at once. If one of them is too much, each alone: that is no fault of the
     /// others. Any other error is everybody's.
     fn write(&self, entries: &[Entry]) -> Vec<Result<Head, Error>> {
-        // Poisoned: a writer panicked, perhaps within a record.
+        // Poisoned.
         let Ok(mut sink) = self.sink.lock() else {
-            return entries.iter().map(|_| Err(self.failed_before())).collect();
+            return entries.iter().map(|_| Err(self.panicked())).collect();
         };
         let failed = match self.append(&mut sink, entries) {
             Ok(heads) => return heads.into_iter().map(Ok).collect(),
@@ -156,17 +156,29 @@ impl Log {
                         Ok(heads)
                     }
                     Err(source) => {
-                        *sink = Sink::Failed;
+                        if !NotAccepted::is(&source) {
+                            *sink = Sink::Failed(head.next());
+                        }
                         Err(Error::Sink { sink: self.name.clone(), source })
                     }
                 }
             }
-            Sink::Failed => Err(self.failed_before()),
+            Sink::Failed(seq) => Err(self.failed_before(*seq)),
         }
     }
 
-    fn failed_before(&self) -> Error {
-        Error::FailedBefore { sink: self.name.clone() }
+    fn failed_before(&self, seq: u64) -> Error {
+        Error::FailedBefore { sink: self.name.clone(), seq }
+    }
+
+    /// A writer panicked, perhaps within a record.
+    fn panicked(&self) -> Error {
+        let sink = self.sink.lock().unwrap_or_else(PoisonError::into_inner);
+        self.failed_before(match &*sink {
+            Sink::Stream { head, .. } => head.next(),
+            Sink::File(file) => file.next(),
+            Sink::Failed(seq) => *seq,
+        })
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {

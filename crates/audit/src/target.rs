@@ -21,7 +21,7 @@ pub enum Target {
     /// what the socket has taken. Lines have up to 16 KiB: many daemons cut at 8 KiB unless told.
     Syslog(PathBuf),
     /// `https://…`, or `http://` on this machine: a POST of JSON lines. Accepted is what was answered
-    /// with 2xx; there is no second attempt.
+    /// with 2xx; there is no second attempt at a record.
     Http(String),
 }
 

@@ -50,6 +50,11 @@ impl LogFile {
         Self::named(path, part_bytes.clamp(PART_BYTES_MIN, PART_BYTES_MAX), None)
     }
 
+    /// Number of the next record, if nobody else wrote one.
+    pub(super) fn next(&self) -> u64 {
+        self.head.next()
+    }
+
     /// Appends these records, or leaves the log as it was.
     pub(super) fn append(&mut self, entries: &[(Timestamp, Event)]) -> Result<Vec<Head>, Error> {
         for _ in 0..ROTATIONS_MAX {

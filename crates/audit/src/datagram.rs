@@ -2,10 +2,12 @@
 
 use std::io::{self, Write};
 use std::os::unix::net::UnixDatagram;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::Timestamp;
+
+use crate::error::NotAccepted;
 
 /// The name under which records are found.
 const IDENTIFIER: &str = "sealift-audit";
@@ -18,17 +20,29 @@ type Form = fn(&str) -> String;
 /// Lines in, datagrams out, when they are flushed.
 #[derive(Debug)]
 pub(crate) struct Datagrams {
-    socket: UnixDatagram,
+    path: PathBuf,
+    /// `None`: nobody was there the last time.
+    socket: Option<UnixDatagram>,
     form: Form,
     lines: Vec<u8>,
 }
 
 impl Datagrams {
     pub(crate) fn connect(path: &Path, form: Form) -> io::Result<Self> {
-        let socket = UnixDatagram::unbound()?;
-        socket.connect(path)?;
-        socket.set_write_timeout(Some(PATIENCE))?;
-        Ok(Self { socket, form, lines: Vec::new() })
+        let socket = Some(connect(path)?);
+        Ok(Self { path: path.to_owned(), socket, form, lines: Vec::new() })
+    }
+
+    fn send(&mut self, datagram: &[u8]) -> io::Result<()> {
+        let socket = match self.socket.take() {
+            Some(socket) => socket,
+            None => connect(&self.path)?,
+        };
+        match socket.send(datagram)? == datagram.len() {
+            true => self.socket = Some(socket),
+            false => return Err(io::ErrorKind::WriteZero.into()),
+        }
+        Ok(())
     }
 }
 
@@ -40,14 +54,23 @@ impl Write for Datagrams {
 
     fn flush(&mut self) -> io::Result<()> {
         let lines = std::mem::take(&mut self.lines);
-        for line in String::from_utf8_lossy(&lines).lines() {
+        for (index, line) in String::from_utf8_lossy(&lines).lines().enumerate() {
             let datagram = (self.form)(line);
-            if self.socket.send(datagram.as_bytes())? != datagram.len() {
-                return Err(io::ErrorKind::WriteZero.into());
-            }
+            // A datagram is taken whole or, with an error, not at all (unix(7)).
+            self.send(datagram.as_bytes()).map_err(|error| match index {
+                0 => NotAccepted::because(&error),
+                _ => error,
+            })?;
         }
         Ok(())
     }
+}
+
+fn connect(path: &Path) -> io::Result<UnixDatagram> {
+    let socket = UnixDatagram::unbound()?;
+    socket.connect(path)?;
+    socket.set_write_timeout(Some(PATIENCE))?;
+    Ok(socket)
 }
 
 /// systemd's native journal protocol: a field a line. A record has no line break, so none needs the

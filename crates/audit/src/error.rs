@@ -37,11 +37,18 @@ pub enum Error {
         #[source]
         why: Why,
     },
-    /// The log has reached [`FILE_BYTES_MAX`](crate::FILE_BYTES_MAX). Move it away to begin another.
-    #[error("{path} is full; move it away", path = path.display())]
-    Full {
+    /// The log is empty or missing, and beside it is what another program makes of one that it rotates
+    /// (logrotate), or a part that was compressed: it may hold the records that this log continues.
+    #[error(
+        "{path} is empty beside {other}, which another program may have rotated out of it; \
+         move that into another directory to begin a new log",
+        path = path.display(), other = other.display()
+    )]
+    MovedByOther {
         /// The log.
         path: PathBuf,
+        /// The other file.
+        other: PathBuf,
     },
     /// Another process has held the log's lock for too long.
     #[error("{path} is locked by another process", path = path.display())]
@@ -64,10 +71,32 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
-    /// An earlier record may be in the sink in part, so none can follow it.
-    #[error("the audit log {sink} failed before")]
+    /// An earlier record may be in the sink, or a part of it, so none can follow it: only a new chain.
+    #[error(
+        "the audit log {sink} failed before, and what became of its record {seq} is not known; see \
+         whether the log has it, then start this process anew, which begins another chain"
+    )]
     FailedBefore {
         /// The log's path, or `stream`.
         sink: String,
+        /// Number of the first record that may or may not be there.
+        seq: u64,
     },
+}
+
+/// What a sink's error says that has certainly accepted nothing of what it was given: the next record
+/// may take its place.
+#[derive(Debug, thiserror::Error)]
+#[error("nothing was accepted, and it will be tried again with the next record: {0}")]
+pub(crate) struct NotAccepted(String);
+
+impl NotAccepted {
+    /// With the kind that `source` has.
+    pub(crate) fn because(source: &io::Error) -> io::Error {
+        io::Error::new(source.kind(), Self(source.to_string()))
+    }
+
+    pub(crate) fn is(error: &io::Error) -> bool {
+        error.get_ref().is_some_and(|error| error.is::<Self>())
+    }
 }

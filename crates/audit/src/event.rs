@@ -197,10 +197,31 @@ pub enum Event {
         client: String,
         /// `accepted`, or why not.
         outcome: String,
+        /// How often evidence was refused, since the last record of that, without a record of its own.
+        #[serde(default, skip_serializing_if = "is_none")]
+        left_out: u64,
+    },
+    /// The broker refused a request before it came to evidence: a body that is too long, late or not
+    /// of the protocol, a wrong session, version or kind of TEE.
+    RequestRefused {
+        /// Method and path.
+        request: String,
+        /// Why.
+        reason: String,
+        /// Address of the client.
+        client: String,
+        /// How many more were refused, since the last such record, without a record of their own.
+        #[serde(default, skip_serializing_if = "is_none")]
+        left_out: u64,
     },
     /// The broker is about to work under another policy.
     PolicyChanged {
         /// SHA-256 of the policy, hex.
         digest: String,
     },
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_none(count: &u64) -> bool {
+    *count == 0
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use http_body_util::Full;
 use hyper::body::Bytes;
-use hyper::{Request, Uri};
+use hyper::{Request, StatusCode, Uri};
 use hyper_rustls::builderstates::WantsProtocols1;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
@@ -16,8 +16,23 @@ use hyper_util::rt::TokioExecutor;
 use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::{ClientConfig, RootCertStore};
 
+use crate::error::NotAccepted;
+
 /// From connecting to the head of the answer.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// For connecting alone, so that a collector that is gone is told from one that is slow.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
+/// Answers of who does not look at the lines: who asks, where, how much and when is wrong. Any other,
+/// such as 400, 500 or a proxy's 502, may follow a part that was accepted.
+const TURNED_AWAY: [StatusCode; 6] = [
+    StatusCode::UNAUTHORIZED,
+    StatusCode::FORBIDDEN,
+    StatusCode::NOT_FOUND,
+    StatusCode::PAYLOAD_TOO_LARGE,
+    StatusCode::TOO_MANY_REQUESTS,
+    StatusCode::SERVICE_UNAVAILABLE,
+];
 
 /// Lines in, one POST out when they are flushed, and an error unless that was answered with 2xx.
 ///
@@ -46,7 +61,11 @@ impl Posts {
                 .https_only(),
             _ => return Err(refuse("http:// is for a collector on this machine: use https://")),
         };
-        let client = Client::builder(TokioExecutor::new()).build(connector.enable_http1().build());
+        let mut sockets = HttpConnector::new();
+        sockets.enforce_http(false);
+        sockets.set_connect_timeout(Some(CONNECT_PATIENCE));
+        let connector = connector.enable_http1().wrap_connector(sockets);
+        let client = Client::builder(TokioExecutor::new()).build(connector);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (to, posts) = channel();
         let thread = std::thread::Builder::new().name("audit".into());
@@ -94,9 +113,24 @@ async fn post(client: &HttpClient, url: &Uri, lines: Vec<u8>) -> io::Result<()> 
         .header("user-agent", concat!("sealift/", env!("CARGO_PKG_VERSION")))
         .body(Full::from(lines))
         .map_err(io::Error::other)?;
-    let status = client.request(request).await.map_err(io::Error::other)?.status();
-    match status.is_success() {
-        true => Ok(()),
-        false => Err(io::Error::other(format!("it answered {status}"))),
+    let status = match client.request(request).await {
+        Ok(answer) => answer.status(),
+        // Nothing was sent yet.
+        Err(error) if error.is_connect() => {
+            return Err(NotAccepted::because(&io::Error::other(chain(&error))));
+        }
+        Err(error) => return Err(io::Error::other(error)),
+    };
+    let answered = io::Error::other(format!("it answered {status}"));
+    match status {
+        status if status.is_success() => Ok(()),
+        status if TURNED_AWAY.contains(&status) => Err(NotAccepted::because(&answered)),
+        _ => Err(answered),
     }
+}
+
+/// An error and its sources: hyper's own words are `client error (Connect)`.
+fn chain(error: &dyn std::error::Error) -> String {
+    let source = error.source().map(|source| format!(": {}", chain(source)));
+    format!("{error}{}", source.unwrap_or_default())
 }

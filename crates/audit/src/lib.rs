@@ -15,6 +15,11 @@
 //! `hash` is SHA-256 over the line's bytes before `,"hash":` and a `}`. `prev` is the hash of the
 //! record before, 64 zeroes in the first; `seq` counts from 1.
 //!
+//! # Parts
+//!
+//! A file that the next record would make too long is renamed to `<name>.<number of its first record,
+//! 20 digits>`, and a new one of the log's name continues its chain. [`Parts`] reads them as one.
+//!
 //! # What the chain shows, and what not
 //!
 //! [`verify`] finds every record that was changed, removed, inserted or moved, *given the hash of
@@ -34,6 +39,7 @@ mod error;
 mod event;
 mod http;
 mod log;
+mod parts;
 mod receipt;
 mod record;
 mod target;
@@ -41,7 +47,8 @@ mod verify;
 
 pub use error::Error;
 pub use event::Event;
-pub use log::{FILE_BYTES_MAX, Log};
+pub use log::{Log, PART_BYTES_DEFAULT, PART_BYTES_MAX, PART_BYTES_MIN};
+pub use parts::Parts;
 pub use receipt::{
     BrokerKeys, Countersigned, RECEIPT_TYPE, Receipt, Uncountersigned, Unreceipted, verify_receipts,
 };

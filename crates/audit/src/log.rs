@@ -10,9 +10,9 @@ use std::{fmt, io, iter, mem, slice};
 
 use jiff::Timestamp;
 
-pub use self::file::FILE_BYTES_MAX;
 use self::file::LogFile;
-use crate::error::Error;
+pub use self::file::{PART_BYTES_DEFAULT, PART_BYTES_MAX, PART_BYTES_MIN};
+use crate::error::{Error, NotAccepted};
 use crate::event::Event;
 use crate::record::Head;
 
@@ -53,15 +53,22 @@ enum Sink {
         writer: Box<dyn Write + Send>,
         head: Head,
     },
-    /// Part of a record may have been written, and nothing may follow that.
-    Failed,
+    /// Part of a record, of this number, may have been written, and nothing may follow that.
+    Failed(u64),
 }
 
 impl Log {
     /// Appends to the file at `path`, or makes it, readable by its owner only. Several processes may
-    /// append to one file: each write is under a lock, as a continuation of the last.
+    /// append to one file: each write is under a lock, as a continuation of the last. A full file is
+    /// renamed, and the next continues its chain: see [`Parts`](crate::Parts).
     pub fn file(path: &Path) -> Result<Self, Error> {
-        Ok(Self::new(Sink::File(LogFile::open(path)?), path.display().to_string(), Timestamp::now))
+        Self::file_in_parts(path, PART_BYTES_DEFAULT)
+    }
+
+    /// The same, in files of at most so many bytes, from [`PART_BYTES_MIN`] to [`PART_BYTES_MAX`].
+    pub fn file_in_parts(path: &Path, part_bytes: u64) -> Result<Self, Error> {
+        let file = LogFile::open(path, part_bytes)?;
+        Ok(Self::new(Sink::File(file), path.display().to_string(), Timestamp::now))
     }
 
     /// Writes a chain of its own to a stream, flushing it after each write.
@@ -96,7 +103,7 @@ impl Log {
                 Ok(Word::Tried(result)) => return result,
                 Ok(Word::Write) => self.write_all(),
                 // Whoever wrote it panicked.
-                Err(_) => return Err(self.failed_before()),
+                Err(_) => return Err(self.panicked()),
             }
         }
     }
@@ -115,15 +122,15 @@ impl Log {
     /// Writes all of them at once. If one of them is too much, each alone: that is no fault of the
     /// others. Any other error is everybody's.
     fn write(&self, entries: &[Entry]) -> Vec<Result<Head, Error>> {
-        // Poisoned: a writer panicked, perhaps within a record.
+        // Poisoned.
         let Ok(mut sink) = self.sink.lock() else {
-            return entries.iter().map(|_| Err(self.failed_before())).collect();
+            return entries.iter().map(|_| Err(self.panicked())).collect();
         };
         let failed = match self.append(&mut sink, entries) {
             Ok(heads) => return heads.into_iter().map(Ok).collect(),
             Err(failed) => failed,
         };
-        if entries.len() > 1 && matches!(failed, Error::TooLong { .. } | Error::Full { .. }) {
+        if entries.len() > 1 && matches!(failed, Error::TooLong { .. }) {
             return entries.iter().map(|entry| self.append_one(&mut sink, entry)).collect();
         }
         let (sink, why) = (&self.name, failed.to_string());
@@ -149,17 +156,29 @@ impl Log {
                         Ok(heads)
                     }
                     Err(source) => {
-                        *sink = Sink::Failed;
+                        if !NotAccepted::is(&source) {
+                            *sink = Sink::Failed(head.next());
+                        }
                         Err(Error::Sink { sink: self.name.clone(), source })
                     }
                 }
             }
-            Sink::Failed => Err(self.failed_before()),
+            Sink::Failed(seq) => Err(self.failed_before(*seq)),
         }
     }
 
-    fn failed_before(&self) -> Error {
-        Error::FailedBefore { sink: self.name.clone() }
+    fn failed_before(&self, seq: u64) -> Error {
+        Error::FailedBefore { sink: self.name.clone(), seq }
+    }
+
+    /// A writer panicked, perhaps within a record.
+    fn panicked(&self) -> Error {
+        let sink = self.sink.lock().unwrap_or_else(PoisonError::into_inner);
+        self.failed_before(match &*sink {
+            Sink::Stream { head, .. } => head.next(),
+            Sink::File(file) => file.next(),
+            Sink::Failed(seq) => *seq,
+        })
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {

@@ -1,7 +1,6 @@
 //! [`Receipt`]: a broker's signature under a release, which ties the guest's log to the broker's.
 
 use std::collections::HashMap;
-use std::io::BufRead;
 
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
 use base64::Engine as _;
@@ -9,8 +8,9 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::record::{Head, RECEIPT_BYTES_MAX, Record};
-use crate::verify::{Broken, follow};
+use crate::parts::Parts;
+use crate::record::{RECEIPT_BYTES_MAX, Record};
+use crate::verify::Broken;
 
 /// `typ` of a receipt (RFC 7515 section 4.1.9): the key that signs it signs tokens too.
 pub const RECEIPT_TYPE: &str = "sealift-receipt+jwt";
@@ -180,15 +180,15 @@ pub enum Unreceipted {
 /// have one. With `broker_log`: its record of the release must be there, with that number, that hash
 /// and the same content. Memory grows by some 100 bytes a receipt.
 pub fn verify_receipts(
-    log: impl BufRead,
+    log: &Parts,
     keys: &BrokerKeys,
     required: bool,
-    broker_log: Option<impl BufRead>,
+    broker_log: Option<&Parts>,
 ) -> Result<Countersigned, Uncountersigned> {
     let mut found = Countersigned::default();
     let mut receipts = HashMap::new();
     let mut wrong = None;
-    let end = follow(log, Head::start(), |record, _| {
+    let end = log.follow(|record, _| {
         if wrong.is_some() {
             return;
         }
@@ -210,7 +210,7 @@ pub fn verify_receipts(
                 receipts.remove(&record.hash);
             }
         };
-        follow(broker_log, Head::start(), each).map_err(Uncountersigned::BrokerLog)?;
+        broker_log.follow(each).map_err(Uncountersigned::BrokerLog)?;
         if let Some(&seq) = receipts.values().map(|(seq, _)| seq).min() {
             return Err(Uncountersigned::Record { seq, why: Unreceipted::NotInBrokerLog });
         }

@@ -1,5 +1,7 @@
 //! A record as a line of text.
 
+use std::str::FromStr;
+
 use aws_lc_rs::digest::{SHA256, digest};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -30,6 +32,22 @@ pub struct Head {
     pub seq: u64,
     /// Its hash, hex.
     pub hash: String,
+}
+
+/// `<seq>:<hash>`.
+impl FromStr for Head {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let expected = "expected a record's number, a colon, and its hash";
+        let (seq, hash) = text.split_once(':').ok_or(expected)?;
+        let is_hash = hash.len() == HASH_HEX
+            && hash.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        match seq.parse() {
+            Ok(seq) if is_hash => Ok(Self { seq, hash: hash.to_owned() }),
+            _ => Err(expected),
+        }
+    }
 }
 
 impl Head {

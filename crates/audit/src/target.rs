@@ -21,7 +21,7 @@ pub enum Target {
     /// what the socket has taken. Lines have up to 16 KiB: many daemons cut at 8 KiB unless told.
     Syslog(PathBuf),
     /// `https://…`, or `http://` on this machine: a POST of JSON lines. Accepted is what was answered
-    /// with 2xx; there is no second attempt.
+    /// with 2xx; there is no second attempt at a record.
     Http(String),
 }
 
@@ -41,8 +41,9 @@ impl Target {
         }
     }
 
-    /// Opens the log; fails if it cannot take a record now, as far as that can be known.
-    pub fn open(&self) -> Result<Log, Error> {
+    /// Opens the log; fails if it cannot take a record now, as far as that can be known. Only a file
+    /// has parts.
+    pub fn open(&self, part_bytes: u64) -> Result<Log, Error> {
         let failed = |sink: &str, source| Error::Sink { sink: sink.to_owned(), source };
         let datagrams = |path: &Path, form| {
             Datagrams::connect(path, form)
@@ -50,7 +51,7 @@ impl Target {
         };
         Ok(match self {
             Self::Stdout => Log::stream(Box::new(io::stdout())),
-            Self::File(path) => Log::file(path)?,
+            Self::File(path) => Log::file_in_parts(path, part_bytes)?,
             Self::Journal => Log::stream(Box::new(datagrams(
                 Path::new("/run/systemd/journal/socket"),
                 crate::datagram::journal,

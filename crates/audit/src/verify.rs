@@ -1,6 +1,7 @@
 //! [`verify`]: is this the log that was written?
 
 use std::io::{self, BufRead, Read};
+use std::path::{Path, PathBuf};
 
 use crate::record::{Head, LINE_BYTES_MAX, Record};
 
@@ -9,6 +10,8 @@ use crate::record::{Head, LINE_BYTES_MAX, Record};
 pub struct Summary {
     /// Number of records.
     pub records: u64,
+    /// Number of the last, which is of more where those before are elsewhere; 0 if there is none.
+    pub seq: u64,
     /// Time of the first, RFC 3339. `None`: there is no record.
     pub first: Option<String>,
     /// Time of the last.
@@ -20,9 +23,11 @@ pub struct Summary {
 
 /// A log that is not whole.
 #[derive(Debug, thiserror::Error)]
-#[error("line {line} is broken")]
+#[error("{at}line {line} is broken", at = at(path.as_deref()))]
 pub struct Broken {
-    /// The first line that does not follow from those before, counted from 1.
+    /// The file, if it was given as one.
+    pub path: Option<PathBuf>,
+    /// The first line that does not follow from those before, counted from 1 in each file.
     pub line: u64,
     /// What is wrong with it.
     #[source]
@@ -66,14 +71,24 @@ pub enum Why {
 
 /// Checks every record of a log. Memory is bounded by the longest line.
 pub fn verify(reader: impl BufRead) -> Result<Summary, Broken> {
-    let mut summary = Summary { records: 0, first: None, last: None, head: Head::start().hash };
-    let each = |record: &Record, _| {
-        summary.records += 1;
-        summary.first.get_or_insert_with(|| record.time.clone());
-        summary.last = Some(record.time.clone());
-    };
-    summary.head = follow(reader, Head::start(), each)?.hash;
-    Ok(summary)
+    summarise(|each| follow(reader, Head::start(), each))
+}
+
+/// Counts what is followed.
+pub(crate) fn summarise(
+    follow: impl FnOnce(&mut dyn FnMut(&Record, u64)) -> Result<Head, Broken>,
+) -> Result<Summary, Broken> {
+    let (mut records, mut first, mut last) = (0, None, None);
+    let Head { seq, hash: head } = follow(&mut |record, _| {
+        records += 1;
+        first.get_or_insert_with(|| record.time.clone());
+        last = Some(record.time.clone());
+    })?;
+    Ok(Summary { records, seq, first, last, head })
+}
+
+fn at(path: Option<&Path>) -> String {
+    path.map(|path| format!("{}: ", path.display())).unwrap_or_default()
 }
 
 /// Checks that what is read continues from `head`, and returns where it ends. `each` is
@@ -86,7 +101,7 @@ pub(crate) fn follow(
     let mut line = Vec::new();
     for number in 1.. {
         line.clear();
-        let broken = |why| Broken { line: number, why };
+        let broken = |why| Broken { path: None, line: number, why };
         let limit = LINE_BYTES_MAX as u64 + 1;
         let read = (&mut reader).take(limit).read_until(b'\n', &mut line);
         read.map_err(|error| broken(Why::Unreadable(error)))?;

@@ -5,8 +5,8 @@
 use std::path::{Path, PathBuf};
 
 use audit::{
-    BrokerKeys, Countersigned, Event, Head, Log, RECEIPT_BYTES_MAX, Uncountersigned, Unreceipted,
-    verify, verify_receipts,
+    BrokerKeys, Countersigned, Event, Head, Log, Parts, RECEIPT_BYTES_MAX, Uncountersigned,
+    Unreceipted, verify, verify_receipts,
 };
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
@@ -98,7 +98,23 @@ fn scene() -> (TempDir, Broker) {
 }
 
 fn check(log: &[u8], keys: &BrokerKeys, required: bool) -> Result<Countersigned, Uncountersigned> {
-    verify_receipts(log, keys, required, None::<&[u8]>)
+    against(log, keys, required, None)
+}
+
+fn against(
+    log: &[u8],
+    keys: &BrokerKeys,
+    required: bool,
+    brokers: Option<&[u8]>,
+) -> Result<Countersigned, Uncountersigned> {
+    let dir = tempfile::tempdir().unwrap();
+    let saved = |name: &str, bytes: &[u8]| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        Parts::of(&[path]).unwrap()
+    };
+    let brokers = brokers.map(|bytes| saved("brokers", bytes));
+    verify_receipts(&saved("guests", log), keys, required, brokers.as_ref())
 }
 
 /// Number of the record, and why.
@@ -123,7 +139,7 @@ fn good_receipts_are_counted_and_found_in_the_brokers_log() {
     let counted = Countersigned { releases: 3, countersigned: 2 };
     assert_eq!(check(&log, &broker.keys(), false).unwrap(), counted);
     let brokers = std::fs::read(&broker.path).unwrap();
-    let both = verify_receipts(&log[..], &broker.keys(), false, Some(&brokers[..]));
+    let both = against(&log, &broker.keys(), false, Some(&brokers));
     assert_eq!(both.unwrap(), counted);
     // One that has none, where all must have one.
     assert_eq!(refused(check(&log, &broker.keys(), true)), (4, Unreceipted::Missing));
@@ -158,7 +174,7 @@ fn what_the_brokers_log_does_not_say_is_refused() {
     let check = |payload: &Value| {
         let receipt = broker.sign(&broker.header(), payload);
         let log = guest(&[(ONE, "kbs", Some(&receipt))]);
-        verify_receipts(&log[..], &broker.keys(), true, Some(&brokers[..]))
+        against(&log, &broker.keys(), true, Some(&brokers))
     };
     check(&payload).unwrap();
     // Signed by the very broker, and not what its log says.
@@ -181,12 +197,12 @@ fn what_the_brokers_log_does_not_say_is_refused() {
     let other = Broker::new(dir.path(), "b2");
     other.release(ONE);
     let others = std::fs::read(&other.path).unwrap();
-    let result = verify_receipts(&log[..], &broker.keys(), true, Some(&others[..]));
+    let result = against(&log, &broker.keys(), true, Some(&others));
     assert_eq!(refused(result), (1, Unreceipted::NotInBrokerLog));
     let changed = String::from_utf8(brokers.clone()).unwrap().replace("snp", "tdx");
-    let result = verify_receipts(&log[..], &broker.keys(), true, Some(changed.as_bytes()));
+    let result = against(&log, &broker.keys(), true, Some(changed.as_bytes()));
     assert!(matches!(result, Err(Uncountersigned::BrokerLog(_))), "{result:?}");
-    let result = verify_receipts(&log[..log.len() - 1], &broker.keys(), true, None::<&[u8]>);
+    let result = against(&log[..log.len() - 1], &broker.keys(), true, None);
     assert!(matches!(result, Err(Uncountersigned::Log(_))), "{result:?}");
 }
 

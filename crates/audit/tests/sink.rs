@@ -9,10 +9,11 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::process::Command;
+use std::slice::from_ref;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 
-use audit::{Error, Event, FILE_BYTES_MAX, Log, Why, verify};
+use audit::{Error, Event, Log, PART_BYTES_MAX, PART_BYTES_MIN, Parts, Why, verify};
 
 fn events() -> [Event; 2] {
     let (resource, source) = ("kbs:///a/b/c".to_owned(), "cdh".to_owned());
@@ -267,22 +268,26 @@ fn a_file_has_a_greatest_size() {
     let top = tempfile::tempdir().unwrap();
     let path = top.path().join("audit.jsonl");
     Log::file(&path).unwrap().record(event()).unwrap();
-    // As if it had been written for years: a hole, and a last record.
+    // As if it had been written for years, without parts: a hole, and a last record.
     let last = fs::read(&path).unwrap();
     let mut file = File::options().write(true).open(&path).unwrap();
-    file.seek(SeekFrom::Start(FILE_BYTES_MAX - last.len() as u64 - 1)).unwrap();
+    file.seek(SeekFrom::Start(PART_BYTES_MAX - last.len() as u64 - 1)).unwrap();
     file.write_all(b"\n").unwrap();
     file.write_all(&last).unwrap();
-    let log = Log::file(&path).unwrap();
-    assert!(matches!(log.record(event()), Err(Error::Full { .. })));
-    assert_eq!(fs::metadata(&path).unwrap().len(), FILE_BYTES_MAX);
+    // Larger is not to be had.
+    let log = Log::file_in_parts(&path, u64::MAX).unwrap();
+    log.record(event()).unwrap();
+    let part = top.path().join("audit.jsonl.00000000000000000001");
+    assert_eq!(fs::metadata(part).unwrap().len(), PART_BYTES_MAX);
+    let next = fs::read_to_string(&path).unwrap();
+    assert!(next.starts_with("{\"seq\":2,") && next.len() < 1024, "{next}");
 }
 
 /// Not a test: what strace runs below, if told where to log.
 #[test]
 fn child() {
     let Ok(path) = std::env::var("SEALIFT_TEST_LOG") else { return };
-    let log = Log::file(Path::new(&path)).unwrap();
+    let log = Log::file_in_parts(Path::new(&path), PART_BYTES_MIN).unwrap();
     log.record(event()).unwrap();
 }
 
@@ -292,20 +297,61 @@ fn every_failing_system_call_leaves_a_whole_log_without_the_record() {
         testkit::skip("strace is not installed");
         return;
     }
-    let mut failures = 0;
-    for call in
-        ["openat", "flock", "statx", "lseek", "read", "write", "fsync", "fdatasync", "ftruncate"]
-    {
+    fail_every_call(1);
+}
+
+#[test]
+fn every_failing_system_call_of_a_rotation_leaves_a_whole_log_without_the_record() {
+    if Command::new("strace").arg("--version").output().is_err() {
+        testkit::skip("strace is not installed");
+        return;
+    }
+    // As many as fit.
+    let top = tempfile::tempdir().unwrap();
+    let path = top.path().join("audit.jsonl");
+    Log::file(&path).unwrap().record(event()).unwrap();
+    fail_every_call(PART_BYTES_MIN / fs::metadata(&path).unwrap().len());
+}
+
+/// Has every call fail that a process makes on the log's files while it opens a log of so many
+/// records and appends one; and kills it there.
+fn fail_every_call(records: u64) {
+    let top = tempfile::tempdir().unwrap();
+    let path = top.path().join("audit.jsonl");
+    let log = Log::file(&path).unwrap();
+    (0..records).for_each(|_| log.record(event()).unwrap());
+    let before = fs::read(&path).unwrap();
+    let mut failures = Vec::new();
+    for call in [
+        "openat",
+        "flock",
+        "statx",
+        "lseek",
+        "read",
+        "write",
+        "fsync",
+        "fdatasync",
+        "ftruncate",
+        "renameat2",
+        "getdents64",
+    ] {
         for fault in ["error=EIO", "error=ENOSPC", "signal=KILL"] {
+            if fault == "error=ENOSPC" && ["flock", "statx", "lseek", "read"].contains(&call) {
+                continue;
+            }
             for n in 1.. {
-                let top = tempfile::tempdir().unwrap();
+                // The trace is elsewhere: calls on the directory are the log's.
+                let (top, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
                 let path = top.path().join("audit.jsonl");
-                Log::file(&path).unwrap().record(event()).unwrap();
-                let trace = top.path().join("trace");
+                fs::write(&path, &before).unwrap();
+                let trace = out.path().join("trace");
+                let part = top.path().join("audit.jsonl.00000000000000000001");
+                let watched =
+                    [path.as_path(), &part, top.path()].map(|path| ["-P", path.to_str().unwrap()]);
                 let output = Command::new("strace")
                     .args(["-f", "-qq", "-o", trace.to_str().unwrap()])
                     // Only calls on the log itself, by path or by descriptor.
-                    .args(["-P", path.to_str().unwrap()])
+                    .args(watched.as_flattened())
                     .args([format!("-etrace={call}"), format!("-einject={call}:{fault}:when={n}")])
                     .arg(std::env::current_exe().unwrap())
                     .args(["--exact", "child"])
@@ -316,19 +362,24 @@ fn every_failing_system_call_leaves_a_whole_log_without_the_record() {
                 if !injected.contains("(INJECTED)") && !injected.contains("killed by SIGKILL") {
                     break;
                 }
-                failures += 1;
                 let at = format!("{fault} of {call} {n}");
-                let found = verify(&fs::read(&path).unwrap()[..]).expect(&at);
+                let found = Parts::of(from_ref(&path)).unwrap().verify().expect(&at);
                 // Killed or failed after the write: there is one record too many, never one too few.
-                let expected = if output.status.success() { 2..=2 } else { 1..=2 };
-                assert!(expected.contains(&found.records), "{at}: {found:?}");
+                let least = records + u64::from(output.status.success());
+                assert!((least..=records + 1).contains(&found.records), "{at}: {found:?}");
                 if fault != "signal=KILL" && !output.status.success() {
-                    assert_eq!(found.records, 1, "{at}");
+                    assert_eq!(found.records, records, "{at}");
                 }
-                Log::file(&path).unwrap().record(event()).unwrap();
+                let log = Log::file_in_parts(&path, PART_BYTES_MIN).unwrap();
+                log.record(event()).unwrap();
+                let again = Parts::of(&[path]).unwrap().verify().expect(&at);
+                assert_eq!(again.records, found.records + 1, "{at}");
+                failures.push(at);
             }
         }
     }
-    println!("{failures} failures");
-    assert!(failures > 10, "only {failures}");
+    println!("{failures:?}");
+    assert!(failures.len() > 10, "only {failures:?}");
+    let rotated = failures.iter().any(|at| at.contains("renameat2"));
+    assert_eq!(rotated, records > 1, "{failures:?}");
 }

@@ -8,7 +8,7 @@ use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
-use audit::{Error, Event, Target, verify};
+use audit::{Error, Event, PART_BYTES_DEFAULT, Target, verify};
 
 fn event(n: usize) -> Event {
     Event::PolicyChanged { digest: n.to_string() }
@@ -25,7 +25,9 @@ fn daemon() -> (tempfile::TempDir, UnixDatagram, PathBuf) {
 #[test]
 fn each_record_is_a_message_to_syslog() {
     let (_dir, socket, path) = daemon();
-    let log = Target::parse(Path::new(&format!("syslog:{}", path.display()))).open().unwrap();
+    let log = Target::parse(Path::new(&format!("syslog:{}", path.display())))
+        .open(PART_BYTES_DEFAULT)
+        .unwrap();
     let mut lines = String::new();
     for n in 0..3 {
         log.record(event(n)).unwrap();
@@ -46,13 +48,41 @@ fn each_record_is_a_message_to_syslog() {
 fn a_daemon_that_is_gone_is_an_error() {
     let (dir, socket, path) = daemon();
     let target = Target::Syslog(path);
-    let log = target.open().unwrap();
+    let log = target.open(PART_BYTES_DEFAULT).unwrap();
     log.record(event(0)).unwrap();
     drop(socket);
     drop(dir);
     assert!(matches!(log.record(event(1)), Err(Error::Sink { .. })));
-    assert!(matches!(log.record(event(2)), Err(Error::FailedBefore { .. })));
-    assert!(matches!(target.open(), Err(Error::Sink { .. })));
+    assert!(matches!(log.record(event(2)), Err(Error::Sink { .. })));
+    assert!(matches!(target.open(PART_BYTES_DEFAULT), Err(Error::Sink { .. })));
+}
+
+#[test]
+fn a_daemon_that_comes_back_is_sent_the_chain_from_where_it_was() {
+    let (_dir, socket, path) = daemon();
+    let log = Target::Syslog(path.clone()).open(PART_BYTES_DEFAULT).unwrap();
+    let mut lines = String::new();
+    let mut receive = |socket: &UnixDatagram| {
+        let mut buffer = vec![0; 32 << 10];
+        let count = socket.recv(&mut buffer).unwrap();
+        let message = std::str::from_utf8(&buffer[..count]).unwrap();
+        lines += &format!("{}\n", message.split_once(": ").unwrap().1);
+    };
+    log.record(event(0)).unwrap();
+    receive(&socket);
+    drop(socket);
+    std::fs::remove_file(&path).unwrap();
+    for n in 1..3 {
+        let error = log.record(event(n)).unwrap_err();
+        let Error::Sink { source, .. } = error else { panic!("{error:?}") };
+        assert!(source.to_string().starts_with("nothing was accepted"), "{source}");
+    }
+    let socket = UnixDatagram::bind(&path).unwrap();
+    for n in 3..5 {
+        log.record(event(n)).unwrap();
+        receive(&socket);
+    }
+    assert_eq!(verify(lines.as_bytes()).unwrap().records, 3);
 }
 
 /// A collector that answers as it is told, and tells what it was sent.
@@ -93,7 +123,7 @@ const OK: &str = "HTTP/1.1 204 No Content\r\n\r\n";
 #[test]
 fn records_are_posted_and_accepted_with_2xx() {
     let (url, answer, told) = collector();
-    let log = Target::parse(Path::new(&url)).open().unwrap();
+    let log = Target::parse(Path::new(&url)).open(PART_BYTES_DEFAULT).unwrap();
     for n in 0..3 {
         answer.send(OK.into()).unwrap();
         log.record(event(n)).unwrap();
@@ -109,29 +139,90 @@ fn records_are_posted_and_accepted_with_2xx() {
 #[test]
 fn any_other_answer_is_an_error_and_nothing_follows_it() {
     for refusal in [
-        "HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n",
+        "HTTP/1.1 500 Oops\r\nContent-Length: 0\r\n\r\n",
+        "HTTP/1.1 400 A line is bad\r\nContent-Length: 0\r\n\r\n",
+        "HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n",
         "HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n",
         "not HTTP at all\r\n\r\n",
     ] {
         let (url, answer, told) = collector();
-        let log = Target::parse(Path::new(&url)).open().unwrap();
+        let log = Target::parse(Path::new(&url)).open(PART_BYTES_DEFAULT).unwrap();
         answer.send(refusal.into()).unwrap();
         assert!(matches!(log.record(event(0)), Err(Error::Sink { .. })), "{refusal}");
         answer.send(OK.into()).unwrap();
-        assert!(matches!(log.record(event(1)), Err(Error::FailedBefore { .. })), "{refusal}");
+        let error = log.record(event(1)).unwrap_err();
+        assert!(matches!(error, Error::FailedBefore { seq: 1, .. }), "{refusal}: {error:?}");
+        // What somebody can do about it is said.
+        assert!(error.to_string().contains("start this process anew"), "{error}");
         assert_eq!(told.recv().unwrap().lines().count(), 1);
         assert!(told.try_recv().is_err());
     }
     // Nobody listens there.
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let log = Target::Http(format!("http://{free}/")).open().unwrap();
+    let log = Target::Http(format!("http://{free}/")).open(PART_BYTES_DEFAULT).unwrap();
     assert!(matches!(log.record(event(0)), Err(Error::Sink { .. })));
+}
+
+#[test]
+fn a_collector_that_turned_a_record_away_may_be_given_the_next() {
+    for status in [401, 403, 404, 413, 429, 503] {
+        let (url, answer, told) = collector();
+        let log = Target::parse(Path::new(&url)).open(PART_BYTES_DEFAULT).unwrap();
+        answer.send(OK.into()).unwrap();
+        log.record(event(0)).unwrap();
+        let mut accepted = told.recv().unwrap();
+        answer.send(format!("HTTP/1.1 {status} No\r\nContent-Length: 0\r\n\r\n")).unwrap();
+        assert!(matches!(log.record(event(1)), Err(Error::Sink { .. })), "{status}");
+        told.recv().unwrap();
+        answer.send(OK.into()).unwrap();
+        log.record(event(2)).unwrap();
+        accepted += &told.recv().unwrap();
+        // What was turned away is not there, and the chain is whole.
+        let summary = verify(accepted.as_bytes()).unwrap();
+        assert_eq!((summary.records, summary.seq), (2, 2), "{status}: {accepted}");
+    }
+}
+
+#[test]
+fn a_collector_that_was_not_there_may_be_given_the_next() {
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let log = Target::Http(format!("http://{free}/")).open(PART_BYTES_DEFAULT).unwrap();
+    for n in 0..2 {
+        assert!(matches!(log.record(event(n)), Err(Error::Sink { .. })));
+    }
+    let listener = TcpListener::bind(free).unwrap();
+    let serving = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut bytes = vec![0; 4096];
+        let count = stream.read(&mut bytes).unwrap();
+        stream.write_all(OK.as_bytes()).unwrap();
+        String::from_utf8_lossy(&bytes[..count]).into_owned()
+    });
+    log.record(event(2)).unwrap();
+    let request = serving.join().unwrap();
+    assert!(request.starts_with("POST / HTTP/1.1"), "{request}");
+}
+
+#[test]
+fn a_collector_that_closes_in_the_middle_is_given_nothing_more() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.read_exact(&mut [0; 1]).unwrap();
+    });
+    let log = Target::Http(url).open(PART_BYTES_DEFAULT).unwrap();
+    assert!(matches!(log.record(event(0)), Err(Error::Sink { .. })));
+    assert!(matches!(log.record(event(1)), Err(Error::FailedBefore { seq: 1, .. })));
 }
 
 #[test]
 fn records_do_not_leave_the_machine_in_the_clear() {
     for url in ["http://collector.example/", "http://127.0.0.1.example/", "http://10.0.0.1/"] {
-        assert!(matches!(Target::Http(url.into()).open(), Err(Error::Sink { .. })), "{url}");
+        assert!(
+            matches!(Target::Http(url.into()).open(PART_BYTES_DEFAULT), Err(Error::Sink { .. })),
+            "{url}"
+        );
     }
-    assert!(Target::Http("https://collector.example/".into()).open().is_ok());
+    assert!(Target::Http("https://collector.example/".into()).open(PART_BYTES_DEFAULT).is_ok());
 }

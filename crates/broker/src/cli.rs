@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use audit::Target;
+use audit::{PART_BYTES_DEFAULT, PART_BYTES_MAX, PART_BYTES_MIN, Target};
 use broker::{Config, TlsFiles};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -39,6 +39,15 @@ pub(crate) struct Kept {
     /// Audit log, as of `serve` [default: DATA_DIR/audit.log]
     #[arg(long, value_name = "TARGET", env = "SEALIFT_BROKER_AUDIT_FILE")]
     audit_file: Option<PathBuf>,
+    /// Most of the audit log in one file, 16384 to 1073741824; then it is renamed and the next begun
+    #[arg(
+        long,
+        value_name = "BYTES",
+        value_parser = clap::value_parser!(u64).range(PART_BYTES_MIN..=PART_BYTES_MAX),
+        default_value_t = PART_BYTES_DEFAULT,
+        env = "SEALIFT_BROKER_AUDIT_PART_BYTES"
+    )]
+    pub(crate) audit_part_bytes: u64,
 }
 
 impl Kept {
@@ -147,6 +156,15 @@ pub(crate) struct Serve {
     /// DATA_DIR/audit.log]
     #[arg(long, value_name = "TARGET", env = "SEALIFT_BROKER_AUDIT_FILE")]
     audit_file: Option<PathBuf>,
+    /// Most of the audit log in one file, 16384 to 1073741824; then it is renamed and the next begun
+    #[arg(
+        long,
+        value_name = "BYTES",
+        value_parser = clap::value_parser!(u64).range(PART_BYTES_MIN..=PART_BYTES_MAX),
+        default_value_t = PART_BYTES_DEFAULT,
+        env = "SEALIFT_BROKER_AUDIT_PART_BYTES"
+    )]
+    pub(crate) audit_part_bytes: u64,
     /// Development only: accept evidence that anyone can write, and plain HTTP anywhere
     #[arg(long, env = "SEALIFT_BROKER_INSECURE_DEV")]
     insecure_dev: bool,

@@ -63,7 +63,7 @@ fn serve(options: &Serve) -> Result<(), Error> {
     let config = options.config();
     config.check()?;
     confine(options, &config)?;
-    let log = open_audit(&options.audit_to())?;
+    let log = open_audit(&options.audit_to(), options.audit_part_bytes)?;
     let service = Arc::new(Service::open(&config, log, system_clock())?);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .max_blocking_threads(WORKERS_MAX)
@@ -114,14 +114,14 @@ fn confine(options: &Serve, config: &broker::Config) -> Result<(), Error> {
     Ok(())
 }
 
-fn open_audit(target: &Target) -> Result<Log, Error> {
+fn open_audit(target: &Target, part_bytes: u64) -> Result<Log, Error> {
     if let Target::File(path) = target
         && let Some(dir) = path.parent()
     {
         std::fs::create_dir_all(dir)
             .map_err(|source| Error::File { path: dir.to_owned(), source })?;
     }
-    target.open().map_err(Error::Audit)
+    target.open(part_bytes).map_err(Error::Audit)
 }
 
 /// A script that waits for the file must never read half an address.
@@ -159,8 +159,9 @@ fn init(options: &Init) -> Result<(), Error> {
 }
 
 fn export(options: &Export) -> Result<(), Error> {
-    let Kept { data_dir, master_key_file, .. } = &options.kept;
-    let (master, log) = (MasterKey::load(master_key_file)?, open_audit(&options.kept.audit_to())?);
+    let Kept { data_dir, master_key_file, audit_part_bytes, .. } = &options.kept;
+    let master = MasterKey::load(master_key_file)?;
+    let log = open_audit(&options.kept.audit_to(), *audit_part_bytes)?;
     let count = broker::export(data_dir, &master, &options.out, &log)?;
     let out = options.out.display();
     say(&format!("{count} resources are in {out}, in the clear: remove it when it is imported"));
@@ -168,8 +169,9 @@ fn export(options: &Export) -> Result<(), Error> {
 }
 
 fn import(options: &Import) -> Result<(), Error> {
-    let Kept { data_dir, master_key_file, .. } = &options.kept;
-    let (master, log) = (MasterKey::load(master_key_file)?, open_audit(&options.kept.audit_to())?);
+    let Kept { data_dir, master_key_file, audit_part_bytes, .. } = &options.kept;
+    let master = MasterKey::load(master_key_file)?;
+    let log = open_audit(&options.kept.audit_to(), *audit_part_bytes)?;
     let count = broker::import(data_dir, &master, &options.from, options.overwrite, &log)?;
     say(&format!("{count} resources are stored in {}", data_dir.display()));
     Ok(())

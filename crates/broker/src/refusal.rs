@@ -71,18 +71,28 @@ pub(crate) struct Refusal {
     pub(crate) cause: String,
     /// Instead of the kind's own.
     status: Option<StatusCode>,
+    /// It has its audit record, or its place in the count of those that have none.
+    pub(crate) is_recorded: bool,
 }
 
 impl Refusal {
     /// A refusal whose detail says all.
     pub(crate) fn new(kind: Kind, detail: impl Into<String>) -> Self {
-        Self { kind, detail: detail.into(), cause: String::new(), status: None }
+        let (detail, cause) = (detail.into(), String::new());
+        Self { kind, detail, cause, status: None, is_recorded: false }
     }
 
     /// Adds what only the log may know.
     #[must_use]
     pub(crate) fn because(mut self, cause: impl ToString) -> Self {
         self.cause = cause.to_string();
+        self
+    }
+
+    /// Says that the audit log need not be told.
+    #[must_use]
+    pub(crate) fn recorded(mut self) -> Self {
+        self.is_recorded = true;
         self
     }
 

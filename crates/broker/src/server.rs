@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Bytes, Incoming};
+use hyper::http::request::Parts;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
@@ -194,15 +195,15 @@ async fn answer(
         Ok(Ok(body)) => body.to_bytes(),
         Ok(Err(error)) if error.is::<LengthLimitError>() => {
             let refusal = Refusal::new(Kind::PayloadTooLarge, "payload reached size limit");
-            return Ok(refuse(&service, &refusal, &client));
+            return Ok(refuse(&service, &head, &refusal, &client));
         }
         Ok(Err(error)) => {
             let refusal = Refusal::new(Kind::SerdeError, "the body did not arrive").because(error);
-            return Ok(refuse(&service, &refusal, &client));
+            return Ok(refuse(&service, &head, &refusal, &client));
         }
         Err(_) => {
             let refusal = Refusal::new(Kind::RequestTimeout, "the body did not arrive in time");
-            return Ok(refuse(&service, &refusal, &client));
+            return Ok(refuse(&service, &head, &refusal, &client));
         }
     };
     let call = Call {
@@ -222,7 +223,7 @@ async fn answer(
         // A bug of ours, or the runtime is going: nothing was sent, so nothing was released.
         Err(error) => {
             let refusal = Refusal::new(Kind::PluginInternalError, "Plugin internal error");
-            refuse(&service, &refusal.because(error), &client)
+            close(service.refuse(&refusal.because(error), &client))
         }
     };
     Ok(response)
@@ -230,8 +231,18 @@ async fn answer(
 
 /// A refusal before the request was complete: the connection is not used again, since the rest of
 /// the body may still be on its way.
-fn refuse(service: &Service, refusal: &Refusal, client: &SocketAddr) -> Response<Full<Bytes>> {
-    let mut response = service.refuse(refusal, client).map(Full::new);
+fn refuse(
+    service: &Service,
+    head: &Parts,
+    refusal: &Refusal,
+    client: &SocketAddr,
+) -> Response<Full<Bytes>> {
+    service.record_refused(&head.method, head.uri.path(), refusal, client);
+    close(service.refuse(refusal, client))
+}
+
+fn close(response: Response<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = response.map(Full::new);
     let close = hyper::header::HeaderValue::from_static("close");
     response.headers_mut().insert(hyper::header::CONNECTION, close);
     response

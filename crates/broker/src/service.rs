@@ -14,6 +14,8 @@ use hyper::{Method, Response, StatusCode};
 use seal::name::ResourceUri;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use tokio::runtime::{Handle, RuntimeFlavor};
+use tokio::task::block_in_place;
 use tracing::{error, warn};
 
 use crate::admin::Admins;
@@ -30,7 +32,7 @@ use crate::rates::{RETRY_AFTER_SECONDS, Rates};
 use crate::refusal::{Kind, Refusal};
 use crate::resources::Resources;
 use crate::session::Sessions;
-use crate::throttle::Throttle;
+use crate::throttle::{Sample, Throttle};
 use crate::token::TokenKey;
 
 /// Longest cause written to the log, in characters: some of it comes from clients.
@@ -39,6 +41,8 @@ const CAUSE_CHARS_MAX: usize = 200;
 const LINES_PER_SECOND: u32 = 20;
 /// Most audit records about refused evidence in a minute: anyone can send some.
 const EVIDENCE_RECORDS_PER_MINUTE: u32 = 10;
+/// The same about requests that do not come to evidence, apart: they must not use up the others'.
+const REQUEST_RECORDS_PER_MINUTE: u32 = 10;
 
 /// The broker, less its sockets.
 #[derive(Debug)]
@@ -54,7 +58,8 @@ pub struct Service {
     metrics: Metrics,
     rates: Rates,
     throttle: Throttle,
-    evidence_audit: Throttle,
+    evidence_audit: Sample,
+    request_audit: Sample,
     clock: ClockCell,
 }
 
@@ -134,7 +139,8 @@ impl Service {
             metrics: Metrics::new(),
             rates: Rates::new(config.client_rate),
             throttle: Throttle::new(LINES_PER_SECOND),
-            evidence_audit: Throttle::new(EVIDENCE_RECORDS_PER_MINUTE),
+            evidence_audit: Sample::new(EVIDENCE_RECORDS_PER_MINUTE),
+            request_audit: Sample::new(REQUEST_RECORDS_PER_MINUTE),
             clock: ClockCell(clock),
         })
     }
@@ -150,7 +156,12 @@ impl Service {
         let (endpoint, answer) = self.route(call);
         let response = match answer {
             Ok(answer) => respond(StatusCode::OK, answer),
-            Err(refusal) => self.refuse(&refusal, &call.client),
+            Err(refusal) => {
+                if matches!(endpoint, Endpoint::Auth | Endpoint::Attest) {
+                    self.record_refused(&call.method, &call.path, &refusal, &call.client);
+                }
+                self.refuse(&refusal, &call.client)
+            }
         };
         self.metrics.answered(endpoint, response.status(), started.elapsed());
         response
@@ -250,6 +261,33 @@ impl Service {
         response
     }
 
+    /// Records a request that did not come to evidence and is its client's fault; within the limit of
+    /// such records. One that came too often is in the numbers only.
+    pub(crate) fn record_refused(
+        &self,
+        method: &Method,
+        path: &str,
+        refusal: &Refusal,
+        client: &SocketAddr,
+    ) {
+        let is_theirs = refusal.status().is_client_error();
+        if refusal.is_recorded || !is_theirs || refusal.kind == Kind::TooManyRequests {
+            return;
+        }
+        // Refused either way: a log that does not take this record must not change that.
+        self.request_audit.take(self.clock.now() / 60, |left_out| {
+            let cause: String = refusal.cause.chars().take(CAUSE_CHARS_MAX).collect();
+            let separator = if cause.is_empty() { "" } else { ": " };
+            let event = Event::RequestRefused {
+                request: format!("{method} {path}").chars().take(CAUSE_CHARS_MAX).collect(),
+                reason: format!("{:?}: {}{separator}{cause}", refusal.kind, refusal.detail),
+                client: client.to_string(),
+                left_out,
+            };
+            may_wait(|| self.record(event)).ok()
+        });
+    }
+
     /// Records what is about to be done. An error means: do not do it.
     fn record(&self, event: Event) -> Result<Head, Refusal> {
         let recorded = self.audit.log.record_at(event);
@@ -285,6 +323,13 @@ impl std::fmt::Debug for ClockCell {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Clock")
     }
+}
+
+/// Does what waits for a disk, wherever: challenges are answered on the threads of the runtime.
+fn may_wait<T>(work: impl FnOnce() -> T) -> T {
+    let moves = Handle::try_current()
+        .is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread);
+    if moves { block_in_place(work) } else { work() }
 }
 
 fn respond(status: StatusCode, answer: Answer) -> Response<Bytes> {

@@ -178,9 +178,9 @@ pub struct Seal {
     /// How to reach the store
     #[command(flatten)]
     pub store: StoreArgs,
-    /// Where audit records go; `-` is stderr
-    #[arg(long, value_name = "FILE", default_value = "-", env = "SEALIFT_AUDIT_FILE")]
-    pub audit_file: PathBuf,
+    /// Where audit records go
+    #[command(flatten)]
+    pub audit: AuditArgs,
 }
 
 /// `sealift init`
@@ -298,9 +298,9 @@ pub struct Opening {
     /// How patient to be
     #[command(flatten)]
     pub patience: Patience,
-    /// Where audit records go: a file, `-` (stdout), journald:, syslog: or https://…
-    #[arg(long, value_name = "TARGET", default_value = "-", env = "SEALIFT_AUDIT_FILE")]
-    pub audit_file: PathBuf,
+    /// Where audit records go
+    #[command(flatten)]
+    pub audit: AuditArgs,
 }
 
 /// Where keys come from.
@@ -478,9 +478,9 @@ pub struct Verify {
     /// How to reach keys elsewhere
     #[command(flatten)]
     pub remote: RemoteArgs,
-    /// Where audit records go; `-` is stderr
-    #[arg(long, value_name = "FILE", default_value = "-", env = "SEALIFT_AUDIT_FILE")]
-    pub audit_file: PathBuf,
+    /// Where audit records go
+    #[command(flatten)]
+    pub audit: AuditArgs,
     /// How to reach the store
     #[command(flatten)]
     pub store: StoreArgs,
@@ -606,9 +606,9 @@ pub struct KeyCheck {
     /// How to reach keys elsewhere
     #[command(flatten)]
     pub remote: RemoteArgs,
-    /// Where audit records go: a file, `-` (stdout), journald:, syslog: or https://…
-    #[arg(long, value_name = "TARGET", default_value = "-", env = "SEALIFT_AUDIT_FILE")]
-    pub audit_file: PathBuf,
+    /// Where audit records go
+    #[command(flatten)]
+    pub audit: AuditArgs,
 }
 
 /// `sealift attest`
@@ -671,9 +671,9 @@ pub struct UnsealerRun {
     /// How to reach keys and secrets
     #[command(flatten)]
     pub key: KeyArgs,
-    /// Where audit records go: a file, `-` (stdout), journald:, syslog: or https://…
-    #[arg(long, value_name = "TARGET", default_value = "-", env = "SEALIFT_AUDIT_FILE")]
-    pub audit_file: PathBuf,
+    /// Where audit records go
+    #[command(flatten)]
+    pub audit: AuditArgs,
 }
 
 /// `sealift rewrap`
@@ -704,9 +704,9 @@ pub struct Rewrap {
     /// How to reach the store
     #[command(flatten)]
     pub store: StoreArgs,
-    /// Where audit records go; `-` is stderr
-    #[arg(long, value_name = "FILE", default_value = "-", env = "SEALIFT_AUDIT_FILE")]
-    pub audit_file: PathBuf,
+    /// Where audit records go
+    #[command(flatten)]
+    pub audit: AuditArgs,
 }
 
 /// A key to wrap for.
@@ -718,14 +718,31 @@ pub struct NamedKey {
     pub file: Option<PathBuf>,
 }
 
+/// Where audit records go.
+#[derive(Debug, Clone, Args)]
+pub struct AuditArgs {
+    /// Where audit records go: a file, journald:, syslog:, https://…, or `-`: stdout, of commands whose
+    /// result is there stderr
+    #[arg(long, value_name = "TARGET", default_value = "-", env = "SEALIFT_AUDIT_FILE")]
+    pub audit_file: PathBuf,
+    /// Most of the audit log in one file, 16KiB to 1GiB; then it is renamed and the next begun
+    #[arg(long, value_name = "BYTES", value_parser = part_bytes, default_value = "64MiB", env = "SEALIFT_AUDIT_PART_BYTES")]
+    pub audit_part_bytes: u64,
+}
+
 /// `sealift audit`
 #[derive(Debug, Subcommand)]
 pub enum Audit {
     /// Check that no record was changed, removed or put in between
     Verify {
-        /// The log, one record a line; `-` is stdin. From a pod's log: `grep '^{"seq"'` first
-        #[arg(value_name = "FILE")]
-        file: PathBuf,
+        /// The log, with the parts beside it; one record a line. Of a log whose older parts are kept
+        /// elsewhere: that place first, `/archive/audit.log /var/log/audit.log`. `-` is stdin; from a
+        /// pod's log: `grep '^{"seq"'` first
+        #[arg(value_name = "FILE", required = true)]
+        files: Vec<PathBuf>,
+        /// The last record before the first one here, `seq` and `head` of those that are kept elsewhere
+        #[arg(long, value_name = "SEQ:HASH")]
+        after: Option<audit::Head>,
         /// Check every broker's receipt in it, with these public keys: a file with the JSON of the
         /// broker's `/.well-known/jwks.json`
         #[arg(long, value_name = "FILE")]
@@ -733,9 +750,10 @@ pub enum Audit {
         /// Fail if a key that a broker released has no receipt
         #[arg(long, requires = "broker_keys")]
         require_receipts: bool,
-        /// The broker's own log: each receipt must name a record there
+        /// The broker's own log, with the parts beside it: each receipt must name a record there; may be
+        /// repeated, as FILE
         #[arg(long, value_name = "FILE", requires = "broker_keys")]
-        broker_log: Option<PathBuf>,
+        broker_log: Vec<PathBuf>,
     },
 }
 
@@ -789,6 +807,12 @@ fn bytes(text: &str) -> Result<u64, String> {
     };
     let number: u64 = digits.parse().map_err(|_| "a number with B, KiB, MiB or GiB")?;
     number.checked_mul(unit).ok_or_else(|| "too large".into())
+}
+
+fn part_bytes(text: &str) -> Result<u64, String> {
+    let range = audit::PART_BYTES_MIN..=audit::PART_BYTES_MAX;
+    bytes(text)
+        .and_then(|size| range.contains(&size).then_some(size).ok_or("16KiB to 1GiB".to_owned()))
 }
 
 fn resource(text: &str) -> Result<ResourceUri, String> {

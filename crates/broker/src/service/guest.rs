@@ -64,6 +64,7 @@ impl Service {
             tee: session.tee.to_string(),
             client: call.client.to_string(),
             outcome: "accepted".to_owned(),
+            left_out: 0,
         })?;
         self.metrics.attested(session.tee, true);
         let answer = Answer::json(&json!({ "token": self.tokens.sign(&claims) }));
@@ -106,15 +107,15 @@ impl Service {
 
     /// The client is told which check, and nothing of what was found.
     fn evidence_refused(&self, rejection: &Rejection, tee: Tee, call: &Call, now: u64) -> Refusal {
-        if self.evidence_audit.admit(now / 60).0 {
-            // Refused either way: a log that does not take this record must not change that.
-            let _ = self.record(Event::Attested {
-                tee: tee.to_string(),
-                client: call.client.to_string(),
-                outcome: rejection.reason.name().to_owned(),
-            });
-        }
-        attestation(format!("the evidence is refused: {}", rejection.reason)).because(rejection)
+        // Refused either way: a log that does not take this record must not change that.
+        self.evidence_audit.take(now / 60, |left_out| {
+            let outcome = rejection.reason.name().to_owned();
+            let (tee, client) = (tee.to_string(), call.client.to_string());
+            self.record(Event::Attested { tee, client, outcome, left_out }).ok()
+        });
+        attestation(format!("the evidence is refused: {}", rejection.reason))
+            .because(rejection)
+            .recorded()
     }
 
     /// `GET /kbs/v0/resource/<repository>/<type>/<tag>`: the resource, for the guest's key alone.

@@ -9,7 +9,7 @@ use seal::name::ResourceUri;
 use volumes::audience::{Time, is_name};
 use volumes::name::TreePath;
 
-use super::{BrokerArgs, KeyArgs, resource, seconds, signer};
+use super::{AuditArgs, BrokerArgs, KeyArgs, resource, seconds, signer};
 
 /// `sealift secret`
 #[derive(Debug, Subcommand)]
@@ -160,9 +160,9 @@ pub struct SecretUnseal {
     /// How to reach keys and secrets
     #[command(flatten)]
     pub key: KeyArgs,
-    /// Where audit records go; `-` is stderr
-    #[arg(long, value_name = "FILE", default_value = "-", env = "SEALIFT_AUDIT_FILE")]
-    pub audit_file: PathBuf,
+    /// Where audit records go
+    #[command(flatten)]
+    pub audit: AuditArgs,
 }
 
 /// `sealift secret inspect`
@@ -227,9 +227,9 @@ pub struct SecretSync {
     /// How to reach keys and secrets
     #[command(flatten)]
     pub key: KeyArgs,
-    /// Where audit records go; `-` is stdout
-    #[arg(long, value_name = "FILE", default_value = "-", env = "SEALIFT_AUDIT_FILE")]
-    pub audit_file: PathBuf,
+    /// Where audit records go
+    #[command(flatten)]
+    pub audit: AuditArgs,
 }
 
 /// A file to keep current.

@@ -24,8 +24,8 @@ pub(crate) async fn run(args: &Doctor, global: &Global) -> Result<(), Failure> {
     let mut checks = Checks::default();
     let mut options = args.opening.clone();
     checks.ok("guest", guest());
-    let log = super::audit::log_beside_result(&options.audit_file);
-    let log = checks.take("audit log", log, |_| options.audit_file.display().to_string());
+    let log = super::audit::log_beside_result(&options.audit);
+    let log = checks.take("audit log", log, |_| options.audit.audit_file.display().to_string());
     let named = std::env::var("CONFIDENTIAL_RESOURCE_ID").ok();
     let named = init::name_the_key(&mut options, named);
     let settings = named.and_then(|()| {

@@ -21,7 +21,7 @@ pub(crate) async fn run(args: &Init, global: &Global) -> Result<(), Failure> {
     name_the_key(&mut options, std::env::var("CONFIDENTIAL_RESOURCE_ID").ok())?;
     let targets = targets(&args.pairs)?;
     let settings = crate::settings::store(&options.store, Some(&options.patience))?;
-    let log = super::audit::log(&options.audit_file)?;
+    let log = super::audit::log(&options.audit)?;
     let outcomes = opening::open_all(&targets, accept, &options, global, &settings, &log).await?;
     if !global.quiet {
         outcomes.iter().for_each(tell);

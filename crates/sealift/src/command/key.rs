@@ -126,7 +126,7 @@ async fn bump(args: &KeyBump, global: &Global) -> Result<(), Failure> {
 }
 
 async fn check(args: &KeyCheck, global: &Global) -> Result<(), Failure> {
-    let log = super::audit::log_beside_result(&args.audit_file)?;
+    let log = super::audit::log_beside_result(&args.audit)?;
     let keys = Keys::new(&args.key, &args.remote, "check", &log);
     let name = &args.resource_id;
     // By the public key behind a broker administrators wrap, and who opens bundles is none.

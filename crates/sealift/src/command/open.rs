@@ -11,7 +11,7 @@ pub(crate) async fn run(args: &Open, global: &Global) -> Result<(), Failure> {
     let target = Target { source: Source::parse(&args.source)?, dest: args.dest.clone() };
     let options = &args.opening;
     let settings = crate::settings::store(&options.store, Some(&options.patience))?;
-    let log = super::audit::log_beside_result(&options.audit_file)?;
+    let log = super::audit::log_beside_result(&options.audit)?;
     let outcomes =
         opening::open_all(&[target], Accept::SealedOnly, options, global, &settings, &log).await?;
     output::print(global.output, &outcomes[0], |outcome| {

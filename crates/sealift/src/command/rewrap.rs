@@ -25,7 +25,7 @@ pub(crate) async fn run(args: &Rewrap, global: &Global) -> Result<(), Failure> {
     let store = Store::open(&source.location, &crate::settings::store(&args.store, None)?)?;
     let json = store.read(MANIFEST_OBJECT, MANIFEST_BYTES_MAX as u64).await?;
     let bundle = Bundle::parse(&json)?;
-    let log = super::audit::log_beside_result(&args.audit_file)?;
+    let log = super::audit::log_beside_result(&args.audit)?;
     let keys =
         Keys::new(&args.key, &args.remote, "rewrap", &log).administered(args.admin_key.as_deref());
     let kek = keys.opening(&args.resource_id, args.key.key_file.as_deref(), &bundle).await?;

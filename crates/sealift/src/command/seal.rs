@@ -51,7 +51,7 @@ struct Sealed {
 }
 
 pub(crate) async fn run(args: &Seal, global: &Global) -> Result<(), Failure> {
-    let log = super::audit::log_beside_result(&args.audit_file)?;
+    let log = super::audit::log_beside_result(&args.audit)?;
     let keys =
         Keys::new(&args.key, &args.remote, "seal", &log).administered(args.admin_key.as_deref());
     let name = match &args.name {

@@ -12,7 +12,7 @@ use crate::opener::Opener;
 pub(crate) async fn run(args: &Unsealer, global: &Global) -> Result<(), Failure> {
     let Unsealer::Run(args) = args;
     let listener = server::bind(&args.listen).await?;
-    let log = super::audit::log(&args.audit_file)?;
+    let log = super::audit::log(&args.audit)?;
     let opener = Opener::new(&args.key, &args.signers, &args.pod, log)?;
     if !global.quiet {
         eprintln!("listening on unix:{}", args.listen.display());

@@ -76,7 +76,7 @@ pub(crate) async fn run(args: &Verify, global: &Global) -> Result<(), Failure> {
         signer: None,
     };
     if let Some(resource) = with_key {
-        let log = super::audit::log_beside_result(&args.audit_file)?;
+        let log = super::audit::log_beside_result(&args.audit)?;
         let keys = Keys::new(&args.key, &args.remote, "verify", &log);
         let kek = keys.opening(resource, args.key.key_file.as_deref(), &bundle).await?;
         // Freshness is the opener's question; here only authenticity is.

@@ -18,7 +18,7 @@ use crate::opener::Opener;
 use crate::output::{self, print_text, row};
 
 pub(super) async fn unseal(args: &SecretUnseal, global: &Global) -> Result<(), Failure> {
-    let log = crate::command::audit::log_beside_result(&args.audit_file)?;
+    let log = crate::command::audit::log_beside_result(&args.audit)?;
     let opener = Opener::new(&args.key, &args.signers, &args.pod, log)?;
     if let Some(path) = &args.kubernetes {
         return kubernetes(path, &opener, global).await.map_err(|f| f.at(path.display()));

@@ -55,7 +55,7 @@ async fn keep(args: &SecretSync, global: &Global) -> Result<(), Failure> {
     if let Some(path) = &args.ready_file {
         remove(path)?;
     }
-    let log = crate::command::audit::log(&args.audit_file)?;
+    let log = crate::command::audit::log(&args.audit)?;
     let opener = Opener::new(&args.key, &args.signers, &args.pod, log)?;
     let grace = if args.once { Duration::ZERO } else { GRACE };
     let volume = Volume::open(&args.dir, args.allow_disk, grace)?;

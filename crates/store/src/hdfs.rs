@@ -46,7 +46,7 @@ impl Hdfs {
         let hdfs = settings.hdfs()?;
         let mut own = settings.clone();
         own.ca_bundle = hdfs.ca.clone().or(own.ca_bundle);
-        own.verify_tls &= hdfs.verify_tls;
+        own.verify_tls = hdfs.verify_tls;
         // Headers are for the gateway that is named, and data nodes are others.
         let redirects = match hdfs.headers.is_empty() {
             true => client::careful_redirects(),

@@ -3,7 +3,6 @@
 
 use std::ops::Range;
 
-use futures::StreamExt;
 use http::HeaderMap;
 use http::header::CONTENT_LENGTH;
 use reqwest::Response;
@@ -44,7 +43,7 @@ impl Hdfs {
     /// The directory `path`, without slashes at its ends.
     pub(crate) fn open(path: &str, settings: &Settings) -> Result<Self, Error> {
         let hdfs = settings.hdfs()?;
-        let mut own = settings.clone();
+        let mut own = settings.verified();
         own.ca_bundle = hdfs.ca.clone().or(own.ca_bundle);
         own.verify_tls = hdfs.verify_tls;
         // Headers are for the gateway that is named, and data nodes are others.
@@ -97,9 +96,7 @@ impl Hdfs {
         if sent.is_some_and(|sent: u64| sent != length) {
             return Err(Error::protocol("the file ends before the range, or has another length"));
         }
-        let frames =
-            response.bytes_stream().map(|frame| frame.map_err(|error| client::failure(&error)));
-        Ok(ObjectStream::new(Box::pin(frames), address, &range, Some(self.limits.silence)))
+        Ok(ObjectStream::of_response(response, address, &range, self.limits))
     }
 
     /// Every file below, directories of directories included.

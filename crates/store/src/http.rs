@@ -1,7 +1,6 @@
 //! Bundles behind plain HTTP: a base URL and object names below it. Reading only.
 
 use std::ops::Range;
-use std::pin::Pin;
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
@@ -73,12 +72,10 @@ impl Http {
                 })?
             }
         };
-        let frames =
-            response.bytes_stream().map(|frame| frame.map_err(|error| client::failure(&error)));
-        let frames: Frames = match ignored {
-            true => Box::pin(from(range.start, frames)),
-            false => Box::pin(frames),
-        };
+        if !ignored {
+            return Ok(ObjectStream::of_response(response, address, &range, self.limits));
+        }
+        let frames = Box::pin(from(range.start, client::frames(response)));
         Ok(ObjectStream::new(frames, address, &range, Some(self.limits.silence)))
     }
 
@@ -134,8 +131,6 @@ impl Http {
         }
     }
 }
-
-type Frames = Pin<Box<dyn Stream<Item = Result<Bytes, Error>> + Send>>;
 
 /// What of these frames lies behind the first `skip` bytes.
 fn from(

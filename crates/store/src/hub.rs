@@ -8,7 +8,6 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use futures::StreamExt;
 use http::header::{AUTHORIZATION, CONTENT_LENGTH, HeaderName, HeaderValue, RANGE};
 use reqwest::Response;
 use serde_json::Value;
@@ -18,8 +17,9 @@ use url::Url;
 use crate::answer::{self, Asked};
 use crate::client::{self, Limits, within};
 use crate::service::HubRepo;
+use crate::snapshot::{self, Files};
 use crate::stream::ObjectStream;
-use crate::{Entry, Error, ObjectMeta, Settings, remote};
+use crate::{Entry, Error, ObjectMeta, Settings};
 
 const ENDPOINT: &str = "https://huggingface.co";
 /// The answer for a repository of 100 000 files is some 20 MB.
@@ -40,7 +40,20 @@ struct Snapshot {
     /// The commit's SHA.
     commit: String,
     /// Files below our folder, by name.
-    files: BTreeMap<String, u64>,
+    files: Files<File>,
+}
+
+/// What the hub says of a file.
+struct File {
+    bytes: u64,
+    /// Of one that is kept by Git LFS.
+    sha256: Option<[u8; 32]>,
+}
+
+impl snapshot::File for File {
+    fn bytes(&self) -> u64 {
+        self.bytes
+    }
 }
 
 impl Hub {
@@ -67,21 +80,11 @@ impl Hub {
     }
 
     pub(crate) async fn stat(&self, object: &str) -> Result<ObjectMeta, Error> {
-        let bytes = self.bytes(object).await?;
-        Ok(ObjectMeta { bytes, etag: None })
+        self.snapshot().await?.files.stat(object)
     }
 
     pub(crate) async fn list(&self, entries_max: usize) -> Result<Vec<Entry>, Error> {
-        let files = &self.snapshot().await?.files;
-        if files.len() > entries_max {
-            return Err(remote::too_many(entries_max));
-        }
-        let entry = |(name, bytes): (&String, &u64)| Entry {
-            name: name.clone(),
-            bytes: *bytes,
-            etag: None,
-        };
-        Ok(files.iter().map(entry).collect())
+        self.snapshot().await?.files.list(entries_max)
     }
 
     pub(crate) async fn get(
@@ -90,21 +93,16 @@ impl Hub {
         range: Option<Range<u64>>,
         address: String,
     ) -> Result<ObjectStream, Error> {
-        let bytes = self.bytes(object).await?;
-        let range = range.unwrap_or(0..bytes);
-        if range.end > bytes {
-            return Err(Error::protocol("the object ends before the range that was asked for"));
-        }
+        let Snapshot { commit, files } = self.snapshot().await?;
+        let (file, range) = files.part(object, range)?;
         if range.is_empty() {
-            let nothing = Box::pin(futures::stream::empty());
-            return Ok(ObjectStream::new(nothing, address, &range, None));
+            return Ok(ObjectStream::empty(address));
         }
-        let commit = &self.snapshot().await?.commit;
         let path = self.repo.path_of(object);
         let repo = [&self.repo.owner, &self.repo.name, "resolve", commit];
         let url = self.url(repo.into_iter().chain(path.split('/')));
         let mut request = self.client.get(url);
-        let asked = match range == (0..bytes) {
+        let asked = match range == (0..file.bytes) {
             // The whole file: from servers without ranges, too.
             true => Asked::default(),
             false => {
@@ -118,14 +116,12 @@ impl Hub {
         if length.is_some_and(|length: u64| length != range.end - range.start) {
             return Err(Error::protocol("the file has another length than its repository says"));
         }
-        let frames =
-            response.bytes_stream().map(|frame| frame.map_err(|error| client::failure(&error)));
-        Ok(ObjectStream::new(Box::pin(frames), address, &range, Some(self.limits.silence)))
+        Ok(ObjectStream::of_response(response, address, &range, self.limits))
     }
 
-    async fn bytes(&self, object: &str) -> Result<u64, Error> {
-        let found = self.snapshot().await?.files.get(object).copied();
-        found.ok_or(Error::NotFound { object: String::new(), bucket: false })
+    /// What the hub says a file's bytes hash to: it does so where it keeps them outside of Git.
+    pub(crate) async fn sha256(&self, object: &str) -> Result<Option<[u8; 32]>, Error> {
+        Ok(self.snapshot().await?.files.get(object)?.sha256)
     }
 
     /// What the revision is now; asked for once.
@@ -162,11 +158,20 @@ impl Hub {
                 .as_u64()
                 .or_else(|| file["lfs"]["size"].as_u64())
                 .ok_or_else(|| malformed("says no size of a file"))?;
-            if files.insert(name.to_owned(), bytes).is_some() {
+            let sha256 = match &file["lfs"]["sha256"] {
+                Value::Null => None,
+                sha256 => Some(
+                    sha256
+                        .as_str()
+                        .and_then(snapshot::sha256)
+                        .ok_or_else(|| malformed("has a digest that is none"))?,
+                ),
+            };
+            if files.insert(name.to_owned(), File { bytes, sha256 }).is_some() {
                 return Err(malformed("lists a file twice"));
             }
         }
-        Ok(Snapshot { commit: commit.to_owned(), files })
+        Ok(Snapshot { commit: commit.to_owned(), files: files.into() })
     }
 
     /// The endpoint with these components after its own.

@@ -28,6 +28,7 @@ mod oci;
 mod remote;
 mod service;
 mod settings;
+mod snapshot;
 mod stream;
 mod writer;
 
@@ -190,8 +191,7 @@ impl Store {
         }
         if range.is_empty() {
             name::check(object)?;
-            let nothing = Box::pin(futures::stream::empty());
-            return Ok(ObjectStream::new(nothing, self.address(object), &range, None));
+            return Ok(ObjectStream::empty(self.address(object)));
         }
         self.get(object, Some(range), etag).await
     }
@@ -250,8 +250,19 @@ impl Store {
     /// The store's.
     pub async fn sha256(&self, object: &str) -> Result<Option<[u8; 32]>, Error> {
         name::check(object)?;
-        let Backend::Oci(oci) = &self.backend else { return Ok(None) };
-        oci.sha256(object).await.map(Some).map_err(|error| error.at(&self.address(object)))
+        let result = match &self.backend {
+            Backend::Oci(oci) => oci.sha256(object).await.map(Some),
+            Backend::Hub(hub) => hub.sha256(object).await,
+            _ => Ok(None),
+        };
+        result.map_err(|error| error.at(&self.address(object)))
+    }
+
+    /// Whether the place is read at one state of its own, as it was published: a repository of a hub,
+    /// an artifact of a registry. Upstream unpacks no archives of these.
+    #[must_use]
+    pub fn is_snapshot(&self) -> bool {
+        matches!(self.backend, Backend::Hub(_) | Backend::Oci(_))
     }
 
     /// The layers of a container image, the lowest first, if the place is one.

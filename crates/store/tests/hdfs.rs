@@ -3,10 +3,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod common;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 
-use futures::StreamExt;
+use common::range;
 use store::{Entry, Error, Location, Settings, Store};
 use testkit::web::{Asked, Web};
 
@@ -131,20 +133,6 @@ impl Cluster {
         let settings = Settings::from_env(&|name| env.get(name).map(|it| (*it).to_owned()))?;
         Store::open(&Location::parse(uri)?, &settings)
     }
-}
-
-async fn range(
-    store: &Store,
-    object: &str,
-    range: std::ops::Range<u64>,
-    etag: Option<&str>,
-) -> Result<Vec<u8>, Error> {
-    let mut stream = store.stream(object, range, etag).await?;
-    let mut bytes = Vec::new();
-    while let Some(frame) = stream.next().await {
-        bytes.extend_from_slice(&frame?);
-    }
-    Ok(bytes)
 }
 
 #[tokio::test]

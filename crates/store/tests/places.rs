@@ -2,13 +2,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod common;
+
 use bytes::Bytes;
-use futures::StreamExt;
-use store::{Entry, Error, Location, Settings, Store};
+use common::{MIB, names, pattern, put, range};
+use store::{Error, Location, Settings, Store};
 use testkit::clouds::{Azurite, GcsEmulator};
 use testkit::s3::S3Server;
-
-const MIB: usize = 1024 * 1024;
 
 /// A place, and how to reach it.
 struct Place {
@@ -35,40 +35,14 @@ impl Place {
     }
 }
 
-fn pattern(bytes: usize) -> Vec<u8> {
-    (0..bytes).map(|i| u8::try_from(i * 31 % 251).unwrap()).collect()
-}
-
-async fn put(store: &Store, object: &str, bytes: &[u8]) {
-    let mut writer = store.writer(object).await.unwrap();
-    for chunk in bytes.chunks(MIB + 17) {
-        writer.write(Bytes::copy_from_slice(chunk)).await.unwrap();
-    }
-    writer.finish().await.unwrap();
-}
-
-async fn range(
-    store: &Store,
-    object: &str,
-    range: std::ops::Range<u64>,
-    etag: Option<&str>,
-) -> Result<Vec<u8>, Error> {
-    let mut stream = store.stream(object, range, etag).await?;
-    let mut bytes = Vec::new();
-    while let Some(frame) = stream.next().await {
-        bytes.extend_from_slice(&frame?);
-    }
-    Ok(bytes)
-}
-
 /// Everything that a caller relies on, whatever the place.
 async fn conform(place: &Place) {
     let store = place.open("llama/8b");
     // Objects of no bytes, of less than a part and of several.
     let long = pattern(if place.whole { 20 * MIB + 3 } else { 7 * MIB + 3 });
-    put(&store, "long.bin", &long).await;
-    put(&store, "a b/ü+100%.json", b"{}").await;
-    put(&store, "empty", b"").await;
+    put(&store, "long.bin", &long).await.unwrap();
+    put(&store, "a b/ü+100%.json", b"{}").await.unwrap();
+    put(&store, "empty", b"").await.unwrap();
     assert_eq!(store.read("long.bin", u64::MAX).await.unwrap(), long);
     assert_eq!(store.read("a b/ü+100%.json", 2).await.unwrap(), b"{}");
     assert_eq!(store.read("empty", 0).await.unwrap(), b"");
@@ -86,10 +60,7 @@ async fn conform(place: &Place) {
     assert!(!beyond.is_transient(), "{beyond}");
 
     // Neighbours of the prefix are not below it.
-    put(&place.open("llama/8b-evil"), "x", b"x").await;
-    let names = |entries: Vec<Entry>| -> Vec<_> {
-        entries.into_iter().map(|entry| (entry.name, entry.bytes)).collect()
-    };
+    put(&place.open("llama/8b-evil"), "x", b"x").await.unwrap();
     let listed = names(store.list(100).await.unwrap());
     let expected = [("a b/ü+100%.json", 2), ("empty", 0), ("long.bin", long.len() as u64)];
     assert_eq!(listed, expected.map(|(name, bytes)| (name.to_owned(), bytes)));
@@ -99,7 +70,7 @@ async fn conform(place: &Place) {
     // Absence, and replacement while it is read.
     assert!(matches!(store.stat("none").await, Err(Error::NotFound { .. })));
     assert!(matches!(store.read("none", 10).await, Err(Error::NotFound { .. })));
-    put(&store, "long.bin", b"replaced").await;
+    put(&store, "long.bin", b"replaced").await.unwrap();
     if place.whole {
         let changed = range(&store, "long.bin", 0..4, etag).await.unwrap_err();
         assert!(matches!(changed, Error::Changed { .. }), "{changed:?}");
@@ -130,7 +101,7 @@ async fn azure_blobs_conform() {
     conform(&place).await;
 
     // A wrong key, nobody, and a container that is not there.
-    put(&place.open("x"), "o", b"o").await;
+    put(&place.open("x"), "o", b"o").await.unwrap();
     let wrong = base64_of(b"not the key");
     let denied = place.open_with("x", &[("AZURE_STORAGE_ACCESS_KEY", &wrong)]).stat("o").await;
     assert!(matches!(denied, Err(Error::Denied { .. })), "{denied:?}");

@@ -46,43 +46,6 @@ async fn an_object_comes_back_as_it_was_written() {
 }
 
 #[tokio::test]
-async fn ranges_are_exact() {
-    let server = server!();
-    let store = open(&server, "m", &[]);
-    let content = pattern(3 * MIB);
-    put(&store, "x", &content).await.unwrap();
-    let whole = content.len() as u64;
-    for (start, end) in
-        [(0, 1), (0, whole), (whole - 1, whole), (5, 5), (MIB as u64 - 1, 2 * MIB as u64 + 1)]
-    {
-        let got = range(&store, "x", start..end, None).await.unwrap();
-        assert!(
-            got == content[usize::try_from(start).unwrap()..usize::try_from(end).unwrap()],
-            "{start}..{end}"
-        );
-    }
-    for beyond in [whole - 1..whole + 1, whole..whole + 1, whole + 5..whole + 6] {
-        let error = range(&store, "x", beyond.clone(), None).await.unwrap_err();
-        assert!(
-            matches!(error, Error::Protocol { .. }) && !error.is_transient(),
-            "{beyond:?}: {error:?}"
-        );
-    }
-}
-
-#[tokio::test]
-async fn a_pinned_version_that_is_gone_is_reported() {
-    let server = server!();
-    let store = open(&server, "m", &[]);
-    put(&store, "x", b"first").await.unwrap();
-    let etag = store.stat("x").await.unwrap().etag;
-    assert_eq!(range(&store, "x", 0..5, etag.as_deref()).await.unwrap(), b"first");
-    put(&store, "x", b"other").await.unwrap();
-    let error = range(&store, "x", 0..5, etag.as_deref()).await.unwrap_err();
-    assert!(matches!(error, Error::Changed { .. }), "{error:?}");
-}
-
-#[tokio::test]
 async fn absence_is_told_apart() {
     let server = server!();
     let store = open(&server, "m", &[]);

@@ -40,32 +40,32 @@ impl Asked {
     #[must_use]
     pub fn form(text: &str) -> BTreeMap<String, String> {
         let pairs = text.split('&').filter_map(|pair| pair.split_once('='));
+        let unescaped = |text: &str| Self::unescaped(&text.replace('+', " "));
         pairs.map(|(name, value)| (unescaped(name), unescaped(value))).collect()
     }
-}
 
-fn unescaped(text: &str) -> String {
-    let mut bytes = Vec::new();
-    let mut rest = text.as_bytes();
-    while let Some((first, after)) = rest.split_first() {
-        let digits =
-            after.get(..2).and_then(|two| u8::from_str_radix(str::from_utf8(two).ok()?, 16).ok());
-        match (first, digits) {
-            (b'%', Some(byte)) => {
-                bytes.push(byte);
-                rest = &after[2..];
-            }
-            (b'+', _) => {
-                bytes.push(b' ');
-                rest = after;
-            }
-            (byte, _) => {
-                bytes.push(*byte);
-                rest = after;
+    /// A path as it is meant.
+    #[must_use]
+    pub fn unescaped(text: &str) -> String {
+        let mut bytes = Vec::new();
+        let mut rest = text.as_bytes();
+        while let Some((first, after)) = rest.split_first() {
+            let digits = after
+                .get(..2)
+                .and_then(|two| u8::from_str_radix(str::from_utf8(two).ok()?, 16).ok());
+            match (first, digits) {
+                (b'%', Some(byte)) => {
+                    bytes.push(byte);
+                    rest = &after[2..];
+                }
+                (byte, _) => {
+                    bytes.push(*byte);
+                    rest = after;
+                }
             }
         }
+        String::from_utf8_lossy(&bytes).into_owned()
     }
-    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// A whole answer.

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "no test program uses all of it")]
 
+pub(crate) mod cluster;
+
 use std::ops::Range;
 
 use bytes::Bytes;
@@ -20,7 +22,13 @@ pub(crate) fn open<'a>(
         let found = env.iter().rev().find(|(set, _)| *set == name);
         found.map(|(_, value)| (*value).to_owned())
     };
-    Store::open(&Location::parse(uri)?, &Settings::from_env(&get)?)
+    let mut settings = Settings::from_env(&get)?;
+    for (name, value) in &env {
+        if let Some(host) = name.strip_suffix("-headers") {
+            settings.set_headers(host, value)?;
+        }
+    }
+    Store::open(&Location::parse(uri)?, &settings)
 }
 
 /// Bytes of which no two ranges look alike.

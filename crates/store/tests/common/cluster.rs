@@ -1,0 +1,120 @@
+//! A stand-in for WebHDFS, written from Hadoop's published REST reference.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use testkit::web::{Asked, Web};
+
+type Files = Arc<Mutex<BTreeMap<String, (u64, Vec<u8>)>>>;
+
+pub(crate) fn answer(status: u16, more: &str, body: &[u8]) -> Vec<u8> {
+    let length = body.len();
+    let head = format!(
+        "HTTP/1.1 {status} X\r\nContent-Length: {length}\r\nConnection: close\r\n{more}\r\n"
+    );
+    [head.as_bytes(), body].concat()
+}
+
+pub(crate) fn exception(status: u16, name: &str) -> Vec<u8> {
+    let body = format!(r#"{{"RemoteException":{{"exception":"{name}","message":"hunter2"}}}}"#);
+    answer(status, "", body.as_bytes())
+}
+
+/// One that serves contents as data nodes do.
+fn data_node(files: &Files) -> Web {
+    let files = Arc::clone(files);
+    Web::start(move |asked| {
+        let query = Asked::form(&asked.query);
+        let number = |name: &str| query[name].parse::<usize>().unwrap();
+        let content = files.lock().unwrap()[&Asked::unescaped(&asked.path)].1.clone();
+        let start = number("offset").min(content.len());
+        let end = (start + number("length")).min(content.len());
+        answer(200, "", &content[start..end])
+    })
+    .unwrap()
+}
+
+fn name_node(files: &Files, data_node: String) -> Web {
+    let files = Arc::clone(files);
+    Web::start(move |asked| {
+        let query = Asked::form(&asked.query);
+        if query.get("user.name").map(String::as_str) != Some("me") {
+            return exception(403, "AccessControlException");
+        }
+        let path = asked.path.strip_prefix("/webhdfs/v1").unwrap();
+        let path = Asked::unescaped(path);
+        let files = files.lock().unwrap();
+        let status = |path: &str, name: &str| match files.get(path) {
+            Some((id, content)) => Some(format!(
+                r#"{{"pathSuffix":"{name}","type":"FILE","length":{},"fileId":{id},"modificationTime":1}}"#,
+                content.len()
+            )),
+            None if files.keys().any(|file| file.starts_with(&format!("{path}/"))) => Some(format!(
+                r#"{{"pathSuffix":"{name}","type":"DIRECTORY","length":0,"fileId":1,"modificationTime":1}}"#
+            )),
+            None => None,
+        };
+        let found = status(&path, "");
+        match (query["op"].as_str(), found) {
+            (_, None) => exception(404, "FileNotFoundException"),
+            ("GETFILESTATUS", Some(found)) => {
+                answer(200, "", format!(r#"{{"FileStatus":{found}}}"#).as_bytes())
+            }
+            ("LISTSTATUS", Some(_)) => {
+                let below = format!("{path}/");
+                let mut names: Vec<_> = files
+                    .keys()
+                    .filter_map(|file| file.strip_prefix(&below)?.split('/').next())
+                    .collect();
+                names.dedup();
+                let listed: Vec<_> =
+                    names.iter().map(|name| status(&format!("{below}{name}"), name).unwrap()).collect();
+                let body = format!(r#"{{"FileStatuses":{{"FileStatus":[{}]}}}}"#, listed.join(","));
+                answer(200, "", body.as_bytes())
+            }
+            ("OPEN", Some(_)) => {
+                let (offset, length) = (&query["offset"], &query["length"]);
+                let path = asked.path.strip_prefix("/webhdfs/v1").unwrap();
+                let to = format!("Location: {data_node}{path}?offset={offset}&length={length}\r\n");
+                answer(307, &to, b"")
+            }
+            (other, _) => panic!("{other}"),
+        }
+    })
+    .unwrap()
+}
+
+/// A file system for the user `me`; a standby and an active node.
+pub(crate) struct Cluster {
+    files: Files,
+    _data: Web,
+    pub(crate) active: Web,
+    pub(crate) standby: Web,
+}
+
+impl Cluster {
+    pub(crate) fn start() -> Self {
+        Self::start_behind(str::to_owned)
+    }
+
+    /// Its data node is reached at the URL that `front` makes of its own.
+    pub(crate) fn start_behind(front: impl FnOnce(&str) -> String) -> Self {
+        let files: Files = Arc::default();
+        let data = data_node(&files);
+        let active = name_node(&files, front(&data.url()));
+        let standby = Web::start(|_| exception(403, "StandbyException")).unwrap();
+        Self { files, _data: data, active, standby }
+    }
+
+    /// A new file, also in place of one of that name.
+    pub(crate) fn put(&self, path: &str, content: Vec<u8>) {
+        let mut files = self.files.lock().unwrap();
+        let id = files.values().map(|(id, _)| id + 1).max().unwrap_or(1);
+        files.insert(path.to_owned(), (id, content));
+    }
+
+    /// What is in a file.
+    pub(crate) fn content(&self, path: &str) -> Vec<u8> {
+        self.files.lock().unwrap()[path].1.clone()
+    }
+}

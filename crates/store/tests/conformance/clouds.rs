@@ -1,0 +1,147 @@
+//! Sources with an object store behind them.
+
+use testkit::clouds::{Azurite, GcsEmulator};
+use testkit::line::Line;
+use testkit::s3::S3Server;
+
+use super::suite::{LINE_BYTES_MIN, Or, Source, conform, fill, skip};
+
+/// A line to the server at this URL, and the URL through it.
+fn through(url: &str) -> (Line, String) {
+    let authority = url.trim_start_matches("http://").split('/').next().unwrap();
+    let line = Line::start(authority.parse().unwrap(), LINE_BYTES_MIN).unwrap();
+    let url = url.replace(authority, &line.host());
+    (line, url)
+}
+
+/// The variables with one of them changed.
+fn changed(
+    mut env: Vec<(&'static str, String)>,
+    name: &'static str,
+    value: &str,
+) -> Vec<(&'static str, String)> {
+    env.push((name, value.to_owned()));
+    env
+}
+
+struct S3 {
+    server: S3Server,
+    line: Line,
+    endpoint: String,
+}
+
+impl S3 {
+    fn new(server: S3Server) -> Self {
+        let (line, endpoint) = through(&server.endpoint());
+        Self { server, line, endpoint }
+    }
+}
+
+impl Source for S3 {
+    const SOURCE: &'static str = "s3://";
+    const SERVER: &'static str = "s3s-fs";
+
+    fn uri(&self, folder: &str) -> String {
+        format!("s3://{}/{folder}", S3Server::BUCKET)
+    }
+
+    fn env(&self) -> Vec<(&'static str, String)> {
+        changed(self.server.env().into(), "AWS_ENDPOINT_URL", &self.endpoint)
+    }
+
+    fn stranger(&self) -> Or<Vec<(&'static str, String)>> {
+        Ok(changed(self.env(), "AWS_SECRET_ACCESS_KEY", "hunter2-hunter2"))
+    }
+
+    fn line(&self) -> Or<&Line> {
+        Ok(&self.line)
+    }
+}
+
+#[tokio::test]
+async fn s3() {
+    let Some(server) = S3Server::start().unwrap() else { return skip::<S3>() };
+    let source = S3::new(server);
+    fill(&source).await;
+    conform(&source).await;
+}
+
+struct Azure {
+    server: Azurite,
+    line: Line,
+    endpoint: String,
+}
+
+impl Source for Azure {
+    const SOURCE: &'static str = "https://….blob.core.windows.net";
+    const SERVER: &'static str = "Azurite";
+
+    fn uri(&self, folder: &str) -> String {
+        format!("https://{}.blob.core.windows.net/models/{folder}", Azurite::ACCOUNT)
+    }
+
+    fn env(&self) -> Vec<(&'static str, String)> {
+        changed(self.server.env().into(), "AZURE_STORAGE_SERVICE_ENDPOINT", &self.endpoint)
+    }
+
+    fn stranger(&self) -> Or<Vec<(&'static str, String)>> {
+        Ok(changed(self.env(), "AZURE_STORAGE_ACCESS_KEY", "aHVudGVyMi1odW50ZXIy"))
+    }
+
+    fn line(&self) -> Or<&Line> {
+        Ok(&self.line)
+    }
+}
+
+#[tokio::test]
+async fn azure_blobs() {
+    let Some(server) = Azurite::start().unwrap() else { return skip::<Azure>() };
+    server.create_container("models").unwrap();
+    let (line, endpoint) = through(&server.endpoint());
+    let source = Azure { server, line, endpoint };
+    fill(&source).await;
+    conform(&source).await;
+}
+
+struct Gcs {
+    server: GcsEmulator,
+    line: Line,
+    endpoint: String,
+}
+
+impl Source for Gcs {
+    const SOURCE: &'static str = "gs://";
+    const SERVER: &'static str = "gcp-storage-emulator";
+    /// The emulator takes no object in parts.
+    const LONG_BYTES: usize = 7_000_003;
+
+    fn uri(&self, folder: &str) -> String {
+        format!("gs://{}/{folder}", GcsEmulator::BUCKET)
+    }
+
+    fn env(&self) -> Vec<(&'static str, String)> {
+        changed(self.server.env().into(), "STORAGE_EMULATOR_HOST", &self.endpoint)
+    }
+
+    fn stranger(&self) -> Or<Vec<(&'static str, String)>> {
+        Err("the emulator checks no credentials")
+    }
+
+    fn line(&self) -> Or<&Line> {
+        Ok(&self.line)
+    }
+
+    fn pinned(&self) -> Or<super::suite::Pinned> {
+        Err("the emulator keeps to no generation")
+    }
+}
+
+#[tokio::test]
+async fn google_cloud_storage() {
+    let Some(server) = GcsEmulator::start().unwrap() else { return skip::<Gcs>() };
+    let env = server.env();
+    let (line, endpoint) = through(&format!("http://{}", env[0].1));
+    let source = Gcs { server, line, endpoint };
+    fill(&source).await;
+    conform(&source).await;
+}

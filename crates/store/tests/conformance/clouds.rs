@@ -59,7 +59,7 @@ impl Source for S3 {
 }
 
 #[tokio::test]
-async fn s3() {
+async fn s3_conforms() {
     let Some(server) = S3Server::start().unwrap() else { return skip::<S3>() };
     let source = S3::new(server);
     fill(&source).await;
@@ -94,7 +94,7 @@ impl Source for Azure {
 }
 
 #[tokio::test]
-async fn azure_blobs() {
+async fn azure_blobs_conform() {
     let Some(server) = Azurite::start().unwrap() else { return skip::<Azure>() };
     server.create_container("models").unwrap();
     let (line, endpoint) = through(&server.endpoint());
@@ -137,7 +137,7 @@ impl Source for Gcs {
 }
 
 #[tokio::test]
-async fn google_cloud_storage() {
+async fn google_cloud_storage_conforms() {
     let Some(server) = GcsEmulator::start().unwrap() else { return skip::<Gcs>() };
     let env = server.env();
     let (line, endpoint) = through(&format!("http://{}", env[0].1));

@@ -56,7 +56,7 @@ impl Source for Oci {
 }
 
 #[tokio::test]
-async fn registries() {
+async fn registries_conform() {
     let Some(registry) = Registry::start(&Door::Basic).unwrap() else { return skip::<Oci>() };
     let line = Line::start(registry.host().parse().unwrap(), LINE_BYTES_MIN).unwrap();
     let source = Oci { registry, line };
@@ -107,7 +107,7 @@ impl Source for Web {
 }
 
 #[tokio::test]
-async fn web_servers() {
+async fn web_servers_conform() {
     let server = Hostile::start().unwrap();
     server.plan(|seen| {
         let known = seen.authorization.as_deref() == Some(AUTHORIZATION);
@@ -148,7 +148,7 @@ impl Source for Directory {
 }
 
 #[tokio::test]
-async fn directories() {
+async fn directories_conform() {
     let source = Directory { root: tempfile::tempdir().unwrap() };
     fill(&source).await;
     conform(&source).await;

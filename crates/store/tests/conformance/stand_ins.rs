@@ -91,7 +91,7 @@ impl Source for Hub {
 }
 
 #[tokio::test]
-async fn hubs() {
+async fn hugging_face_conforms() {
     conform(&Hub::start()).await;
 }
 
@@ -133,7 +133,7 @@ impl Source for Hdfs {
 }
 
 #[tokio::test]
-async fn hdfs() {
+async fn hdfs_conforms() {
     let mut line = None;
     let cluster = Cluster::start_behind(|data_node| {
         let to_data = line_to(data_node);

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use url::Url;
 
 use crate::oci::Reference;
-use crate::service::{AzureContainer, HubRepo, Service, bucket_name, percent_decoded};
+use crate::service::{AzureContainer, HubRepo, S3Cloud, Service, bucket_name, percent_decoded};
 use crate::{Error, name};
 
 /// The longest location, in bytes.
@@ -18,6 +18,7 @@ const URI_BYTES_MAX: usize = 4_096;
 /// | --- | --- |
 /// | `s3://bucket`, `s3://bucket/prefix` | keys `prefix/<object>`; the prefix is a folder, never a raw string prefix |
 /// | `gs://bucket/prefix` | Google Cloud Storage, likewise |
+/// | `oss://bucket/prefix`, `cos://bucket/prefix`, `obs://bucket/prefix` | the object stores of Alibaba, Tencent and Huawei, likewise |
 /// | `https://<account>.blob.core.windows.net/<container>/prefix`, also in `<account>.z<NN>.blob.storage.azure.net` and the sovereign clouds | Azure Blob Storage; a query is a shared access signature |
 /// | `abfs[s]://<container>@<account>.dfs.core.windows.net/prefix`, `wasb[s]://<container>@<account>.blob.…` | the same container |
 /// | `hf://owner/model[:revision]`, `hf://owner/model/folder[:revision]` | a repository of Hugging Face's hub, the branch `main` unless said; reading only |
@@ -83,7 +84,7 @@ impl Location {
             )));
         }
         match scheme {
-            "s3" | "gs" => bucket(scheme, rest),
+            "s3" | "gs" | "oss" | "cos" | "obs" => bucket(scheme, rest),
             "abfs" | "abfss" | "wasb" | "wasbs" => {
                 let (container, prefix) = AzureContainer::from_hadoop(scheme, rest)?;
                 remote(Service::Azure(container), &prefix)
@@ -213,7 +214,12 @@ fn bucket(scheme: &str, rest: &str) -> Result<Location, Error> {
     }
     let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
     let bucket = bucket_name(bucket)?;
-    remote(if scheme == "gs" { Service::Gcs { bucket } } else { Service::S3 { bucket } }, prefix)
+    let service = match S3Cloud::of(scheme) {
+        Some(cloud) => Service::S3Cloud { cloud, bucket },
+        None if scheme == "gs" => Service::Gcs { bucket },
+        None => Service::S3 { bucket },
+    };
+    remote(service, prefix)
 }
 
 fn remote(service: Service, prefix: &str) -> Result<Location, Error> {
@@ -322,6 +328,10 @@ mod tests {
         assert_eq!(shown("models/llama"), "models/llama");
         assert_eq!(shown("https://host:8443/a/b"), "https://host:8443/a/b");
         assert_eq!(shown("gs://models/llama/"), "gs://models/llama");
+        for cloud in ["oss", "cos", "obs"] {
+            let uri = format!("{cloud}://models/llama");
+            assert_eq!(shown(&uri), uri);
+        }
         let digest = format!("sha256:{}", "0a".repeat(32));
         for (uri, expected) in [
             ("oci://r.example/m", "oci://r.example/m:latest"),

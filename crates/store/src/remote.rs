@@ -68,6 +68,7 @@ impl Remote {
     ) -> Result<Self, Error> {
         let opened = match service {
             Service::S3 { bucket } => s3::open(bucket, settings)?,
+            Service::S3Cloud { cloud, bucket } => s3::open_cloud(*cloud, bucket, settings)?,
             Service::Gcs { bucket } => gcs::open(bucket, settings)?,
             Service::Azure(container) => azure::open(container, settings)?,
         };

@@ -14,6 +14,13 @@ pub(crate) enum Service {
         /// Its name.
         bucket: String,
     },
+    /// Another cloud that speaks S3.
+    S3Cloud {
+        /// Which one.
+        cloud: S3Cloud,
+        /// The bucket's name.
+        bucket: String,
+    },
     /// Google Cloud Storage.
     Gcs {
         /// Its name.
@@ -21,6 +28,34 @@ pub(crate) enum Service {
     },
     /// Azure Blob Storage.
     Azure(AzureContainer),
+}
+
+/// A cloud that speaks S3 and has a scheme of its own, as which it is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum S3Cloud {
+    /// Alibaba Cloud's Object Storage Service.
+    Oss,
+    /// Tencent Cloud's Object Storage.
+    Cos,
+    /// Huawei Cloud's Object Storage Service.
+    Obs,
+}
+
+impl S3Cloud {
+    /// The cloud of a scheme.
+    pub(crate) fn of(scheme: &str) -> Option<Self> {
+        [Self::Oss, Self::Cos, Self::Obs].into_iter().find(|cloud| cloud.to_string() == scheme)
+    }
+}
+
+impl fmt::Display for S3Cloud {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Oss => "oss",
+            Self::Cos => "cos",
+            Self::Obs => "obs",
+        })
+    }
 }
 
 /// A container of an Azure storage account.
@@ -223,6 +258,7 @@ impl fmt::Display for Service {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::S3 { bucket } => write!(f, "s3://{bucket}"),
+            Self::S3Cloud { cloud, bucket } => write!(f, "{cloud}://{bucket}"),
             Self::Gcs { bucket } => write!(f, "gs://{bucket}"),
             Self::Azure(place) => write!(f, "https://{}/{}", place.host, place.container),
         }

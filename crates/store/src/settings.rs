@@ -121,7 +121,7 @@ impl Default for Settings {
 }
 
 /// What the credential chain may look at; see [`Settings::ambient`].
-const AMBIENT: [&str; 32] = [
+const AMBIENT: [&str; 47] = [
     "HDFS_SECRET_DIR",
     "HADOOP_USER_NAME",
     "AWS_ROLE_ARN",
@@ -154,6 +154,21 @@ const AMBIENT: [&str; 32] = [
     "AZ_CLIENT_ID",
     "AZ_CLIENT_SECRET",
     "DOCKER_CONFIG",
+    "OSS_ACCESS_KEY_ID",
+    "OSS_ACCESS_KEY_SECRET",
+    "OSS_SESSION_TOKEN",
+    "OSS_REGION",
+    "OSS_ENDPOINT",
+    "TENCENTCLOUD_SECRET_ID",
+    "TENCENTCLOUD_SECRET_KEY",
+    "TENCENTCLOUD_TOKEN",
+    "TENCENTCLOUD_REGION",
+    "COS_ENDPOINT",
+    "OBS_ACCESS_KEY_ID",
+    "OBS_SECRET_ACCESS_KEY",
+    "OBS_SECURITY_TOKEN",
+    "OBS_REGION",
+    "OBS_ENDPOINT",
 ];
 
 impl Settings {
@@ -170,6 +185,9 @@ impl Settings {
     /// | `S3_VERIFY_SSL` | off: certificates are not checked |
     /// | `AWS_CA_BUNDLE`, else `CA_BUNDLE_VOLUME_MOUNT_POINT` with `CA_BUNDLE_CONFIGMAP_NAME` | trusted authorities |
     /// | `GOOGLE_APPLICATION_CREDENTIALS`, `GOOGLE_OAUTH_ACCESS_TOKEN` | who we are to Google; else its metadata service, else nobody |
+    /// | `OSS_ACCESS_KEY_ID`, `OSS_ACCESS_KEY_SECRET`, `OSS_SESSION_TOKEN`; `OSS_REGION`, `OSS_ENDPOINT` | who we are to Alibaba's store, else nobody, and where it is |
+    /// | `TENCENTCLOUD_SECRET_ID`, `…_SECRET_KEY`, `…_TOKEN`; `…_REGION`, `COS_ENDPOINT` | to Tencent's |
+    /// | `OBS_ACCESS_KEY_ID`, `OBS_SECRET_ACCESS_KEY`, `OBS_SECURITY_TOKEN`; `OBS_REGION`, `OBS_ENDPOINT` | to Huawei's |
     /// | `STORAGE_EMULATOR_HOST` | an emulator of Google Cloud Storage |
     /// | `AZURE_STORAGE_SAS_TOKEN`, `AZURE_STORAGE_ACCESS_KEY`; `AZURE_CLIENT_ID` (or `AZ_…`) with `AZURE_TENANT_ID` and `AZURE_CLIENT_SECRET`, or with `AZURE_FEDERATED_TOKEN_FILE`, or alone (managed identity) | who we are to Azure, else nobody |
     /// | `AZURE_STORAGE_SERVICE_ENDPOINT` | the blob service in place of the account's own |
@@ -365,7 +383,7 @@ fn service_endpoint(
     Ok(Some(url))
 }
 
-fn check_url(name: &str, value: &str) -> Result<(), Error> {
+pub(crate) fn check_url(name: &str, value: &str) -> Result<(), Error> {
     let fault = match Url::parse(value) {
         Err(_) => "is not a URL",
         Ok(url) if !matches!(url.scheme(), "http" | "https") => {

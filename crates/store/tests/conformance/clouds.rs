@@ -66,6 +66,70 @@ async fn s3_conforms() {
     conform(&source).await;
 }
 
+/// Alibaba's, Tencent's and Huawei's stores, by the S3 that they speak.
+struct S3Cloud<const CLOUD: usize> {
+    s3: S3,
+}
+
+/// Scheme and variables: key, secret, region, endpoint.
+const CLOUDS: [(&str, [&str; 4]); 3] = [
+    ("oss://", ["OSS_ACCESS_KEY_ID", "OSS_ACCESS_KEY_SECRET", "OSS_REGION", "OSS_ENDPOINT"]),
+    (
+        "cos://",
+        [
+            "TENCENTCLOUD_SECRET_ID",
+            "TENCENTCLOUD_SECRET_KEY",
+            "TENCENTCLOUD_REGION",
+            "COS_ENDPOINT",
+        ],
+    ),
+    ("obs://", ["OBS_ACCESS_KEY_ID", "OBS_SECRET_ACCESS_KEY", "OBS_REGION", "OBS_ENDPOINT"]),
+];
+
+impl<const CLOUD: usize> Source for S3Cloud<CLOUD> {
+    const SOURCE: &'static str = CLOUDS[CLOUD].0;
+    const SERVER: &'static str = "s3s-fs, by the S3 that the cloud speaks";
+
+    fn uri(&self, folder: &str) -> String {
+        format!("{}{}/{folder}", Self::SOURCE, S3Server::BUCKET)
+    }
+
+    fn env(&self) -> Vec<(&'static str, String)> {
+        let values = [S3Server::ACCESS_KEY, S3Server::SECRET_KEY, "us-east-1", &self.s3.endpoint];
+        CLOUDS[CLOUD].1.into_iter().zip(values.map(str::to_owned)).collect()
+    }
+
+    fn stranger(&self) -> Or<Vec<(&'static str, String)>> {
+        Ok(changed(self.env(), CLOUDS[CLOUD].1[1], "hunter2-hunter2"))
+    }
+
+    fn line(&self) -> Or<&Line> {
+        self.s3.line()
+    }
+}
+
+async fn cloud_conforms<const CLOUD: usize>() {
+    let Some(server) = S3Server::start().unwrap() else { return skip::<S3Cloud<CLOUD>>() };
+    let source = S3Cloud::<CLOUD> { s3: S3::new(server) };
+    fill(&source).await;
+    conform(&source).await;
+}
+
+#[tokio::test]
+async fn alibabas_store_conforms() {
+    cloud_conforms::<0>().await;
+}
+
+#[tokio::test]
+async fn tencents_store_conforms() {
+    cloud_conforms::<1>().await;
+}
+
+#[tokio::test]
+async fn huaweis_store_conforms() {
+    cloud_conforms::<2>().await;
+}
+
 struct Azure {
     server: Azurite,
     line: Line,

@@ -13,12 +13,11 @@ use crate::answer;
 use crate::client::{self, Limits, within};
 use crate::settings::Hdfs as HdfsSettings;
 use crate::stream::ObjectStream;
-use crate::{Entry, Error, ObjectMeta, Settings, name, remote};
+use crate::walk::{self, Directories, Found, Page};
+use crate::{Entry, Error, ObjectMeta, Settings};
 
 /// The answer for a directory of 100 000 files is some 30 MB.
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// The deepest directory below ours.
-const DEPTH_MAX: usize = 32;
 
 /// A directory of a file system.
 #[derive(Clone)]
@@ -99,45 +98,8 @@ impl Hdfs {
         Ok(ObjectStream::of_response(response, address, &range, self.limits))
     }
 
-    /// Every file below, directories of directories included.
     pub(crate) async fn list(&self, entries_max: usize) -> Result<Vec<Entry>, Error> {
-        let mut entries = Vec::new();
-        let mut seen = 0_usize;
-        let mut waiting = vec![String::new()];
-        while let Some(directory) = waiting.pop() {
-            let answer = match self.json(&directory, "LISTSTATUS").await {
-                // No such directory: nothing below it, as with other stores.
-                Err(Error::NotFound { .. }) if directory.is_empty() => return Ok(entries),
-                answer => answer?,
-            };
-            let listed = answer["FileStatuses"]["FileStatus"]
-                .as_array()
-                .ok_or_else(|| Error::protocol("the listing has no list"))?;
-            for status in listed {
-                seen += 1;
-                if seen > entries_max {
-                    return Err(remote::too_many(entries_max));
-                }
-                let Status { meta, is_file, name } = Status::read(status)?;
-                // The status of a file has no name: the location is one.
-                if name.is_empty() {
-                    return Ok(Vec::new());
-                }
-                let full = crate::location::joined(&directory, &name);
-                if let Some(fault) = name::fault(&full) {
-                    let name = name::quoted(&full);
-                    return Err(Error::protocol(format!(
-                        "the listing holds {name}, which {fault}"
-                    )));
-                }
-                match is_file {
-                    true => entries.push(Entry { name: full, bytes: meta.bytes, etag: meta.etag }),
-                    false if full.split('/').count() < DEPTH_MAX => waiting.push(full),
-                    false => return Err(Error::protocol("directories are nested deeper than 32")),
-                }
-            }
-        }
-        Ok(entries)
+        walk::files(self, entries_max).await
     }
 
     async fn json(&self, object: &str, operation: &str) -> Result<Value, Error> {
@@ -188,6 +150,25 @@ impl Hdfs {
             }
         }
         Err(failure.unwrap_or_else(|| Error::usage("HDFS_NAMENODE names no node")))
+    }
+}
+
+impl Directories for Hdfs {
+    async fn page(&self, directory: &str, _: Option<&str>) -> Result<Page, Error> {
+        let answer = self.json(directory, "LISTSTATUS").await?;
+        let listed = answer["FileStatuses"]["FileStatus"]
+            .as_array()
+            .ok_or_else(|| Error::protocol("the listing has no list"))?;
+        let mut entries = Vec::with_capacity(listed.len());
+        for status in listed {
+            let Status { meta, is_file, name } = Status::read(status)?;
+            // The status of a file has no name: it is no directory.
+            if name.is_empty() {
+                return Err(Error::NotFound { object: String::new(), bucket: false });
+            }
+            entries.push(Found { name, file: is_file.then_some(meta) });
+        }
+        Ok(Page { entries, next: None })
     }
 }
 

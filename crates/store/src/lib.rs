@@ -28,8 +28,10 @@ mod oci;
 mod remote;
 mod service;
 mod settings;
+mod share;
 mod snapshot;
 mod stream;
+mod walk;
 mod writer;
 
 pub use error::{Cause, Error};
@@ -101,6 +103,7 @@ enum Backend {
     Hub(Box<hub::Hub>),
     Oci(Box<oci::Oci>),
     Hdfs(Box<hdfs::Hdfs>),
+    Share(Box<share::Share>),
     Local(local::Local),
 }
 
@@ -120,6 +123,9 @@ impl Store {
             }
             Place::Hdfs { path } => {
                 hdfs::Hdfs::open(path, settings).map(|it| Backend::Hdfs(Box::new(it)))
+            }
+            Place::Share { share, path } => {
+                share::Share::open(share, path, settings).map(|it| Backend::Share(Box::new(it)))
             }
             Place::Hub(repo) => hub::Hub::open(repo, settings).map(|it| Backend::Hub(Box::new(it))),
             Place::Oci(reference) => {
@@ -170,6 +176,7 @@ impl Store {
             Backend::Hub(hub) => hub.stat(object).await,
             Backend::Oci(oci) => oci.stat(object).await,
             Backend::Hdfs(hdfs) => hdfs.stat(object).await,
+            Backend::Share(share) => share.stat(object).await,
             Backend::Local(local) => local.stat(object).await,
         };
         result.map_err(|error| error.at(&self.address(object)))
@@ -210,6 +217,7 @@ impl Store {
             Backend::Hub(hub) => hub.get(object, range, address.clone()).await,
             Backend::Oci(oci) => oci.get(object, range, address.clone()).await,
             Backend::Hdfs(hdfs) => hdfs.get(object, range, etag, address.clone()).await,
+            Backend::Share(share) => share.get(object, range, etag, address.clone()).await,
             Backend::Local(local) => local.get(object, range, etag, address.clone()).await,
         };
         result.map_err(|error| error.at(&address))
@@ -320,6 +328,7 @@ impl Store {
             Backend::Hub(hub) => hub.list(entries_max).await,
             Backend::Oci(oci) => oci.list(entries_max).await,
             Backend::Hdfs(hdfs) => hdfs.list(entries_max).await,
+            Backend::Share(share) => share.list(entries_max).await,
             Backend::Local(local) => local.list(entries_max).await,
         };
         listed.and_then(clean).map_err(|error| error.at(&self.location.to_string()))
@@ -357,6 +366,10 @@ impl Store {
             Backend::Hdfs(_) => Err(Error::Unsupported {
                 object: String::new(),
                 what: "HDFS is for reading only: seal into a directory, and put that",
+            }),
+            Backend::Share(_) => Err(Error::Unsupported {
+                object: String::new(),
+                what: "Azure Files is for reading only: seal into a directory, and upload that",
             }),
             Backend::Hub(_) => Err(Error::Unsupported {
                 object: String::new(),

@@ -20,6 +20,7 @@ const URI_BYTES_MAX: usize = 4_096;
 /// | `gs://bucket/prefix` | Google Cloud Storage, likewise |
 /// | `oss://bucket/prefix`, `cos://bucket/prefix`, `obs://bucket/prefix` | the object stores of Alibaba, Tencent and Huawei, likewise |
 /// | `https://<account>.blob.core.windows.net/<container>/prefix`, also in `<account>.z<NN>.blob.storage.azure.net` and the sovereign clouds | Azure Blob Storage; a query is a shared access signature |
+/// | `https://<account>.file.core.windows.net/<share>/path`, likewise | Azure Files; reading only |
 /// | `abfs[s]://<container>@<account>.dfs.core.windows.net/prefix`, `wasb[s]://<container>@<account>.blob.…` | the same container |
 /// | `hf://owner/model[:revision]`, `hf://owner/model/folder[:revision]` | a repository of Hugging Face's hub, the branch `main` unless said; reading only |
 /// | `oci://registry[:port]/repository[:tag]`, `…@sha256:…` | an artifact of a container registry, the tag `latest` unless said; each object is a layer, named by an annotation |
@@ -44,6 +45,11 @@ pub(crate) enum Place {
     Oci(Reference),
     /// Below the configured root; without slashes at its ends.
     Hdfs {
+        path: String,
+    },
+    /// In Azure Files; without slashes at its ends.
+    Share {
+        share: AzureContainer,
         path: String,
     },
     Local(PathBuf),
@@ -116,6 +122,9 @@ impl Location {
             Place::Hub(repo) => {
                 Place::Hub(HubRepo { folder: joined(&repo.folder, name), ..repo.clone() })
             }
+            Place::Share { share, path } => {
+                Place::Share { share: share.clone(), path: joined(path, name) }
+            }
             Place::Oci(_) => return Err(Error::usage("an oci:// location has no folders")),
             Place::Local(path) => Place::Local(path.join(name)),
             Place::Http(base) => {
@@ -149,6 +158,10 @@ impl Location {
             Place::Hdfs { path } => {
                 let (path, name) = split(path)?;
                 Some((Self(Place::Hdfs { path }), name))
+            }
+            Place::Share { share, path } => {
+                let (path, name) = split(path)?;
+                Some((Self(Place::Share { share: share.clone(), path }), name))
             }
             Place::Hub(repo) => {
                 let (folder, name) = split(&repo.folder)?;
@@ -223,13 +236,18 @@ fn bucket(scheme: &str, rest: &str) -> Result<Location, Error> {
 }
 
 fn remote(service: Service, prefix: &str) -> Result<Location, Error> {
+    Ok(Location(Place::Remote { service, prefix: folder(prefix)? }))
+}
+
+/// A clean prefix, or none, without a slash at its end.
+fn folder(prefix: &str) -> Result<String, Error> {
     let prefix = prefix.strip_suffix('/').unwrap_or(prefix);
     if !prefix.is_empty()
         && let Some(fault) = name::fault(prefix)
     {
         return Err(Error::usage(format!("the prefix {} {fault}", name::quoted(prefix))));
     }
-    Ok(Location(Place::Remote { service, prefix: prefix.to_owned() }))
+    Ok(prefix.to_owned())
 }
 
 fn hdfs(rest: &str) -> Result<Location, Error> {
@@ -252,12 +270,16 @@ fn http(uri: &str) -> Result<Location, Error> {
     // The parser's own message could repeat a password, so only its kind is told.
     let mut url =
         Url::parse(uri).map_err(|error| Error::usage(format!("http location: {error}")))?;
-    if url.scheme() == "https" && url.host_str().is_some_and(AzureContainer::is_host) {
+    let is_azure = |service| url.host_str().is_some_and(|it| AzureContainer::is_host(it, service));
+    if is_azure("blob") || is_azure("file") {
+        if url.scheme() != "https" {
+            return Err(Error::usage("Azure's stores are reached by https://"));
+        }
         let (container, prefix) = AzureContainer::from_url(&url)?;
-        return remote(Service::Azure(container), &prefix);
-    }
-    if url.host_str().is_some_and(AzureContainer::is_host) {
-        return Err(Error::usage("Azure's stores are reached by https://"));
+        return match is_azure("blob") {
+            true => remote(Service::Azure(container), &prefix),
+            false => Ok(Location(Place::Share { share: container, path: folder(&prefix)? })),
+        };
     }
     let query = url.query().map(str::to_owned);
     url.set_query(None);
@@ -277,6 +299,13 @@ impl fmt::Display for Location {
             Place::Remote { service, prefix } if prefix.is_empty() => write!(f, "{service}"),
             Place::Remote { service, prefix } => write!(f, "{service}/{prefix}"),
             Place::Hdfs { path } => write!(f, "hdfs://{path}"),
+            Place::Share { share, path } => {
+                write!(f, "https://{}/{}", share.host, share.container)?;
+                if !path.is_empty() {
+                    write!(f, "/{path}")?;
+                }
+                Ok(())
+            }
             Place::Hub(repo) => write!(f, "{repo}"),
             Place::Oci(reference) => write!(f, "{reference}"),
             Place::Local(path) => write!(f, "{}", path.display()),
@@ -348,6 +377,8 @@ mod tests {
         assert_eq!(shown("hf://org/model/sealed/v1:v2"), "hf://org/model/sealed/v1:v2");
         let blob = "https://acct.blob.core.windows.net/models/llama";
         assert_eq!(shown(blob), blob);
+        let file = "https://acct.file.core.windows.net/models/llama";
+        assert_eq!(shown(&format!("{file}/?sv=1&sig=hunter2")), file);
         assert_eq!(shown("abfss://models@acct.dfs.core.windows.net/llama"), blob);
         assert_eq!(shown("wasb://models@acct.blob.core.windows.net/llama/"), blob);
         assert_eq!(
@@ -406,6 +437,9 @@ mod tests {
             "abfs://models@acct.example/x",
             "https://acct.blob.core.windows.net/",
             "http://acct.blob.core.windows.net/models/x",
+            "http://acct.file.core.windows.net/models/x",
+            "https://acct.file.core.windows.net/Models/x",
+            "https://acct.file.core.windows.net/",
             "https://acct.blob.core.windows.net/Models/x",
             "https://acct.blob.core.windows.net/models/%2e%2e/x",
             "https://acct.blob.core.windows.net/models/%zz",

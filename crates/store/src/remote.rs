@@ -22,6 +22,8 @@ mod identity;
 mod s3;
 mod transport;
 
+pub(crate) use azure::Identity as AzureIdentity;
+
 /// A listing of the largest bundle is 17 pages. A server that answers with empty pages for ever
 /// ends here.
 const LIST_TIME_MAX: Duration = Duration::from_secs(300);

@@ -58,14 +58,14 @@ impl fmt::Display for S3Cloud {
     }
 }
 
-/// A container of an Azure storage account.
+/// A container of an Azure storage account, or a share: they are named alike.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct AzureContainer {
     /// The storage account.
     pub(crate) account: String,
-    /// The host of its blob service.
+    /// The host of its blob or file service.
     pub(crate) host: String,
-    /// The container.
+    /// The container or share.
     pub(crate) container: String,
     /// A shared access signature, as it stood in the URI. It is a secret.
     pub(crate) sas: Option<String>,
@@ -81,13 +81,14 @@ impl AzureContainer {
         format!("https://{}", self.host)
     }
 
-    /// Whether a host of an `https://` URL is a blob service: `<account>.blob.core.windows.net`, or
-    /// in a DNS zone of its own, `<account>.z<NN>.blob.storage.azure.net`.
-    pub(crate) fn is_host(host: &str) -> bool {
+    /// Whether a host of an `https://` URL is a storage service, `blob` or `file`:
+    /// `<account>.blob.core.windows.net`, or in a DNS zone of its own,
+    /// `<account>.z<NN>.blob.storage.azure.net`.
+    pub(crate) fn is_host(host: &str, service: &str) -> bool {
         let Some((account, rest)) = host.split_once('.') else { return false };
-        let suffix = |rest: &str| AZURE_SUFFIXES.iter().any(|s| rest == format!("blob.{s}"));
+        let suffix = |rest: &str| AZURE_SUFFIXES.iter().any(|s| rest == format!("{service}.{s}"));
         let zone = |rest: &str| {
-            rest.strip_suffix(".blob.storage.azure.net").is_some_and(|zone| {
+            rest.strip_suffix(&format!(".{service}.storage.azure.net")).is_some_and(|zone| {
                 zone.strip_prefix('z').is_some_and(|n| {
                     (1..=3).contains(&n.len()) && n.bytes().all(|b| b.is_ascii_digit())
                 })
@@ -96,7 +97,7 @@ impl AzureContainer {
         is_account(account) && (suffix(rest) || zone(rest))
     }
 
-    /// `https://<account>.blob.…/<container>/<prefix>[?<SAS>]`. The host was checked.
+    /// `https://<account>.blob.…/<container>/<prefix>[?<SAS>]`, or `.file.…`. The host was checked.
     pub(crate) fn from_url(url: &Url) -> Result<(Self, String), Error> {
         let host = url.host_str().unwrap_or_default();
         if url.port().is_some() || !url.username().is_empty() || url.password().is_some() {
@@ -126,7 +127,7 @@ impl AzureContainer {
         let (authority, prefix) = rest.split_once('/').unwrap_or((rest, ""));
         let (container, host) = authority.split_once('@').ok_or_else(form)?;
         let host = host.replacen(".dfs.", ".blob.", 1);
-        if !Self::is_host(&host) || prefix.contains('?') {
+        if !Self::is_host(&host, "blob") || prefix.contains('?') {
             return Err(form());
         }
         let account = host.split('.').next().unwrap_or_default().to_owned();

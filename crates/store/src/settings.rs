@@ -73,6 +73,8 @@ pub struct Settings {
     /// Base URL of an Azure blob service in place of the account's own: an emulator, or a private
     /// endpoint.
     pub azure_endpoint: Option<String>,
+    /// The same of Azure Files.
+    pub azure_file_endpoint: Option<String>,
     /// Headers for web servers, by host: KServe's `<host>-headers`. They are secrets.
     pub(crate) headers: HashMap<String, HeaderMap>,
     /// Members of a storage spec of type `hdfs` or `webhdfs`.
@@ -109,6 +111,7 @@ impl Default for Settings {
             no_proxy: None,
             gcs_endpoint: None,
             azure_endpoint: None,
+            azure_file_endpoint: None,
             headers: HashMap::new(),
             hdfs: HashMap::new(),
             hub_endpoint: None,
@@ -190,7 +193,7 @@ impl Settings {
     /// | `OBS_ACCESS_KEY_ID`, `OBS_SECRET_ACCESS_KEY`, `OBS_SECURITY_TOKEN`; `OBS_REGION`, `OBS_ENDPOINT` | to Huawei's |
     /// | `STORAGE_EMULATOR_HOST` | an emulator of Google Cloud Storage |
     /// | `AZURE_STORAGE_SAS_TOKEN`, `AZURE_STORAGE_ACCESS_KEY`; `AZURE_CLIENT_ID` (or `AZ_…`) with `AZURE_TENANT_ID` and `AZURE_CLIENT_SECRET`, or with `AZURE_FEDERATED_TOKEN_FILE`, or alone (managed identity) | who we are to Azure, else nobody |
-    /// | `AZURE_STORAGE_SERVICE_ENDPOINT` | the blob service in place of the account's own |
+    /// | `AZURE_STORAGE_SERVICE_ENDPOINT`, `AZURE_STORAGE_FILE_ENDPOINT` | the blob or file service in place of the account's own |
     /// | `<host>-headers` | headers for a web server, see [`Settings::set_headers`] |
     /// | `HDFS_SECRET_DIR`, `HADOOP_USER_NAME`; `STORAGE_CONFIG` of type `hdfs` | how to reach HDFS |
     /// | `HF_TOKEN`, `HF_ENDPOINT` | who we are to Hugging Face's hub, and another hub |
@@ -236,6 +239,7 @@ impl Settings {
             no_proxy: first(&["no_proxy", "NO_PROXY"]),
             gcs_endpoint: emulator(&get)?,
             azure_endpoint: service_endpoint(&get, "AZURE_STORAGE_SERVICE_ENDPOINT")?,
+            azure_file_endpoint: service_endpoint(&get, "AZURE_STORAGE_FILE_ENDPOINT")?,
             headers: HashMap::new(),
             hdfs: storage_config::hdfs(env)?,
             hub_endpoint: service_endpoint(&get, "HF_ENDPOINT")?,
@@ -439,6 +443,7 @@ impl fmt::Debug for Settings {
             .field("no_proxy", &self.no_proxy)
             .field("gcs_endpoint", &self.gcs_endpoint)
             .field("azure_endpoint", &self.azure_endpoint)
+            .field("azure_file_endpoint", &self.azure_file_endpoint)
             .field("headers", &self.headers.keys())
             .field("hub_endpoint", &self.hub_endpoint)
             .field("hub_token", &secret(&self.hub_token))

@@ -7,10 +7,10 @@ mod common;
 
 use std::collections::HashMap;
 
-use common::cluster::{Cluster, answer};
+use common::cluster::Cluster;
 use common::range;
 use store::{Entry, Error, Location, Settings, Store};
-use testkit::web::Web;
+use testkit::web::{Web, reply};
 
 /// Two files below `/base/model`, one beside it.
 fn cluster() -> Cluster {
@@ -105,7 +105,7 @@ async fn listings_that_lie_are_refused() {
         r#"{"FileStatuses":{"FileStatus":[{"pathSuffix":"d","type":"DIRECTORY","length":0}]}}"#,
     ] {
         let cluster = cluster();
-        let liar = Web::start(move |_| answer(200, "", lie.as_bytes())).unwrap();
+        let liar = Web::start(move |_| reply(200, lie.as_bytes())).unwrap();
         let config = format!(r#"{{"type":"webhdfs","HDFS_NAMENODE":"{}"}}"#, liar.url());
         let store = open(&cluster, "hdfs://model", &[("STORAGE_CONFIG", &config)]).unwrap();
         let refused = store.list(1_000).await;

@@ -71,7 +71,16 @@ impl Asked {
 /// A whole answer.
 #[must_use]
 pub fn reply(status: u16, body: &[u8]) -> Vec<u8> {
-    let head = format!("HTTP/1.1 {status} fake\r\nContent-Length: {}\r\n\r\n", body.len());
+    reply_with(status, "", body)
+}
+
+/// A whole answer with more headers, each with its end of line.
+#[must_use]
+pub fn reply_with(status: u16, headers: &str, body: &[u8]) -> Vec<u8> {
+    let length = body.len();
+    let head = format!(
+        "HTTP/1.1 {status} fake\r\nContent-Length: {length}\r\nConnection: close\r\n{headers}\r\n"
+    );
     [head.as_bytes(), body].concat()
 }
 

@@ -3,21 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use testkit::web::{Asked, Web};
+use testkit::web::{Asked, Web, reply, reply_with};
 
 type Files = Arc<Mutex<BTreeMap<String, (u64, Vec<u8>)>>>;
 
-pub(crate) fn answer(status: u16, more: &str, body: &[u8]) -> Vec<u8> {
-    let length = body.len();
-    let head = format!(
-        "HTTP/1.1 {status} X\r\nContent-Length: {length}\r\nConnection: close\r\n{more}\r\n"
-    );
-    [head.as_bytes(), body].concat()
-}
-
 pub(crate) fn exception(status: u16, name: &str) -> Vec<u8> {
     let body = format!(r#"{{"RemoteException":{{"exception":"{name}","message":"hunter2"}}}}"#);
-    answer(status, "", body.as_bytes())
+    reply(status, body.as_bytes())
 }
 
 /// One that serves contents as data nodes do.
@@ -29,7 +21,7 @@ fn data_node(files: &Files) -> Web {
         let content = files.lock().unwrap()[&Asked::unescaped(&asked.path)].1.clone();
         let start = number("offset").min(content.len());
         let end = (start + number("length")).min(content.len());
-        answer(200, "", &content[start..end])
+        reply(200, &content[start..end])
     })
     .unwrap()
 }
@@ -58,7 +50,7 @@ fn name_node(files: &Files, data_node: String) -> Web {
         match (query["op"].as_str(), found) {
             (_, None) => exception(404, "FileNotFoundException"),
             ("GETFILESTATUS", Some(found)) => {
-                answer(200, "", format!(r#"{{"FileStatus":{found}}}"#).as_bytes())
+                reply(200, format!(r#"{{"FileStatus":{found}}}"#).as_bytes())
             }
             ("LISTSTATUS", Some(_)) => {
                 let below = format!("{path}/");
@@ -70,13 +62,13 @@ fn name_node(files: &Files, data_node: String) -> Web {
                 let listed: Vec<_> =
                     names.iter().map(|name| status(&format!("{below}{name}"), name).unwrap()).collect();
                 let body = format!(r#"{{"FileStatuses":{{"FileStatus":[{}]}}}}"#, listed.join(","));
-                answer(200, "", body.as_bytes())
+                reply(200, body.as_bytes())
             }
             ("OPEN", Some(_)) => {
                 let (offset, length) = (&query["offset"], &query["length"]);
                 let path = asked.path.strip_prefix("/webhdfs/v1").unwrap();
                 let to = format!("Location: {data_node}{path}?offset={offset}&length={length}\r\n");
-                answer(307, &to, b"")
+                reply_with(307, &to, b"")
             }
             (other, _) => panic!("{other}"),
         }

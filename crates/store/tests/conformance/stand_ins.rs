@@ -4,6 +4,7 @@ use testkit::hostile::{Fault, Hostile};
 use testkit::line::Line;
 
 use super::common::cluster::Cluster;
+use super::common::share::{self, FileService};
 use super::suite::{FOLDER, LINE_BYTES_MIN, NEIGHBOUR, Or, Pinned, Source, conform, model};
 
 /// The model, and the file beside it, by their whole names.
@@ -14,6 +15,56 @@ fn files() -> Vec<(String, Vec<u8>)> {
 
 fn line_to(url: &str) -> Line {
     Line::start(url.replace("http://", "").parse().unwrap(), LINE_BYTES_MIN).unwrap()
+}
+
+struct Share {
+    service: FileService,
+    line: Line,
+}
+
+impl Source for Share {
+    const SOURCE: &'static str = "https://….file.core.windows.net";
+    const SERVER: &'static str = "a stand-in";
+
+    fn uri(&self, folder: &str) -> String {
+        format!("https://{}.file.core.windows.net/models/{folder}", share::ACCOUNT)
+    }
+
+    fn env(&self) -> Vec<(&'static str, String)> {
+        let endpoint = format!("http://{}", self.line.host());
+        vec![
+            ("AZURE_STORAGE_FILE_ENDPOINT", endpoint),
+            ("AZURE_STORAGE_ACCESS_KEY", share::KEY.to_owned()),
+        ]
+    }
+
+    fn stranger(&self) -> Or<Vec<(&'static str, String)>> {
+        let mut env = self.env();
+        env[1].1 = "aHVudGVyMi1odW50ZXIy".to_owned();
+        Ok(env)
+    }
+
+    fn line(&self) -> Or<&Line> {
+        Ok(&self.line)
+    }
+
+    fn writes(&self) -> Or<()> {
+        Err("for reading only")
+    }
+
+    async fn replace(&self, object: &str, bytes: &[u8]) {
+        self.service.put(&format!("{FOLDER}/{object}"), bytes.to_vec());
+    }
+}
+
+#[tokio::test]
+async fn azure_files_conforms() {
+    let service = FileService::start();
+    for (name, bytes) in files() {
+        service.put(&name, bytes);
+    }
+    let line = line_to(&service.web.url());
+    conform(&Share { service, line }).await;
 }
 
 const TOKEN: &str = "secret-of-the-hub";

@@ -306,7 +306,7 @@ impl Store {
     /// `.gitattributes` and `README.md` into each repository.
     #[must_use]
     pub fn keeps(&self, object: &str) -> bool {
-        matches!(self.backend, Backend::Hub(_)) && matches!(object, ".gitattributes" | "README.md")
+        matches!(&self.backend, Backend::Hub(hub) if hub.keeps(object))
     }
 
     /// Whether the location is a directory of this machine.

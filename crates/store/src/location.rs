@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use url::Url;
 
 use crate::oci::Reference;
-use crate::service::{AzureContainer, HubRepo, S3Cloud, Service, bucket_name, percent_decoded};
+use crate::service::{
+    AzureContainer, HubKind, HubRepo, S3Cloud, Service, bucket_name, percent_decoded,
+};
 use crate::{Error, name};
 
 /// The longest location, in bytes.
@@ -23,6 +25,7 @@ const URI_BYTES_MAX: usize = 4_096;
 /// | `https://<account>.file.core.windows.net/<share>/path`, likewise | Azure Files; reading only |
 /// | `abfs[s]://<container>@<account>.dfs.core.windows.net/prefix`, `wasb[s]://<container>@<account>.blob.…` | the same container |
 /// | `hf://owner/model[:revision]`, `hf://owner/model/folder[:revision]` | a repository of Hugging Face's hub, the branch `main` unless said; reading only |
+/// | `modelscope://owner/model[:revision]`, likewise | a repository of ModelScope's, the branch `master` unless said; reading only |
 /// | `oci://registry[:port]/repository[:tag]`, `…@sha256:…` | an artifact of a container registry, the tag `latest` unless said; each object is a layer, named by an annotation |
 /// | `hdfs://path`, `webhdfs://path` | the path in the file system that the settings name, as KServe has it; reading only |
 /// | `file:///dir`, `file://localhost/dir`, `/dir`, `dir` | a local directory; no percent-decoding, as KServe reads it |
@@ -96,7 +99,8 @@ impl Location {
                 remote(Service::Azure(container), &prefix)
             }
             "hdfs" | "webhdfs" => hdfs(rest),
-            "hf" => Ok(Self(Place::Hub(HubRepo::parse(rest)?))),
+            "hf" => Ok(Self(Place::Hub(HubRepo::parse(HubKind::HuggingFace, rest)?))),
+            "modelscope" => Ok(Self(Place::Hub(HubRepo::parse(HubKind::ModelScope, rest)?))),
             "oci" => Ok(Self(Place::Oci(Reference::parse(rest)?))),
             "file" => file(rest),
             "http" | "https" => http(uri),
@@ -372,6 +376,8 @@ mod tests {
             assert_eq!(shown(uri), expected);
         }
         assert_eq!(shown("hf://org/model/"), "hf://org/model");
+        assert_eq!(shown("modelscope://org/model:master"), "modelscope://org/model");
+        assert_eq!(shown("modelscope://org/model/a:main"), "modelscope://org/model/a:main");
         assert_eq!(shown("webhdfs:///user/me/model/"), "hdfs://user/me/model");
         assert_eq!(shown("hf://org/model:refs/pr/1"), "hf://org/model:refs/pr/1");
         assert_eq!(shown("hf://org/model/sealed/v1:v2"), "hf://org/model/sealed/v1:v2");

@@ -178,9 +178,30 @@ pub(crate) fn bucket_name(name: &str) -> Result<String, Error> {
     Ok(name.to_owned())
 }
 
-/// A folder of a repository of Hugging Face's hub, at a revision.
+/// A hub of models.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum HubKind {
+    /// `hf://`
+    HuggingFace,
+    /// `modelscope://`
+    ModelScope,
+}
+
+impl HubKind {
+    /// The scheme of its URIs, and the branch that is meant if none is said.
+    fn names(self) -> (&'static str, &'static str) {
+        match self {
+            Self::HuggingFace => ("hf", "main"),
+            Self::ModelScope => ("modelscope", "master"),
+        }
+    }
+}
+
+/// A folder of a repository of a hub, at a revision.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct HubRepo {
+    /// Which hub.
+    pub(crate) hub: HubKind,
     /// User or organisation.
     pub(crate) owner: String,
     /// The repository.
@@ -192,15 +213,20 @@ pub(crate) struct HubRepo {
 }
 
 impl HubRepo {
-    /// `<owner>/<name>[/<folder>][:<revision>]`, the revision `main` unless it is said.
-    pub(crate) fn parse(rest: &str) -> Result<Self, Error> {
-        let form = || Error::usage("expected hf://<owner>/<model>[:<revision>], or a folder in it");
+    /// `<owner>/<name>[/<folder>][:<revision>]`.
+    pub(crate) fn parse(hub: HubKind, rest: &str) -> Result<Self, Error> {
+        let (scheme, branch) = hub.names();
+        let form = || {
+            Error::usage(format!(
+                "expected {scheme}://<owner>/<model>[:<revision>], or a folder in it"
+            ))
+        };
         if rest.contains('?') {
             return Err(form());
         }
         let (path, revision) = match rest.split_once(':') {
             Some((path, revision)) => (path, revision),
-            None => (rest, "main"),
+            None => (rest, branch),
         };
         let mut parts = path.trim_end_matches('/').splitn(3, '/');
         let (owner, model) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
@@ -220,6 +246,7 @@ impl HubRepo {
         }
         let owned = str::to_owned;
         Ok(Self {
+            hub,
             owner: owned(owner),
             name: owned(model),
             revision: owned(revision),
@@ -243,12 +270,13 @@ impl HubRepo {
 
 impl fmt::Display for HubRepo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "hf://{}/{}", self.owner, self.name)?;
+        let (scheme, branch) = self.hub.names();
+        write!(f, "{scheme}://{}/{}", self.owner, self.name)?;
         if !self.folder.is_empty() {
             write!(f, "/{}", self.folder)?;
         }
         match self.revision.as_str() {
-            "main" => Ok(()),
+            revision if revision == branch => Ok(()),
             revision => write!(f, ":{revision}"),
         }
     }

@@ -83,6 +83,10 @@ pub struct Settings {
     pub hub_endpoint: Option<String>,
     /// Who we are to it.
     pub hub_token: Option<String>,
+    /// ModelScope in place of `https://www.modelscope.cn`.
+    pub modelscope_endpoint: Option<String>,
+    /// Who we are to it.
+    pub modelscope_token: Option<String>,
     /// Docker's configuration file, with the credentials for registries.
     pub oci_docker_config: Option<PathBuf>,
     /// Whether registries are spoken to without TLS; if nobody says, only those on this machine are.
@@ -116,6 +120,8 @@ impl Default for Settings {
             hdfs: HashMap::new(),
             hub_endpoint: None,
             hub_token: None,
+            modelscope_endpoint: None,
+            modelscope_token: None,
             oci_docker_config: None,
             oci_insecure: None,
             ambient: HashMap::new(),
@@ -197,6 +203,7 @@ impl Settings {
     /// | `<host>-headers` | headers for a web server, see [`Settings::set_headers`] |
     /// | `HDFS_SECRET_DIR`, `HADOOP_USER_NAME`; `STORAGE_CONFIG` of type `hdfs` | how to reach HDFS |
     /// | `HF_TOKEN`, `HF_ENDPOINT` | who we are to Hugging Face's hub, and another hub |
+    /// | `MODELSCOPE_API_TOKEN`, `MODELSCOPE_DOMAIN` | the same for ModelScope |
     /// | `KSERVE_OCI_DOCKER_CONFIG`, else `config.json` in `DOCKER_CONFIG` or `HOME/.docker` | who we are to registries, in Docker's form |
     /// | `KSERVE_OCI_INSECURE_REGISTRY` | registries are spoken to without TLS; unset, those on this machine are |
     /// | `S3_CONNECT_TIMEOUT`, `S3_READ_TIMEOUT` | seconds |
@@ -237,13 +244,16 @@ impl Settings {
             http_proxy: first(&["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"]),
             https_proxy: first(&["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"]),
             no_proxy: first(&["no_proxy", "NO_PROXY"]),
-            gcs_endpoint: emulator(&get)?,
+            // Without TLS, as Google's clients read it.
+            gcs_endpoint: named_host(&get, "STORAGE_EMULATOR_HOST", "http")?,
             azure_endpoint: service_endpoint(&get, "AZURE_STORAGE_SERVICE_ENDPOINT")?,
             azure_file_endpoint: service_endpoint(&get, "AZURE_STORAGE_FILE_ENDPOINT")?,
             headers: HashMap::new(),
             hdfs: storage_config::hdfs(env)?,
             hub_endpoint: service_endpoint(&get, "HF_ENDPOINT")?,
             hub_token: first(&["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"]),
+            modelscope_endpoint: named_host(&get, "MODELSCOPE_DOMAIN", "https")?,
+            modelscope_token: get("MODELSCOPE_API_TOKEN"),
             oci_docker_config: get("KSERVE_OCI_DOCKER_CONFIG").map(PathBuf::from),
             oci_insecure: get("KSERVE_OCI_INSECURE_REGISTRY")
                 .map(|value| boolean("KSERVE_OCI_INSECURE_REGISTRY", &value))
@@ -369,12 +379,15 @@ fn endpoint(get: &dyn Fn(&str) -> Option<String>, https: bool) -> Result<Option<
     Ok(Some(url))
 }
 
-/// `STORAGE_EMULATOR_HOST` is a URL, or `host[:port]` without TLS, as Google's clients read it.
-fn emulator(get: &dyn Fn(&str) -> Option<String>) -> Result<Option<String>, Error> {
-    const NAME: &str = "STORAGE_EMULATOR_HOST";
-    let Some(value) = get(NAME) else { return Ok(None) };
-    let url = if value.contains("://") { value } else { format!("http://{value}") };
-    check_url(NAME, &url)?;
+/// A variable that is a URL, or `host[:port]` of this scheme.
+fn named_host(
+    get: &dyn Fn(&str) -> Option<String>,
+    name: &str,
+    scheme: &str,
+) -> Result<Option<String>, Error> {
+    let Some(value) = get(name) else { return Ok(None) };
+    let url = if value.contains("://") { value } else { format!("{scheme}://{value}") };
+    check_url(name, &url)?;
     Ok(Some(url))
 }
 
@@ -447,6 +460,8 @@ impl fmt::Debug for Settings {
             .field("headers", &self.headers.keys())
             .field("hub_endpoint", &self.hub_endpoint)
             .field("hub_token", &secret(&self.hub_token))
+            .field("modelscope_endpoint", &self.modelscope_endpoint)
+            .field("modelscope_token", &secret(&self.modelscope_token))
             .field("oci_docker_config", &self.oci_docker_config)
             .field("oci_insecure", &self.oci_insecure)
             .field("ambient", &ambient)

@@ -28,6 +28,12 @@ fn info(commit: &str, files: &[(&str, usize)]) -> String {
     format!(r#"{{"id":"org/model","sha":"{commit}","siblings":[{}]}}"#, files.join(","))
 }
 
+/// One file of seven bytes, kept by Git LFS, which says this digest.
+fn lfs(sha256: &str) -> String {
+    let file = format!(r#"{{"rfilename":"w","size":7,"lfs":{{"sha256":"{sha256}","size":7}}}}"#);
+    format!(r#"{{"sha":"{COMMIT}","siblings":[{file}]}}"#)
+}
+
 /// A repository with a file at its root, one in a folder, and what the hub itself keeps.
 fn repository() -> Hostile {
     let server = Hostile::start().unwrap();
@@ -75,6 +81,16 @@ async fn a_repository_is_read_at_one_commit() {
 }
 
 #[tokio::test]
+async fn a_file_of_git_lfs_has_a_digest_and_others_have_none() {
+    let server = repository();
+    assert_eq!(open(&server, "hf://org/model").sha256("config.json").await.unwrap(), None);
+    server.put(INFO, lfs(&"0a".repeat(32)));
+    let store = open(&server, "hf://org/model");
+    assert_eq!(store.sha256("w").await.unwrap(), Some([10; 32]));
+    assert!(matches!(store.sha256("x").await, Err(Error::NotFound { .. })));
+}
+
+#[tokio::test]
 async fn the_token_goes_to_the_hub_and_nowhere_else() {
     let (server, cache) = (repository(), Hostile::start().unwrap());
     cache.put("cache/blob", vec![9; 3_000_000]);
@@ -104,6 +120,8 @@ async fn answers_that_lie_are_refused() {
         format!(r#"{{"sha":"{COMMIT}","siblings":[{{"size":1}}]}}"#),
         info(COMMIT, &[("x", 1), ("x", 1)]),
         info(COMMIT, &[("../x", 1)]),
+        lfs("00"),
+        lfs(&"0A".repeat(32)),
     ];
     for lie in lies {
         let server = repository();

@@ -84,6 +84,26 @@ pub fn reply_with(status: u16, headers: &str, body: &[u8]) -> Vec<u8> {
     [head.as_bytes(), body].concat()
 }
 
+/// What an honest server answers to a GET or HEAD of a file, with or without a range.
+#[must_use]
+pub fn file(asked: &Asked, headers: &str, content: &[u8]) -> Vec<u8> {
+    let Some(range) = asked.header("range").strip_prefix("bytes=") else {
+        let mut answer = reply_with(200, headers, content);
+        if asked.method == "HEAD" {
+            answer.truncate(answer.len() - content.len());
+        }
+        return answer;
+    };
+    let (first, last) = range.split_once('-').unwrap_or((range, ""));
+    let (first, total) = (first.parse().unwrap_or(usize::MAX), content.len());
+    let end = last.parse::<usize>().map_or(total, |last| total.min(last.saturating_add(1)));
+    if first >= end {
+        return reply_with(416, headers, b"");
+    }
+    let headers = format!("{headers}Content-Range: bytes {first}-{}/{total}\r\n", end - 1);
+    reply_with(206, &headers, &content[first..end])
+}
+
 /// A running server on loopback; ends when dropped.
 #[derive(Debug)]
 pub struct Web {

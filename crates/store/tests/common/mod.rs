@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "no test program uses all of it")]
 
 pub(crate) mod cluster;
+pub(crate) mod modelscope;
 pub(crate) mod share;
 
 use std::ops::Range;

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use aws_lc_rs::hmac;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use testkit::web::{Asked, Web, reply_with};
+use testkit::web::{self, Asked, Web, reply_with};
 
 pub(crate) const ACCOUNT: &str = "acct";
 /// The account's key.
@@ -71,18 +71,7 @@ fn answer(asked: &Asked, path: &str, files: &BTreeMap<String, (u64, Vec<u8>)>) -
         return refusal(asked, 404, "ResourceNotFound");
     };
     let etag = format!("ETag: \"0x{version:X}\"\r\n");
-    let Some(range) = asked.header("range").strip_prefix("bytes=") else {
-        return reply(asked, 200, &etag, content);
-    };
-    let (first, last) = range.split_once('-').unwrap();
-    let first = first.parse::<usize>().unwrap();
-    let end = last.parse::<usize>().map_or(content.len(), |last| content.len().min(last + 1));
-    if first >= end {
-        return refusal(asked, 416, "InvalidRange");
-    }
-    let total = content.len();
-    let headers = format!("{etag}Content-Range: bytes {first}-{}/{total}\r\n", end - 1);
-    reply(asked, 206, &headers, &content[first..end])
+    web::file(asked, &etag, content)
 }
 
 fn listing(

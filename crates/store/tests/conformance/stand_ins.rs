@@ -4,6 +4,7 @@ use testkit::hostile::{Fault, Hostile};
 use testkit::line::Line;
 
 use super::common::cluster::Cluster;
+use super::common::modelscope::{self, ModelScope};
 use super::common::share::{self, FileService};
 use super::suite::{FOLDER, LINE_BYTES_MIN, NEIGHBOUR, Or, Pinned, Source, conform, model};
 
@@ -144,6 +145,60 @@ impl Source for Hub {
 #[tokio::test]
 async fn hugging_face_conforms() {
     conform(&Hub::start()).await;
+}
+
+struct Scope {
+    hub: ModelScope,
+    line: Line,
+}
+
+impl Source for Scope {
+    const SOURCE: &'static str = "modelscope://";
+    const SERVER: &'static str = "a stand-in";
+
+    fn uri(&self, folder: &str) -> String {
+        format!("modelscope://org/model/{folder}")
+    }
+
+    fn env(&self) -> Vec<(&'static str, String)> {
+        let endpoint = format!("http://{}", self.line.host());
+        vec![
+            ("MODELSCOPE_DOMAIN", endpoint),
+            ("MODELSCOPE_API_TOKEN", modelscope::TOKEN.to_owned()),
+        ]
+    }
+
+    fn stranger(&self) -> Or<Vec<(&'static str, String)>> {
+        let mut env = self.env();
+        env[1].1 = "another-hunter2".to_owned();
+        Ok(env)
+    }
+
+    fn line(&self) -> Or<&Line> {
+        Ok(&self.line)
+    }
+
+    fn pinned(&self) -> Or<Pinned> {
+        Ok(Pinned::AtSnapshot)
+    }
+
+    fn writes(&self) -> Or<()> {
+        Err("for reading only")
+    }
+
+    async fn replace(&self, object: &str, bytes: &[u8]) {
+        self.hub.put(&format!("{FOLDER}/{object}"), bytes.to_vec());
+    }
+}
+
+#[tokio::test]
+async fn modelscope_conforms() {
+    let hub = ModelScope::start();
+    for (name, bytes) in files() {
+        hub.put(&name, bytes);
+    }
+    let line = line_to(&hub.web.url());
+    conform(&Scope { hub, line }).await;
 }
 
 struct Hdfs {

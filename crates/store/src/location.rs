@@ -105,8 +105,8 @@ impl Location {
             "file" => file(rest),
             "http" | "https" => http(uri),
             _ => Err(Error::usage(format!(
-                "unknown scheme {}: expected s3://, gs://, abfs://, hf://, oci://, hdfs://, file://, \
-                 https://, http:// or a path",
+                "unknown scheme {}: expected s3://, gs://, abfs://, oss://, cos://, obs://, hf://, \
+                 modelscope://, oci://, hdfs://, file://, https://, http:// or a path",
                 name::quoted(scheme)
             ))),
         }
@@ -285,6 +285,13 @@ fn http(uri: &str) -> Result<Location, Error> {
             false => Ok(Location(Place::Share { share: container, path: folder(&prefix)? })),
         };
     }
+    // Upstream clones what ends so; as a file of that name it would be a surprise.
+    if url.path().trim_end_matches('/').ends_with(".git") {
+        return Err(Error::usage(
+            "Git repositories are not cloned: use hf:// or modelscope:// where a hub holds the \
+             model, else the server's archive of a revision, https://…/….tar.gz",
+        ));
+    }
     let query = url.query().map(str::to_owned);
     url.set_query(None);
     add_slash(&mut url);
@@ -441,6 +448,8 @@ mod tests {
             "gs://bucket/a?x=1",
             "abfs://models/x",
             "abfs://models@acct.example/x",
+            "https://git.example/team/model.git",
+            "https://me@git.example/team/model.git/",
             "https://acct.blob.core.windows.net/",
             "http://acct.blob.core.windows.net/models/x",
             "http://acct.file.core.windows.net/models/x",

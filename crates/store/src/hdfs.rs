@@ -1,20 +1,25 @@
 //! HDFS by its REST interface, WebHDFS (Hadoop 3: `hadoop-hdfs/WebHDFS.html`), as KServe reaches it.
-//! Reading only.
 
 use std::ops::Range;
 
 use http::HeaderMap;
 use http::header::CONTENT_LENGTH;
-use reqwest::Response;
+use reqwest::redirect::Policy;
+use reqwest::{Method, Response, StatusCode};
 use serde_json::Value;
 use url::Url;
 
 use crate::answer;
 use crate::client::{self, Limits, within};
+use crate::local::TEMPORARY_PREFIX;
 use crate::settings::Hdfs as HdfsSettings;
 use crate::stream::ObjectStream;
 use crate::walk::{self, Directories, Found, Page};
 use crate::{Entry, Error, ObjectMeta, Settings};
+
+mod upload;
+
+pub(crate) use upload::Upload;
 
 /// The answer for a directory of 100 000 files is some 30 MB.
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -23,8 +28,12 @@ const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 #[derive(Clone)]
 pub(crate) struct Hdfs {
     client: reqwest::Client,
+    /// Follows no redirects: what is written is handed to data nodes by ourselves.
+    direct: reqwest::Client,
     /// Name nodes, each with `/webhdfs/v1` and the directory at its end. One of them is active.
     nodes: Vec<Url>,
+    /// The directory as the name nodes have it, without slashes at its ends.
+    directory: String,
     /// `user.name` or `doas`, as a query.
     user: String,
     headers: HeaderMap,
@@ -54,6 +63,11 @@ impl Hdfs {
         let tls = nodes.iter().any(|node| node.scheme() == "https");
         Ok(Self {
             client: client::build(&own, redirects, tls)?,
+            direct: client::build(&own, Policy::none(), tls)?,
+            directory: crate::location::joined(
+                hdfs.root.as_deref().unwrap_or_default().trim_matches('/'),
+                path,
+            ),
             nodes,
             user: hdfs.user.clone().unwrap_or_default(),
             headers: hdfs.headers,
@@ -90,7 +104,7 @@ impl Hdfs {
         };
         let length = range.end - range.start;
         let query = format!("op=OPEN&offset={}&length={length}", range.start);
-        let response = self.ask(object, &query).await?;
+        let response = self.ask(&self.client, Method::GET, object, &query).await?;
         let sent = answer::text(response.headers(), &CONTENT_LENGTH).and_then(|l| l.parse().ok());
         if sent.is_some_and(|sent: u64| sent != length) {
             return Err(Error::protocol("the file ends before the range, or has another length"));
@@ -102,14 +116,26 @@ impl Hdfs {
         walk::files(self, entries_max).await
     }
 
+    pub(crate) fn writer(&self, object: &str) -> Upload {
+        Upload::new(self, object)
+    }
+
     async fn json(&self, object: &str, operation: &str) -> Result<Value, Error> {
-        let response = self.ask(object, &format!("op={operation}")).await?;
+        let response =
+            self.ask(&self.client, Method::GET, object, &format!("op={operation}")).await?;
         let body = within(self.limits.answer, client::body(response, ANSWER_BYTES_MAX)).await??;
         serde_json::from_slice(&body).map_err(|_| Error::protocol("the answer is no JSON document"))
     }
 
-    /// Asks the name nodes in turn: a standby refuses, with 403 and its name for that.
-    async fn ask(&self, object: &str, query: &str) -> Result<Response, Error> {
+    /// Asks the name nodes in turn: a standby refuses, with 403 and its name for that. What is
+    /// returned is success, or for a client that follows none, a redirect to a data node.
+    async fn ask(
+        &self,
+        client: &reqwest::Client,
+        method: Method,
+        object: &str,
+        query: &str,
+    ) -> Result<Response, Error> {
         let mut failure = None;
         for node in &self.nodes {
             let mut url = node.clone();
@@ -118,9 +144,9 @@ impl Hdfs {
             }
             let separator = if self.user.is_empty() { "" } else { "&" };
             url.set_query(Some(&format!("{query}{separator}{}", self.user)));
-            let request = self.client.get(url).headers(self.headers.clone()).send();
-            let response = match within(self.limits.answer, request).await {
-                Ok(Ok(response)) if response.status().is_success() => return Ok(response),
+            let redirects = method != Method::GET;
+            let request = client.request(method.clone(), url).headers(self.headers.clone());
+            let response = match within(self.limits.answer, request.send()).await {
                 Ok(Ok(response)) => response,
                 Ok(Err(error)) => {
                     failure = Some(client::failure(&error));
@@ -131,25 +157,37 @@ impl Hdfs {
                     continue;
                 }
             };
-            let (status, headers) = (response.status(), response.headers().clone());
-            let body = within(self.limits.answer, client::body(response, 64 * 1024)).await;
-            let exception = body.ok().and_then(Result::ok).and_then(|body| exception(&body));
-            match exception.as_deref() {
-                Some("StandbyException" | "RetriableException") => {
-                    let status = status.as_u16();
-                    failure = Some(Error::Unavailable { object: String::new(), status });
+            let status = response.status();
+            if status.is_success() || redirects && status == StatusCode::TEMPORARY_REDIRECT {
+                return Ok(response);
+            }
+            match self.refusal(response).await {
+                standby @ Error::Unavailable { .. } if status == StatusCode::FORBIDDEN => {
+                    failure = Some(standby);
                 }
-                Some("FileNotFoundException") => {
-                    return Err(Error::NotFound { object: String::new(), bucket: false });
-                }
-                Some(reason @ ("AccessControlException" | "SecurityException")) => {
-                    let reason = reason.to_owned();
-                    return Err(Error::Denied { object: String::new(), reason });
-                }
-                _ => return Err(answer::refusal(status, &headers, b"")),
+                error => return Err(error),
             }
         }
         Err(failure.unwrap_or_else(|| Error::usage("HDFS_NAMENODE names no node")))
+    }
+
+    /// What a refusal means: exceptions have names.
+    async fn refusal(&self, response: Response) -> Error {
+        let (status, headers) = (response.status(), response.headers().clone());
+        let body = within(self.limits.answer, client::body(response, 64 * 1024)).await;
+        let exception = body.ok().and_then(Result::ok).and_then(|body| exception(&body));
+        match exception.as_deref() {
+            Some("StandbyException" | "RetriableException") => {
+                Error::Unavailable { object: String::new(), status: status.as_u16() }
+            }
+            Some("FileNotFoundException") => {
+                Error::NotFound { object: String::new(), bucket: false }
+            }
+            Some(reason @ ("AccessControlException" | "SecurityException")) => {
+                Error::Denied { object: String::new(), reason: reason.to_owned() }
+            }
+            _ => answer::refusal(status, &headers, b""),
+        }
     }
 }
 
@@ -166,7 +204,10 @@ impl Directories for Hdfs {
             if name.is_empty() {
                 return Err(Error::NotFound { object: String::new(), bucket: false });
             }
-            entries.push(Found { name, file: is_file.then_some(meta) });
+            // A killed upload leaves one behind.
+            if !name.starts_with(TEMPORARY_PREFIX) {
+                entries.push(Found { name, file: is_file.then_some(meta) });
+            }
         }
         Ok(Page { entries, next: None })
     }

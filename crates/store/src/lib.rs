@@ -42,6 +42,7 @@ pub use stream::ObjectStream;
 pub use writer::{LocalAppender, ObjectWriter};
 
 use location::Place;
+use writer::Push;
 
 /// What a store says about an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -363,10 +364,9 @@ impl Store {
                 object: String::new(),
                 what: "plain HTTP is for reading only",
             }),
-            Backend::Hdfs(_) => Err(Error::Unsupported {
-                object: String::new(),
-                what: "HDFS is for reading only: seal into a directory, and put that",
-            }),
+            Backend::Hdfs(hdfs) => {
+                Ok(ObjectWriter::pushed(Push::Hdfs(hdfs.writer(object)), address.clone()))
+            }
             Backend::Share(_) => Err(Error::Unsupported {
                 object: String::new(),
                 what: "Azure Files is for reading only: seal into a directory, and upload that",
@@ -375,9 +375,9 @@ impl Store {
                 object: String::new(),
                 what: "the hub is for reading only: seal into a directory, and upload that",
             }),
-            Backend::Oci(oci) => {
-                oci.writer(object).map(|upload| ObjectWriter::oci(upload, address.clone()))
-            }
+            Backend::Oci(oci) => oci
+                .writer(object)
+                .map(|upload| ObjectWriter::pushed(Push::Oci(upload), address.clone())),
             Backend::Local(local) => ObjectWriter::local(local, object, address.clone()).await,
         };
         result.map_err(|error| error.at(&address))

@@ -27,7 +27,7 @@ const URI_BYTES_MAX: usize = 4_096;
 /// | `hf://owner/model[:revision]`, `hf://owner/model/folder[:revision]` | a repository of Hugging Face's hub, the branch `main` unless said; reading only |
 /// | `modelscope://owner/model[:revision]`, likewise | a repository of ModelScope's, the branch `master` unless said; reading only |
 /// | `oci://registry[:port]/repository[:tag]`, `…@sha256:…` | an artifact of a container registry, the tag `latest` unless said; each object is a layer, named by an annotation |
-/// | `hdfs://path`, `webhdfs://path` | the path in the file system that the settings name, as KServe has it; reading only |
+/// | `hdfs://path`, `webhdfs://path` | the path in the file system that the settings name, as KServe has it |
 /// | `file:///dir`, `file://localhost/dir`, `/dir`, `dir` | a local directory; no percent-decoding, as KServe reads it |
 /// | `https://host/base`, `http://host/base` | `base/<object>`, each component percent-encoded; reading only. A query goes with every object |
 ///

@@ -7,10 +7,11 @@ mod common;
 
 use std::collections::HashMap;
 
+use bytes::Bytes;
 use common::cluster::Cluster;
-use common::range;
+use common::{put, range};
 use store::{Entry, Error, Location, Settings, Store};
-use testkit::web::{Web, reply};
+use testkit::web::{Asked, Web, reply, reply_with};
 
 /// Two files below `/base/model`, one beside it.
 fn cluster() -> Cluster {
@@ -67,7 +68,55 @@ async fn a_directory_is_listed_and_read_by_ranges() {
     assert_eq!(none.list(10).await.unwrap(), []);
     assert!(matches!(none.stat("x").await, Err(Error::NotFound { .. })));
     assert!(matches!(store.stat("sub").await, Err(Error::NotFound { .. })), "a directory");
-    assert!(matches!(store.writer("x").await, Err(Error::Unsupported { .. })));
+}
+
+#[tokio::test]
+async fn a_file_has_its_name_when_it_is_whole() {
+    let cluster = cluster();
+    let store = open(&cluster, "hdfs://model", &[]).unwrap();
+    let before = cluster.names();
+    let mut writer = store.writer("new/config.json").await.unwrap();
+    writer.write(Bytes::from(vec![7; 17 << 20])).await.unwrap();
+    let begun = cluster.names();
+    let own: Vec<_> = begun.iter().filter(|name| !before.contains(name)).collect();
+    assert!(matches!(&own[..], [name] if name.starts_with("/base/model/new/.sealift-upload-")));
+    assert_eq!(store.list(9).await.unwrap().len(), 2, "what is on its way is not there");
+    writer.abort().await.unwrap();
+    assert_eq!(cluster.names(), before);
+
+    put(&store, "config.json", b"[]").await.unwrap();
+    assert_eq!(cluster.content("/base/model/config.json"), b"[]");
+    assert_eq!(cluster.names(), before);
+}
+
+/// Servers that do not do what they are asked for, and one that sends what it is given elsewhere.
+#[tokio::test]
+async fn a_file_that_may_not_be_whole_has_no_name() {
+    let data = Web::start(|_| reply(201, b"")).unwrap();
+    let cluster = cluster();
+    for (bytes, renamed, headers) in
+        [(1, "true", ""), (2, "false", ""), (2, "true", r#"{"x-gateway":"hunter2"}"#)]
+    {
+        let to = format!("Location: {}/x\r\n", data.url());
+        let node = Web::start(move |asked| {
+            let answer = match &Asked::form(&asked.query)["op"][..] {
+                "CREATE" => return reply_with(307, &to, b""),
+                "GETFILESTATUS" => format!(
+                    r#"{{"FileStatus":{{"pathSuffix":"","type":"FILE","length":{bytes}}}}}"#
+                ),
+                "RENAME" => format!(r#"{{"boolean":{renamed}}}"#),
+                _ => r#"{"boolean":true}"#.to_owned(),
+            };
+            reply(200, answer.as_bytes())
+        })
+        .unwrap();
+        let config = format!(r#"{{"type":"hdfs","HDFS_NAMENODE":"{}"}}"#, node.url());
+        let change = [("STORAGE_CONFIG", config.as_str()), ("file:HEADERS", headers)];
+        let store = open(&cluster, "hdfs://model", &change).unwrap();
+        let refused = put(&store, "x", b"ab").await.unwrap_err();
+        assert!(!refused.is_transient(), "{bytes} {renamed} {headers}: {refused:?}");
+        assert!(!format!("{refused:?}").contains("hunter2"));
+    }
 }
 
 #[tokio::test]

@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// Longest request that is read.
-const REQUEST_BYTES_MAX: usize = 1 << 20;
+/// Longest request that is read: a piece of an upload.
+const REQUEST_BYTES_MAX: usize = 32 << 20;
 /// How long a client may be silent.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
 

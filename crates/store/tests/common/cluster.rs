@@ -12,11 +12,25 @@ pub(crate) fn exception(status: u16, name: &str) -> Vec<u8> {
     reply(status, body.as_bytes())
 }
 
-/// One that serves contents as data nodes do.
+fn next_id(files: &BTreeMap<String, (u64, Vec<u8>)>) -> u64 {
+    files.values().map(|(id, _)| id + 1).max().unwrap_or(1)
+}
+
+/// One that serves and takes contents as data nodes do.
 fn data_node(files: &Files) -> Web {
     let files = Arc::clone(files);
     Web::start(move |asked| {
         let query = Asked::form(&asked.query);
+        let path = Asked::unescaped(&asked.path);
+        if asked.method != "GET" {
+            let mut files = files.lock().unwrap();
+            let id = next_id(&files);
+            match asked.method.as_str() {
+                "PUT" => drop(files.insert(path, (id, asked.body.clone()))),
+                _ => files.get_mut(&path).unwrap().1.extend(&asked.body),
+            }
+            return reply(201, b"");
+        }
         let number = |name: &str| query[name].parse::<usize>().unwrap();
         let content = files.lock().unwrap()[&Asked::unescaped(&asked.path)].1.clone();
         let start = number("offset").min(content.len());
@@ -35,7 +49,26 @@ fn name_node(files: &Files, data_node: String) -> Web {
         }
         let path = asked.path.strip_prefix("/webhdfs/v1").unwrap();
         let path = Asked::unescaped(path);
-        let files = files.lock().unwrap();
+        let mut files = files.lock().unwrap();
+        let to_data_node = || {
+            let path = asked.path.strip_prefix("/webhdfs/v1").unwrap();
+            let to = format!("Location: {data_node}{path}?{}\r\n", asked.query);
+            reply_with(307, &to, b"")
+        };
+        match (asked.method.as_str(), query["op"].as_str()) {
+            ("PUT", "CREATE") | ("POST", "APPEND") => return to_data_node(),
+            ("PUT", "RENAME") => {
+                let content = files.remove(&path).unwrap().1;
+                let id = next_id(&files);
+                files.insert(query["destination"].clone(), (id, content));
+                return reply(200, b"");
+            }
+            ("DELETE", "DELETE") => {
+                let removed = files.remove(&path).is_some();
+                return reply(200, format!(r#"{{"boolean":{removed}}}"#).as_bytes());
+            }
+            (method, _) => assert_eq!(method, "GET"),
+        }
         let status = |path: &str, name: &str| match files.get(path) {
             Some((id, content)) => Some(format!(
                 r#"{{"pathSuffix":"{name}","type":"FILE","length":{},"fileId":{id},"modificationTime":1}}"#,
@@ -64,12 +97,7 @@ fn name_node(files: &Files, data_node: String) -> Web {
                 let body = format!(r#"{{"FileStatuses":{{"FileStatus":[{}]}}}}"#, listed.join(","));
                 reply(200, body.as_bytes())
             }
-            ("OPEN", Some(_)) => {
-                let (offset, length) = (&query["offset"], &query["length"]);
-                let path = asked.path.strip_prefix("/webhdfs/v1").unwrap();
-                let to = format!("Location: {data_node}{path}?offset={offset}&length={length}\r\n");
-                reply_with(307, &to, b"")
-            }
+            ("OPEN", Some(_)) => to_data_node(),
             (other, _) => panic!("{other}"),
         }
     })
@@ -101,8 +129,13 @@ impl Cluster {
     /// A new file, also in place of one of that name.
     pub(crate) fn put(&self, path: &str, content: Vec<u8>) {
         let mut files = self.files.lock().unwrap();
-        let id = files.values().map(|(id, _)| id + 1).max().unwrap_or(1);
+        let id = next_id(&files);
         files.insert(path.to_owned(), (id, content));
+    }
+
+    /// The names of all files.
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.files.lock().unwrap().keys().cloned().collect()
     }
 
     /// What is in a file.

@@ -229,10 +229,6 @@ impl Source for Hdfs {
         Ok(&self.line)
     }
 
-    fn writes(&self) -> Or<()> {
-        Err("for reading only")
-    }
-
     async fn replace(&self, object: &str, bytes: &[u8]) {
         self.cluster.put(&format!("/{FOLDER}/{object}"), bytes.to_vec());
     }

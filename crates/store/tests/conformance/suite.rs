@@ -330,6 +330,11 @@ async fn written<S: Source>(source: &S) -> Or<()> {
     given_up.abort().await.unwrap();
     source.commit(&store).await;
     let store = self::store(source, "written");
+    if source.lists().is_ok() {
+        let written: Vec<_> = names(store.list(9).await.unwrap());
+        let written: Vec<_> = written.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(written, ["empty", "long", "short"]);
+    }
     assert!(store.read("long", u64::MAX).await.unwrap() == long);
     assert_eq!(store.read("short", 1).await.unwrap(), b"x");
     assert_eq!(store.read("empty", 0).await.unwrap(), b"");

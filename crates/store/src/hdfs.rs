@@ -127,8 +127,8 @@ impl Hdfs {
         serde_json::from_slice(&body).map_err(|_| Error::protocol("the answer is no JSON document"))
     }
 
-    /// Asks the name nodes in turn: a standby refuses, with 403 and its name for that. What is
-    /// returned is success, or for a client that follows none, a redirect to a data node.
+    /// Asks the name nodes in turn: a standby refuses, with its own name for that. What is returned
+    /// is success, or an answer to a change that leads to a data node.
     async fn ask(
         &self,
         client: &reqwest::Client,
@@ -162,9 +162,7 @@ impl Hdfs {
                 return Ok(response);
             }
             match self.refusal(response).await {
-                standby @ Error::Unavailable { .. } if status == StatusCode::FORBIDDEN => {
-                    failure = Some(standby);
-                }
+                busy @ Error::Unavailable { .. } => failure = Some(busy),
                 error => return Err(error),
             }
         }

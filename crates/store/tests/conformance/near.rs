@@ -73,7 +73,7 @@ struct Web {
 }
 
 impl Source for Web {
-    const SOURCE: &'static str = "https://";
+    const SOURCE: &'static str = "http(s)://";
     const SERVER: &'static str = "a web server of the tests";
 
     fn uri(&self, folder: &str) -> String {

@@ -5,7 +5,7 @@ use std::ops::Range;
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use http::HeaderMap;
-use http::header::{CONTENT_LENGTH, ETAG, IF_MATCH, RANGE};
+use http::header::{CONTENT_LENGTH, IF_MATCH, RANGE};
 use reqwest::{Method, Response, StatusCode};
 
 use crate::answer::{self, Asked};
@@ -46,10 +46,7 @@ impl Http {
 
     pub(crate) async fn stat(&self, object: &str) -> Result<ObjectMeta, Error> {
         let response = self.request(Method::HEAD, object, &Asked::default()).await?;
-        let bytes = answer::text(response.headers(), &CONTENT_LENGTH)
-            .and_then(|length| length.parse().ok())
-            .ok_or_else(|| Error::protocol("the server does not say how long the object is"))?;
-        Ok(ObjectMeta { bytes, etag: answer::text(response.headers(), &ETAG).map(str::to_owned) })
+        answer::meta(response.headers())
     }
 
     /// The whole object without a range, or one range of it.
@@ -63,14 +60,9 @@ impl Http {
         let asked = Asked { range: range.clone(), etag };
         let response = self.request(Method::GET, object, &asked).await?;
         let ignored = response.status() == StatusCode::OK;
-        let whole = response.content_length();
         let range = match range {
             Some(range) => range,
-            None => {
-                0..whole.ok_or_else(|| {
-                    Error::protocol("the server does not say how long the object is")
-                })?
-            }
+            None => 0..answer::length(response.headers())?,
         };
         if !ignored {
             return Ok(ObjectStream::of_response(response, address, &range, self.limits));

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use http::header::{CONTENT_LENGTH, ETAG, RANGE};
+use http::header::{ETAG, RANGE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use reqsign_azure_storage::{Credential, RequestSigner};
 use reqsign_core::{Context, SignRequest};
@@ -75,10 +75,7 @@ impl Share {
     pub(crate) async fn stat(&self, object: &str) -> Result<ObjectMeta, Error> {
         let url = object_url(&self.directory, object);
         let response = self.send(Method::HEAD, url, HeaderMap::new()).await?;
-        let bytes = answer::text(response.headers(), &CONTENT_LENGTH)
-            .and_then(|length| length.parse().ok())
-            .ok_or_else(|| Error::protocol("the server does not say how long the file is"))?;
-        Ok(ObjectMeta { bytes, etag: answer::text(response.headers(), &ETAG).map(str::to_owned) })
+        answer::meta(response.headers())
     }
 
     /// The service knows no `If-Match` for reading; each answer's version is compared.
@@ -102,12 +99,9 @@ impl Share {
         if etag.is_some() && !response.headers().contains_key(ETAG) {
             return Err(Error::protocol("the server does not say which version it sends"));
         }
-        let range = match (range, response.content_length()) {
-            (Some(range), _) => range,
-            (None, Some(bytes)) => 0..bytes,
-            (None, None) => {
-                return Err(Error::protocol("the server does not say how long the file is"));
-            }
+        let range = match range {
+            Some(range) => range,
+            None => 0..answer::length(response.headers())?,
         };
         Ok(ObjectStream::of_response(response, address, &range, self.limits))
     }

@@ -4,7 +4,7 @@ use testkit::clouds::{Azurite, GcsEmulator};
 use testkit::line::Line;
 use testkit::s3::S3Server;
 
-use super::suite::{LINE_BYTES_MIN, Or, Source, conform, fill, skip};
+use super::suite::{LINE_BYTES_MIN, Or, Pinned, Source, conform, fill, skip};
 
 /// A line to the server at this URL, and the URL through it.
 fn through(url: &str) -> (Line, String) {
@@ -40,6 +40,8 @@ impl S3 {
 impl Source for S3 {
     const SOURCE: &'static str = "s3://";
     const SERVER: &'static str = "s3s-fs";
+    const STRANGER: Or<(&'static str, &'static str)> =
+        Ok(("AWS_SECRET_ACCESS_KEY", "hunter2-hunter2"));
 
     fn uri(&self, folder: &str) -> String {
         format!("s3://{}/{folder}", S3Server::BUCKET)
@@ -47,10 +49,6 @@ impl Source for S3 {
 
     fn env(&self) -> Vec<(&'static str, String)> {
         changed(self.server.env().into(), "AWS_ENDPOINT_URL", &self.endpoint)
-    }
-
-    fn stranger(&self) -> Or<Vec<(&'static str, String)>> {
-        Ok(changed(self.env(), "AWS_SECRET_ACCESS_KEY", "hunter2-hunter2"))
     }
 
     fn line(&self) -> Or<&Line> {
@@ -89,6 +87,7 @@ const CLOUDS: [(&str, [&str; 4]); 3] = [
 impl<const CLOUD: usize> Source for S3Cloud<CLOUD> {
     const SOURCE: &'static str = CLOUDS[CLOUD].0;
     const SERVER: &'static str = "s3s-fs, by the S3 that the cloud speaks";
+    const STRANGER: Or<(&'static str, &'static str)> = Ok((CLOUDS[CLOUD].1[1], "hunter2-hunter2"));
 
     fn uri(&self, folder: &str) -> String {
         format!("{}{}/{folder}", Self::SOURCE, S3Server::BUCKET)
@@ -97,10 +96,6 @@ impl<const CLOUD: usize> Source for S3Cloud<CLOUD> {
     fn env(&self) -> Vec<(&'static str, String)> {
         let values = [S3Server::ACCESS_KEY, S3Server::SECRET_KEY, "us-east-1", &self.s3.endpoint];
         CLOUDS[CLOUD].1.into_iter().zip(values.map(str::to_owned)).collect()
-    }
-
-    fn stranger(&self) -> Or<Vec<(&'static str, String)>> {
-        Ok(changed(self.env(), CLOUDS[CLOUD].1[1], "hunter2-hunter2"))
     }
 
     fn line(&self) -> Or<&Line> {
@@ -139,6 +134,8 @@ struct Azure {
 impl Source for Azure {
     const SOURCE: &'static str = "https://….blob.core.windows.net";
     const SERVER: &'static str = "Azurite";
+    const STRANGER: Or<(&'static str, &'static str)> =
+        Ok(("AZURE_STORAGE_ACCESS_KEY", "aHVudGVyMi1odW50ZXIy"));
 
     fn uri(&self, folder: &str) -> String {
         format!("https://{}.blob.core.windows.net/models/{folder}", Azurite::ACCOUNT)
@@ -146,10 +143,6 @@ impl Source for Azure {
 
     fn env(&self) -> Vec<(&'static str, String)> {
         changed(self.server.env().into(), "AZURE_STORAGE_SERVICE_ENDPOINT", &self.endpoint)
-    }
-
-    fn stranger(&self) -> Or<Vec<(&'static str, String)>> {
-        Ok(changed(self.env(), "AZURE_STORAGE_ACCESS_KEY", "aHVudGVyMi1odW50ZXIy"))
     }
 
     fn line(&self) -> Or<&Line> {
@@ -176,6 +169,8 @@ struct Gcs {
 impl Source for Gcs {
     const SOURCE: &'static str = "gs://";
     const SERVER: &'static str = "gcp-storage-emulator";
+    const STRANGER: Or<(&'static str, &'static str)> = Err("the emulator checks no credentials");
+    const PINNED: Or<Pinned> = Err("the emulator keeps to no generation");
     /// The emulator takes no object in parts.
     const LONG_BYTES: usize = 7_000_003;
 
@@ -187,16 +182,8 @@ impl Source for Gcs {
         changed(self.server.env().into(), "STORAGE_EMULATOR_HOST", &self.endpoint)
     }
 
-    fn stranger(&self) -> Or<Vec<(&'static str, String)>> {
-        Err("the emulator checks no credentials")
-    }
-
     fn line(&self) -> Or<&Line> {
         Ok(&self.line)
-    }
-
-    fn pinned(&self) -> Or<super::suite::Pinned> {
-        Err("the emulator keeps to no generation")
     }
 }
 

@@ -18,6 +18,8 @@ struct Oci {
 impl Source for Oci {
     const SOURCE: &'static str = "oci://";
     const SERVER: &'static str = "docker-registry";
+    const STRANGER: Or<(&'static str, &'static str)> = Ok(("awsAnonymousCredential", "true"));
+    const PINNED: Or<Pinned> = Ok(Pinned::AtSnapshot);
 
     fn uri(&self, folder: &str) -> String {
         format!("oci://{}/team/{folder}:v1", self.line.host())
@@ -32,16 +34,8 @@ impl Source for Oci {
         vec![("KSERVE_OCI_DOCKER_CONFIG", own.to_str().unwrap().to_owned())]
     }
 
-    fn stranger(&self) -> Or<Vec<(&'static str, String)>> {
-        Ok(vec![("awsAnonymousCredential", "true".to_owned())])
-    }
-
     fn line(&self) -> Or<&Line> {
         Ok(&self.line)
-    }
-
-    fn pinned(&self) -> Or<Pinned> {
-        Ok(Pinned::AtSnapshot)
     }
 
     async fn replace(&self, object: &str, bytes: &[u8]) {
@@ -75,6 +69,10 @@ struct Web {
 impl Source for Web {
     const SOURCE: &'static str = "http(s)://";
     const SERVER: &'static str = "a web server of the tests";
+    const STRANGER: Or<(&'static str, &'static str)> =
+        Ok(("127.0.0.1-headers", r#"{"Authorization": "Basic hunter2"}"#));
+    const LISTS: Or<()> = Err("plain HTTP has no listing");
+    const WRITES: Or<()> = Err("for reading only");
 
     fn uri(&self, folder: &str) -> String {
         format!("http://{}/pub/{folder}", self.line.host())
@@ -85,20 +83,8 @@ impl Source for Web {
         vec![("127.0.0.1-headers", headers)]
     }
 
-    fn stranger(&self) -> Or<Vec<(&'static str, String)>> {
-        Ok(vec![("127.0.0.1-headers", r#"{"Authorization": "Basic hunter2"}"#.to_owned())])
-    }
-
     fn line(&self) -> Or<&Line> {
         Ok(&self.line)
-    }
-
-    fn lists(&self) -> Or<()> {
-        Err("plain HTTP has no listing")
-    }
-
-    fn writes(&self) -> Or<()> {
-        Err("for reading only")
     }
 
     async fn replace(&self, object: &str, bytes: &[u8]) {
@@ -129,6 +115,8 @@ struct Directory {
 impl Source for Directory {
     const SOURCE: &'static str = "file://";
     const SERVER: &'static str = "the file system";
+    const STRANGER: Or<(&'static str, &'static str)> =
+        Err("the kernel says who may read, and refuses root nothing");
 
     fn uri(&self, folder: &str) -> String {
         format!("file://{}/{folder}", self.root.path().display())
@@ -136,10 +124,6 @@ impl Source for Directory {
 
     fn env(&self) -> Vec<(&'static str, String)> {
         Vec::new()
-    }
-
-    fn stranger(&self) -> Or<Vec<(&'static str, String)>> {
-        Err("the kernel says who may read, and refuses root nothing")
     }
 
     fn line(&self) -> Or<&Line> {

@@ -26,6 +26,9 @@ struct Share {
 impl Source for Share {
     const SOURCE: &'static str = "https://….file.core.windows.net";
     const SERVER: &'static str = "a stand-in";
+    const STRANGER: Or<(&'static str, &'static str)> =
+        Ok(("AZURE_STORAGE_ACCESS_KEY", "aHVudGVyMi1odW50ZXIy"));
+    const WRITES: Or<()> = Err("for reading only");
 
     fn uri(&self, folder: &str) -> String {
         format!("https://{}.file.core.windows.net/models/{folder}", share::ACCOUNT)
@@ -39,18 +42,8 @@ impl Source for Share {
         ]
     }
 
-    fn stranger(&self) -> Or<Vec<(&'static str, String)>> {
-        let mut env = self.env();
-        env[1].1 = "aHVudGVyMi1odW50ZXIy".to_owned();
-        Ok(env)
-    }
-
     fn line(&self) -> Or<&Line> {
         Ok(&self.line)
-    }
-
-    fn writes(&self) -> Or<()> {
-        Err("for reading only")
     }
 
     async fn replace(&self, object: &str, bytes: &[u8]) {
@@ -109,6 +102,9 @@ impl Hub {
 impl Source for Hub {
     const SOURCE: &'static str = "hf://";
     const SERVER: &'static str = "a stand-in";
+    const STRANGER: Or<(&'static str, &'static str)> = Ok(("HF_TOKEN", "another-hunter2"));
+    const PINNED: Or<Pinned> = Ok(Pinned::AtSnapshot);
+    const WRITES: Or<()> = Err("for reading only");
 
     fn uri(&self, folder: &str) -> String {
         format!("hf://org/model/{folder}")
@@ -119,22 +115,8 @@ impl Source for Hub {
         vec![("HF_ENDPOINT", endpoint), ("HF_TOKEN", TOKEN.to_owned())]
     }
 
-    fn stranger(&self) -> Or<Vec<(&'static str, String)>> {
-        let mut env = self.env();
-        env[1].1 = "another-hunter2".to_owned();
-        Ok(env)
-    }
-
     fn line(&self) -> Or<&Line> {
         Ok(&self.line)
-    }
-
-    fn pinned(&self) -> Or<Pinned> {
-        Ok(Pinned::AtSnapshot)
-    }
-
-    fn writes(&self) -> Or<()> {
-        Err("for reading only")
     }
 
     async fn replace(&self, object: &str, bytes: &[u8]) {
@@ -155,6 +137,10 @@ struct Scope {
 impl Source for Scope {
     const SOURCE: &'static str = "modelscope://";
     const SERVER: &'static str = "a stand-in";
+    const STRANGER: Or<(&'static str, &'static str)> =
+        Ok(("MODELSCOPE_API_TOKEN", "another-hunter2"));
+    const PINNED: Or<Pinned> = Ok(Pinned::AtSnapshot);
+    const WRITES: Or<()> = Err("for reading only");
 
     fn uri(&self, folder: &str) -> String {
         format!("modelscope://org/model/{folder}")
@@ -168,22 +154,8 @@ impl Source for Scope {
         ]
     }
 
-    fn stranger(&self) -> Or<Vec<(&'static str, String)>> {
-        let mut env = self.env();
-        env[1].1 = "another-hunter2".to_owned();
-        Ok(env)
-    }
-
     fn line(&self) -> Or<&Line> {
         Ok(&self.line)
-    }
-
-    fn pinned(&self) -> Or<Pinned> {
-        Ok(Pinned::AtSnapshot)
-    }
-
-    fn writes(&self) -> Or<()> {
-        Err("for reading only")
     }
 
     async fn replace(&self, object: &str, bytes: &[u8]) {
@@ -210,6 +182,7 @@ struct Hdfs {
 impl Source for Hdfs {
     const SOURCE: &'static str = "hdfs://";
     const SERVER: &'static str = "a stand-in";
+    const STRANGER: Or<(&'static str, &'static str)> = Ok(("HADOOP_USER_NAME", "somebody-else"));
 
     fn uri(&self, folder: &str) -> String {
         format!("hdfs://{folder}")
@@ -217,12 +190,6 @@ impl Source for Hdfs {
 
     fn env(&self) -> Vec<(&'static str, String)> {
         vec![("STORAGE_CONFIG", self.config.clone()), ("HADOOP_USER_NAME", "me".to_owned())]
-    }
-
-    fn stranger(&self) -> Or<Vec<(&'static str, String)>> {
-        let mut env = self.env();
-        env[1].1 = "somebody-else".to_owned();
-        Ok(env)
     }
 
     fn line(&self) -> Or<&Line> {

@@ -50,6 +50,18 @@ fn a_bundle_lives_in_s3() {
 }
 
 #[test]
+fn a_bundle_lives_in_a_cloud_that_speaks_s3() {
+    let Some(server) = S3Server::start().unwrap() else { return };
+    let variables = vec![
+        ("OSS_ENDPOINT", server.endpoint()),
+        ("OSS_REGION", "us-east-1".to_owned()),
+        ("OSS_ACCESS_KEY_ID", S3Server::ACCESS_KEY.to_owned()),
+        ("OSS_ACCESS_KEY_SECRET", S3Server::SECRET_KEY.to_owned()),
+    ];
+    round_trip(&format!("oss://{}", S3Server::BUCKET), &variables);
+}
+
+#[test]
 fn a_bundle_lives_in_azure_under_each_of_its_names() {
     let Some(server) = Azurite::start().unwrap() else { return };
     server.create_container("bundles").unwrap();
@@ -89,6 +101,42 @@ fn a_bundle_is_opened_out_of_a_repository_of_a_hub() {
     command.args(["--key-file", text(&sealed.key)]).env("HF_ENDPOINT", server.endpoint());
     succeed(&mut command);
     assert!(model_tree(&dest) == tree(&sealed.model));
+}
+
+/// What a hub says that a file hashes to is what is published, or nothing is.
+#[test]
+fn a_plain_file_of_a_hub_is_held_against_its_digest() {
+    let sealed = Sealed::small();
+    let content: Vec<u8> = (0..9_000_001_u32).map(|i| i.to_le_bytes()[1] ^ 3).collect();
+    let digest = seal::name::Digest::of(&content).hex();
+    let listing = move |sha256: &str| {
+        let file = serde_json::json!({
+            "Path": "w.tar", "Type": "blob", "Size": 9_000_001, "Sha256": sha256,
+            "Revision": "0123456789abcdef0123456789abcdef01234567",
+        });
+        serde_json::json!({ "Success": true, "Data": { "Files": [file] } }).to_string()
+    };
+    let server = Hostile::start().unwrap();
+    server.put("api/v1/models/team/llama/repo", content.clone());
+    let run = |dest: &str| {
+        let dest = sealed.dest(dest);
+        let mut command = sealift();
+        command.args(["init", "modelscope://team/llama", text(&dest)]);
+        command.env("SEALIFT_REQUIRE_SEALED", "false").env("MODELSCOPE_DOMAIN", server.endpoint());
+        (command, dest)
+    };
+    server.put("api/v1/models/team/llama/repo/files", listing(&digest));
+    let (mut command, dest) = run("1");
+    succeed(&mut command);
+    // It is one file, whatever its name: hubs' archives are not unpacked.
+    assert!(std::fs::read(dest.join("w.tar")).unwrap() == content);
+    server.plan(|seen| {
+        let file = seen.object.ends_with("repo");
+        file.then_some(Fault::Garbage { after: 8_000_000 })
+    });
+    let (mut command, dest) = run("2");
+    refuse(&mut command, Code::Tampered);
+    assert!(tree(&dest).is_empty());
 }
 
 /// A file of several requests, from servers with ranges and without, from one that loses the

@@ -9,7 +9,7 @@ use std::ops::Range;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, ETAG};
 use http::{HeaderMap, HeaderName, StatusCode};
 
-use crate::Error;
+use crate::{Error, ObjectMeta};
 
 /// What a GET asked for.
 #[derive(Debug, Clone, Default)]
@@ -140,6 +140,18 @@ fn content_range(value: &str) -> Option<Range<u64>> {
 pub(crate) fn asked_range(value: &str) -> Option<Range<u64>> {
     let (first, last) = value.strip_prefix("bytes=")?.split_once('-')?;
     Some(first.parse().ok()?..last.parse::<u64>().ok()?.checked_add(1)?)
+}
+
+/// How long the body is, or would be.
+pub(crate) fn length(headers: &HeaderMap) -> Result<u64, Error> {
+    text(headers, &CONTENT_LENGTH)
+        .and_then(|length| length.parse().ok())
+        .ok_or_else(|| Error::protocol("the server does not say how long the object is"))
+}
+
+/// What the answer to a HEAD says of an object.
+pub(crate) fn meta(headers: &HeaderMap) -> Result<ObjectMeta, Error> {
+    Ok(ObjectMeta { bytes: length(headers)?, etag: text(headers, &ETAG).map(str::to_owned) })
 }
 
 pub(crate) fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {

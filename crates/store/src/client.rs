@@ -3,9 +3,11 @@
 
 use std::error::Error as StdError;
 use std::path::Path;
+use std::pin::pin;
 use std::time::Duration;
 
-use futures::StreamExt;
+use bytes::Bytes;
+use futures::{Stream, StreamExt};
 use reqwest::redirect::{Attempt, Policy};
 use reqwest::{Certificate, Client, NoProxy, Proxy, Response};
 
@@ -80,6 +82,8 @@ pub(crate) fn build(settings: &Settings, redirects: Policy, tls: bool) -> Result
     })
 }
 
+/// Whether a URL's host is this machine, by its address or as `localhost`; other names are not
+/// looked up.
 pub(crate) fn is_loopback(url: &reqwest::Url) -> bool {
     match url.host() {
         Some(url::Host::Domain(name)) => name == "localhost",
@@ -134,15 +138,22 @@ fn authorities(path: &Path) -> Result<Vec<Certificate>, Error> {
 /// A whole body of at most `bytes_max` bytes.
 pub(crate) async fn body(response: Response, bytes_max: usize) -> Result<Vec<u8>, Error> {
     let mut bytes = Vec::new();
-    let mut frames = response.bytes_stream();
+    let mut frames = pin!(frames(response));
     while let Some(frame) = frames.next().await {
-        let frame = frame.map_err(|error| failure(&error))?;
+        let frame = frame?;
         if bytes.len() + frame.len() > bytes_max {
             return Err(Error::protocol("the answer is longer than such an answer can be"));
         }
         bytes.extend_from_slice(&frame);
     }
     Ok(bytes)
+}
+
+/// A body as the socket delivers it.
+pub(crate) fn frames(
+    response: Response,
+) -> impl Stream<Item = Result<Bytes, Error>> + Send + 'static {
+    response.bytes_stream().map(|frame| frame.map_err(|error| failure(&error)))
 }
 
 /// What a failed request means. `reqwest::Error` itself is dropped: it holds the URL.

@@ -1,32 +1,39 @@
 //! HDFS by its REST interface, WebHDFS (Hadoop 3: `hadoop-hdfs/WebHDFS.html`), as KServe reaches it.
-//! Reading only.
 
 use std::ops::Range;
 
-use futures::StreamExt;
 use http::HeaderMap;
 use http::header::CONTENT_LENGTH;
-use reqwest::Response;
+use reqwest::redirect::Policy;
+use reqwest::{Method, Response, StatusCode};
 use serde_json::Value;
 use url::Url;
 
 use crate::answer;
 use crate::client::{self, Limits, within};
+use crate::local::TEMPORARY_PREFIX;
 use crate::settings::Hdfs as HdfsSettings;
 use crate::stream::ObjectStream;
-use crate::{Entry, Error, ObjectMeta, Settings, name, remote};
+use crate::walk::{self, Directories, Found, Page};
+use crate::{Entry, Error, ObjectMeta, Settings};
+
+mod upload;
+
+pub(crate) use upload::Upload;
 
 /// The answer for a directory of 100 000 files is some 30 MB.
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// The deepest directory below ours.
-const DEPTH_MAX: usize = 32;
 
 /// A directory of a file system.
 #[derive(Clone)]
 pub(crate) struct Hdfs {
     client: reqwest::Client,
+    /// Follows no redirects: what is written is handed to data nodes by ourselves.
+    direct: reqwest::Client,
     /// Name nodes, each with `/webhdfs/v1` and the directory at its end. One of them is active.
     nodes: Vec<Url>,
+    /// The directory as the name nodes have it, without slashes at its ends.
+    directory: String,
     /// `user.name` or `doas`, as a query.
     user: String,
     headers: HeaderMap,
@@ -44,9 +51,9 @@ impl Hdfs {
     /// The directory `path`, without slashes at its ends.
     pub(crate) fn open(path: &str, settings: &Settings) -> Result<Self, Error> {
         let hdfs = settings.hdfs()?;
-        let mut own = settings.clone();
+        let mut own = settings.verified();
         own.ca_bundle = hdfs.ca.clone().or(own.ca_bundle);
-        own.verify_tls &= hdfs.verify_tls;
+        own.verify_tls = hdfs.verify_tls;
         // Headers are for the gateway that is named, and data nodes are others.
         let redirects = match hdfs.headers.is_empty() {
             true => client::careful_redirects(),
@@ -56,6 +63,11 @@ impl Hdfs {
         let tls = nodes.iter().any(|node| node.scheme() == "https");
         Ok(Self {
             client: client::build(&own, redirects, tls)?,
+            direct: client::build(&own, Policy::none(), tls)?,
+            directory: crate::location::joined(
+                hdfs.root.as_deref().unwrap_or_default().trim_matches('/'),
+                path,
+            ),
             nodes,
             user: hdfs.user.clone().unwrap_or_default(),
             headers: hdfs.headers,
@@ -92,65 +104,38 @@ impl Hdfs {
         };
         let length = range.end - range.start;
         let query = format!("op=OPEN&offset={}&length={length}", range.start);
-        let response = self.ask(object, &query).await?;
+        let response = self.ask(&self.client, Method::GET, object, &query).await?;
         let sent = answer::text(response.headers(), &CONTENT_LENGTH).and_then(|l| l.parse().ok());
         if sent.is_some_and(|sent: u64| sent != length) {
             return Err(Error::protocol("the file ends before the range, or has another length"));
         }
-        let frames =
-            response.bytes_stream().map(|frame| frame.map_err(|error| client::failure(&error)));
-        Ok(ObjectStream::new(Box::pin(frames), address, &range, Some(self.limits.silence)))
+        Ok(ObjectStream::of_response(response, address, &range, self.limits))
     }
 
-    /// Every file below, directories of directories included.
     pub(crate) async fn list(&self, entries_max: usize) -> Result<Vec<Entry>, Error> {
-        let mut entries = Vec::new();
-        let mut seen = 0_usize;
-        let mut waiting = vec![String::new()];
-        while let Some(directory) = waiting.pop() {
-            let answer = match self.json(&directory, "LISTSTATUS").await {
-                // No such directory: nothing below it, as with other stores.
-                Err(Error::NotFound { .. }) if directory.is_empty() => return Ok(entries),
-                answer => answer?,
-            };
-            let listed = answer["FileStatuses"]["FileStatus"]
-                .as_array()
-                .ok_or_else(|| Error::protocol("the listing has no list"))?;
-            for status in listed {
-                seen += 1;
-                if seen > entries_max {
-                    return Err(remote::too_many(entries_max));
-                }
-                let Status { meta, is_file, name } = Status::read(status)?;
-                // The status of a file has no name: the location is one.
-                if name.is_empty() {
-                    return Ok(Vec::new());
-                }
-                let full = crate::location::joined(&directory, &name);
-                if let Some(fault) = name::fault(&full) {
-                    let name = name::quoted(&full);
-                    return Err(Error::protocol(format!(
-                        "the listing holds {name}, which {fault}"
-                    )));
-                }
-                match is_file {
-                    true => entries.push(Entry { name: full, bytes: meta.bytes, etag: meta.etag }),
-                    false if full.split('/').count() < DEPTH_MAX => waiting.push(full),
-                    false => return Err(Error::protocol("directories are nested deeper than 32")),
-                }
-            }
-        }
-        Ok(entries)
+        walk::files(self, entries_max).await
+    }
+
+    pub(crate) fn writer(&self, object: &str) -> Upload {
+        Upload::new(self, object)
     }
 
     async fn json(&self, object: &str, operation: &str) -> Result<Value, Error> {
-        let response = self.ask(object, &format!("op={operation}")).await?;
+        let response =
+            self.ask(&self.client, Method::GET, object, &format!("op={operation}")).await?;
         let body = within(self.limits.answer, client::body(response, ANSWER_BYTES_MAX)).await??;
         serde_json::from_slice(&body).map_err(|_| Error::protocol("the answer is no JSON document"))
     }
 
-    /// Asks the name nodes in turn: a standby refuses, with 403 and its name for that.
-    async fn ask(&self, object: &str, query: &str) -> Result<Response, Error> {
+    /// Asks the name nodes in turn: a standby refuses, with its own name for that. What is returned
+    /// is success, or an answer to a change that leads to a data node.
+    async fn ask(
+        &self,
+        client: &reqwest::Client,
+        method: Method,
+        object: &str,
+        query: &str,
+    ) -> Result<Response, Error> {
         let mut failure = None;
         for node in &self.nodes {
             let mut url = node.clone();
@@ -159,9 +144,9 @@ impl Hdfs {
             }
             let separator = if self.user.is_empty() { "" } else { "&" };
             url.set_query(Some(&format!("{query}{separator}{}", self.user)));
-            let request = self.client.get(url).headers(self.headers.clone()).send();
-            let response = match within(self.limits.answer, request).await {
-                Ok(Ok(response)) if response.status().is_success() => return Ok(response),
+            let redirects = method != Method::GET;
+            let request = client.request(method.clone(), url).headers(self.headers.clone());
+            let response = match within(self.limits.answer, request.send()).await {
                 Ok(Ok(response)) => response,
                 Ok(Err(error)) => {
                     failure = Some(client::failure(&error));
@@ -172,25 +157,57 @@ impl Hdfs {
                     continue;
                 }
             };
-            let (status, headers) = (response.status(), response.headers().clone());
-            let body = within(self.limits.answer, client::body(response, 64 * 1024)).await;
-            let exception = body.ok().and_then(Result::ok).and_then(|body| exception(&body));
-            match exception.as_deref() {
-                Some("StandbyException" | "RetriableException") => {
-                    let status = status.as_u16();
-                    failure = Some(Error::Unavailable { object: String::new(), status });
-                }
-                Some("FileNotFoundException") => {
-                    return Err(Error::NotFound { object: String::new(), bucket: false });
-                }
-                Some(reason @ ("AccessControlException" | "SecurityException")) => {
-                    let reason = reason.to_owned();
-                    return Err(Error::Denied { object: String::new(), reason });
-                }
-                _ => return Err(answer::refusal(status, &headers, b"")),
+            let status = response.status();
+            if status.is_success() || redirects && status == StatusCode::TEMPORARY_REDIRECT {
+                return Ok(response);
+            }
+            match self.refusal(response).await {
+                busy @ Error::Unavailable { .. } => failure = Some(busy),
+                error => return Err(error),
             }
         }
         Err(failure.unwrap_or_else(|| Error::usage("HDFS_NAMENODE names no node")))
+    }
+
+    /// What a refusal means: exceptions have names.
+    async fn refusal(&self, response: Response) -> Error {
+        let (status, headers) = (response.status(), response.headers().clone());
+        let body = within(self.limits.answer, client::body(response, 64 * 1024)).await;
+        let exception = body.ok().and_then(Result::ok).and_then(|body| exception(&body));
+        match exception.as_deref() {
+            Some("StandbyException" | "RetriableException") => {
+                Error::Unavailable { object: String::new(), status: status.as_u16() }
+            }
+            Some("FileNotFoundException") => {
+                Error::NotFound { object: String::new(), bucket: false }
+            }
+            Some(reason @ ("AccessControlException" | "SecurityException")) => {
+                Error::Denied { object: String::new(), reason: reason.to_owned() }
+            }
+            _ => answer::refusal(status, &headers, b""),
+        }
+    }
+}
+
+impl Directories for Hdfs {
+    async fn page(&self, directory: &str, _: Option<&str>) -> Result<Page, Error> {
+        let answer = self.json(directory, "LISTSTATUS").await?;
+        let listed = answer["FileStatuses"]["FileStatus"]
+            .as_array()
+            .ok_or_else(|| Error::protocol("the listing has no list"))?;
+        let mut entries = Vec::with_capacity(listed.len());
+        for status in listed {
+            let Status { meta, is_file, name } = Status::read(status)?;
+            // The status of a file has no name: it is no directory.
+            if name.is_empty() {
+                return Err(Error::NotFound { object: String::new(), bucket: false });
+            }
+            // A killed upload leaves one behind.
+            if !name.starts_with(TEMPORARY_PREFIX) {
+                entries.push(Found { name, file: is_file.then_some(meta) });
+            }
+        }
+        Ok(Page { entries, next: None })
     }
 }
 

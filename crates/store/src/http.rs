@@ -1,12 +1,11 @@
 //! Bundles behind plain HTTP: a base URL and object names below it. Reading only.
 
 use std::ops::Range;
-use std::pin::Pin;
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use http::HeaderMap;
-use http::header::{CONTENT_LENGTH, ETAG, IF_MATCH, RANGE};
+use http::header::{CONTENT_LENGTH, IF_MATCH, RANGE};
 use reqwest::{Method, Response, StatusCode};
 
 use crate::answer::{self, Asked};
@@ -47,10 +46,7 @@ impl Http {
 
     pub(crate) async fn stat(&self, object: &str) -> Result<ObjectMeta, Error> {
         let response = self.request(Method::HEAD, object, &Asked::default()).await?;
-        let bytes = answer::text(response.headers(), &CONTENT_LENGTH)
-            .and_then(|length| length.parse().ok())
-            .ok_or_else(|| Error::protocol("the server does not say how long the object is"))?;
-        Ok(ObjectMeta { bytes, etag: answer::text(response.headers(), &ETAG).map(str::to_owned) })
+        answer::meta(response.headers())
     }
 
     /// The whole object without a range, or one range of it.
@@ -64,21 +60,14 @@ impl Http {
         let asked = Asked { range: range.clone(), etag };
         let response = self.request(Method::GET, object, &asked).await?;
         let ignored = response.status() == StatusCode::OK;
-        let whole = response.content_length();
         let range = match range {
             Some(range) => range,
-            None => {
-                0..whole.ok_or_else(|| {
-                    Error::protocol("the server does not say how long the object is")
-                })?
-            }
+            None => 0..answer::length(response.headers())?,
         };
-        let frames =
-            response.bytes_stream().map(|frame| frame.map_err(|error| client::failure(&error)));
-        let frames: Frames = match ignored {
-            true => Box::pin(from(range.start, frames)),
-            false => Box::pin(frames),
-        };
+        if !ignored {
+            return Ok(ObjectStream::of_response(response, address, &range, self.limits));
+        }
+        let frames = Box::pin(from(range.start, client::frames(response)));
         Ok(ObjectStream::new(frames, address, &range, Some(self.limits.silence)))
     }
 
@@ -134,8 +123,6 @@ impl Http {
         }
     }
 }
-
-type Frames = Pin<Box<dyn Stream<Item = Result<Bytes, Error>> + Send>>;
 
 /// What of these frames lies behind the first `skip` bytes.
 fn from(

@@ -1,28 +1,30 @@
-//! Hugging Face's hub, and whoever speaks its API (`HF_ENDPOINT`): a snapshot of one repository.
-//! Reading only.
+//! Hubs of models, Hugging Face's and ModelScope's, and whoever speaks their APIs: a snapshot of one
+//! repository. Reading only.
 //!
-//! A branch is resolved to its commit once, and everything is read at that commit; so what is read
-//! is one state of the repository, however long that takes, without versions of single files.
+//! A revision is resolved to commits once, and everything is read at those; so what is read is one
+//! state of the repository, however long that takes, without versions of single files.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use futures::StreamExt;
-use http::header::{AUTHORIZATION, CONTENT_LENGTH, HeaderName, HeaderValue, RANGE};
-use reqwest::Response;
+use http::HeaderMap;
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, COOKIE, HeaderValue, RANGE};
+use reqwest::{Response, StatusCode};
 use serde_json::Value;
 use tokio::sync::OnceCell;
 use url::Url;
 
 use crate::answer::{self, Asked};
 use crate::client::{self, Limits, within};
-use crate::service::HubRepo;
+use crate::service::{HubKind, HubRepo};
+use crate::snapshot::{self, Files};
 use crate::stream::ObjectStream;
-use crate::{Entry, Error, ObjectMeta, Settings, remote};
+use crate::{Entry, Error, ObjectMeta, Settings};
 
-const ENDPOINT: &str = "https://huggingface.co";
-/// The answer for a repository of 100 000 files is some 20 MB.
+mod hugging_face;
+mod modelscope;
+
+/// The answer for a repository of 100 000 files is some 40 MB.
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// One repository at one revision.
@@ -31,57 +33,67 @@ pub(crate) struct Hub {
     client: reqwest::Client,
     endpoint: Url,
     repo: HubRepo,
-    token: Option<HeaderValue>,
-    snapshot: Arc<OnceCell<Snapshot>>,
+    /// Who we are; empty for nobody.
+    identity: HeaderMap,
+    snapshot: Arc<OnceCell<Files<File>>>,
     limits: Limits,
 }
 
-struct Snapshot {
-    /// The commit's SHA.
+/// What a hub says of a file.
+struct File {
+    bytes: u64,
+    /// Hugging Face says it of those that Git LFS keeps.
+    sha256: Option<[u8; 32]>,
+    /// What it is read at.
     commit: String,
-    /// Files below our folder, by name.
-    files: BTreeMap<String, u64>,
+}
+
+impl snapshot::File for File {
+    fn bytes(&self) -> u64 {
+        self.bytes
+    }
 }
 
 impl Hub {
     pub(crate) fn open(repo: &HubRepo, settings: &Settings) -> Result<Self, Error> {
-        let endpoint = settings.hub_endpoint.as_deref().unwrap_or(ENDPOINT);
-        let endpoint =
-            Url::parse(endpoint).map_err(|_| Error::usage("HF_ENDPOINT is not a URL"))?;
+        let (endpoint, default, variable) = match repo.hub {
+            HubKind::HuggingFace => (&settings.hub_endpoint, hugging_face::ENDPOINT, "HF_ENDPOINT"),
+            HubKind::ModelScope => {
+                (&settings.modelscope_endpoint, modelscope::ENDPOINT, "MODELSCOPE_DOMAIN")
+            }
+        };
+        let endpoint = Url::parse(endpoint.as_deref().unwrap_or(default))
+            .map_err(|_| Error::usage(format!("{variable} is not a URL")))?;
         if endpoint.scheme() != "https" && !client::is_loopback(&endpoint) {
-            return Err(Error::usage("HF_ENDPOINT is neither https:// nor this machine"));
+            return Err(Error::usage(format!("{variable} is neither https:// nor this machine")));
         }
         let client = client::build(&settings.verified(), client::careful_redirects(), true)?;
-        let token = match &settings.hub_token {
-            Some(token) if !settings.anonymous => {
-                let mut value = HeaderValue::try_from(format!("Bearer {token}"))
-                    .map_err(|_| Error::usage("HF_TOKEN is no token"))?;
-                value.set_sensitive(true);
-                Some(value)
-            }
-            _ => None,
+        let identity = match settings.anonymous {
+            true => HeaderMap::new(),
+            false => identity(repo.hub, settings)?,
         };
         let limits = Limits::of(settings);
         let snapshot = Arc::default();
-        Ok(Self { client, endpoint, repo: repo.clone(), token, snapshot, limits })
+        Ok(Self { client, endpoint, repo: repo.clone(), identity, snapshot, limits })
+    }
+
+    /// Whether the hub itself keeps a file of this name in every repository.
+    pub(crate) fn keeps(&self, object: &str) -> bool {
+        let own = matches!(object, ".gitattributes" | ".gitignore" | "README.md");
+        own || self.repo.hub == HubKind::ModelScope && object == "configuration.json"
     }
 
     pub(crate) async fn stat(&self, object: &str) -> Result<ObjectMeta, Error> {
-        let bytes = self.bytes(object).await?;
-        Ok(ObjectMeta { bytes, etag: None })
+        self.snapshot().await?.stat(object)
     }
 
     pub(crate) async fn list(&self, entries_max: usize) -> Result<Vec<Entry>, Error> {
-        let files = &self.snapshot().await?.files;
-        if files.len() > entries_max {
-            return Err(remote::too_many(entries_max));
-        }
-        let entry = |(name, bytes): (&String, &u64)| Entry {
-            name: name.clone(),
-            bytes: *bytes,
-            etag: None,
-        };
-        Ok(files.iter().map(entry).collect())
+        self.snapshot().await?.list(entries_max)
+    }
+
+    /// What the hub says that a file's bytes hash to.
+    pub(crate) async fn sha256(&self, object: &str) -> Result<Option<[u8; 32]>, Error> {
+        Ok(self.snapshot().await?.get(object)?.sha256)
     }
 
     pub(crate) async fn get(
@@ -90,21 +102,22 @@ impl Hub {
         range: Option<Range<u64>>,
         address: String,
     ) -> Result<ObjectStream, Error> {
-        let bytes = self.bytes(object).await?;
-        let range = range.unwrap_or(0..bytes);
-        if range.end > bytes {
-            return Err(Error::protocol("the object ends before the range that was asked for"));
-        }
+        let (file, range) = self.snapshot().await?.part(object, range)?;
         if range.is_empty() {
-            let nothing = Box::pin(futures::stream::empty());
-            return Ok(ObjectStream::new(nothing, address, &range, None));
+            return Ok(ObjectStream::empty(address));
         }
-        let commit = &self.snapshot().await?.commit;
         let path = self.repo.path_of(object);
-        let repo = [&self.repo.owner, &self.repo.name, "resolve", commit];
-        let url = self.url(repo.into_iter().chain(path.split('/')));
+        let url = match self.repo.hub {
+            HubKind::HuggingFace => {
+                self.url(&hugging_face::file(&self.repo, &path, &file.commit), None)
+            }
+            HubKind::ModelScope => {
+                let (url, query) = modelscope::file(&self.repo, &path, &file.commit);
+                self.url(&url, Some(&query))
+            }
+        };
         let mut request = self.client.get(url);
-        let asked = match range == (0..bytes) {
+        let asked = match range == (0..file.bytes) {
             // The whole file: from servers without ranges, too.
             true => Asked::default(),
             false => {
@@ -118,91 +131,97 @@ impl Hub {
         if length.is_some_and(|length: u64| length != range.end - range.start) {
             return Err(Error::protocol("the file has another length than its repository says"));
         }
-        let frames =
-            response.bytes_stream().map(|frame| frame.map_err(|error| client::failure(&error)));
-        Ok(ObjectStream::new(Box::pin(frames), address, &range, Some(self.limits.silence)))
-    }
-
-    async fn bytes(&self, object: &str) -> Result<u64, Error> {
-        let found = self.snapshot().await?.files.get(object).copied();
-        found.ok_or(Error::NotFound { object: String::new(), bucket: false })
+        Ok(ObjectStream::of_response(response, address, &range, self.limits))
     }
 
     /// What the revision is now; asked for once.
-    async fn snapshot(&self) -> Result<&Snapshot, Error> {
+    async fn snapshot(&self) -> Result<&Files<File>, Error> {
         self.snapshot
             .get_or_try_init(|| async {
-                let HubRepo { owner, name, revision, .. } = &self.repo;
-                let mut url =
-                    self.url(["api", "models", owner, name, "revision", revision].into_iter());
-                url.set_query(Some("blobs=true"));
-                let answer = self.answer(self.client.get(url)).await?;
-                let answer =
-                    within(self.limits.answer, client::body(answer, ANSWER_BYTES_MAX)).await??;
-                self.parse(&answer)
+                let repo = &self.repo;
+                let (path, query) = match repo.hub {
+                    HubKind::HuggingFace => hugging_face::listing(repo),
+                    HubKind::ModelScope => modelscope::listing(repo),
+                };
+                let request = self.client.get(self.url(&path, Some(&query)));
+                let answer = match self.answer(request).await {
+                    Err(Error::NotFound { object, .. }) => {
+                        return Err(Error::NotFound { object, bucket: true });
+                    }
+                    answer => client::body(answer?, ANSWER_BYTES_MAX),
+                };
+                let answer = within(self.limits.answer, answer).await??;
+                let answer: Value = serde_json::from_slice(&answer)
+                    .map_err(|_| malformed("is no JSON document"))?;
+                let files = match repo.hub {
+                    HubKind::HuggingFace => hugging_face::parse(repo, &answer)?,
+                    HubKind::ModelScope => modelscope::parse(repo, &answer)?,
+                };
+                Ok(files.into())
             })
             .await
     }
 
-    fn parse(&self, answer: &[u8]) -> Result<Snapshot, Error> {
-        let malformed = |what: &str| Error::protocol(format!("the hub's answer {what}"));
-        let answer: Value =
-            serde_json::from_slice(answer).map_err(|_| malformed("is no JSON document"))?;
-        let commit = answer["sha"]
-            .as_str()
-            .filter(|sha| sha.len() == 40 && sha.bytes().all(|b| b.is_ascii_hexdigit()))
-            .ok_or_else(|| malformed("names no commit"))?;
-        let listed = answer["siblings"].as_array().ok_or_else(|| malformed("lists no files"))?;
-        let mut files = BTreeMap::new();
-        for file in listed {
-            let path =
-                file["rfilename"].as_str().ok_or_else(|| malformed("has a nameless file"))?;
-            let Some(name) = self.repo.name_of(path) else { continue };
-            let bytes = file["size"]
-                .as_u64()
-                .or_else(|| file["lfs"]["size"].as_u64())
-                .ok_or_else(|| malformed("says no size of a file"))?;
-            if files.insert(name.to_owned(), bytes).is_some() {
-                return Err(malformed("lists a file twice"));
-            }
-        }
-        Ok(Snapshot { commit: commit.to_owned(), files })
-    }
-
     /// The endpoint with these components after its own.
-    fn url<'a>(&self, components: impl Iterator<Item = &'a str>) -> Url {
+    fn url(&self, components: &[&str], query: Option<&str>) -> Url {
         let mut url = self.endpoint.clone();
         if let Ok(mut path) = url.path_segments_mut() {
             path.pop_if_empty().extend(components);
         }
+        url.set_query(query);
         url
     }
 
-    /// One request, redirects to where large files lie included; the token does not go there.
+    /// One request, redirects to where large files lie included; who we are is not said there.
     async fn answer(&self, request: reqwest::RequestBuilder) -> Result<Response, Error> {
-        let request = match &self.token {
-            Some(token) => request.header(AUTHORIZATION, token.clone()),
-            None => request,
-        };
+        let request = request.headers(self.identity.clone());
         let response = within(self.limits.answer, request.send())
             .await?
             .map_err(|error| client::failure(&error))?;
-        if response.status().is_success() {
-            return Ok(response);
+        let known = !self.identity.is_empty();
+        match (response.status(), self.repo.hub) {
+            (status, _) if status.is_success() => Ok(response),
+            (_, HubKind::HuggingFace) => Err(hugging_face::refusal(&response, known)),
+            (StatusCode::NOT_FOUND, HubKind::ModelScope) if !known => Err(Error::Denied {
+                object: String::new(),
+                reason: "no such repository or file, or a private one and no MODELSCOPE_API_TOKEN"
+                    .to_owned(),
+            }),
+            (status, _) => Err(answer::refusal(status, response.headers(), b"")),
         }
-        let object = String::new();
-        let code = answer::text(response.headers(), &HeaderName::from_static("x-error-code"));
-        Err(match code {
-            Some("RepoNotFound") if self.token.is_none() => Error::Denied {
-                object,
-                reason: "no such repository, or a private one and no HF_TOKEN".to_owned(),
-            },
-            Some("RepoNotFound" | "RevisionNotFound") => Error::NotFound { object, bucket: true },
-            Some("GatedRepo") => Error::Denied {
-                object,
-                reason: "GatedRepo: accept its terms, and set HF_TOKEN".to_owned(),
-            },
-            _ => answer::refusal(response.status(), response.headers(), b""),
-        })
     }
+}
+
+/// The headers that say who we are. ModelScope takes its token as a session's cookie, newer servers
+/// as a bearer's too.
+fn identity(hub: HubKind, settings: &Settings) -> Result<HeaderMap, Error> {
+    let (token, variable) = match hub {
+        HubKind::HuggingFace => (&settings.hub_token, "HF_TOKEN"),
+        HubKind::ModelScope => (&settings.modelscope_token, "MODELSCOPE_API_TOKEN"),
+    };
+    let mut headers = HeaderMap::new();
+    let Some(token) = token else { return Ok(headers) };
+    let mut add = |name, value: String| {
+        let value = Some(value).filter(|_| !token.contains([';', ',', ' ']));
+        let mut value = value
+            .and_then(|value| HeaderValue::try_from(value).ok())
+            .ok_or_else(|| Error::usage(format!("{variable} is no token")))?;
+        value.set_sensitive(true);
+        headers.insert(name, value);
+        Ok(())
+    };
+    add(AUTHORIZATION, format!("Bearer {token}"))?;
+    if hub == HubKind::ModelScope {
+        add(COOKIE, format!("m_session_id={token}"))?;
+    }
+    Ok(headers)
+}
+
+/// Whether this is the name of a commit, which never means another one.
+fn is_commit(text: &str) -> bool {
+    text.len() == 40 && text.bytes().all(|b| b.is_ascii_hexdigit())
+}
+
+fn malformed(what: &str) -> Error {
+    Error::protocol(format!("the hub's answer {what}"))
 }

@@ -28,7 +28,10 @@ mod oci;
 mod remote;
 mod service;
 mod settings;
+mod share;
+mod snapshot;
 mod stream;
+mod walk;
 mod writer;
 
 pub use error::{Cause, Error};
@@ -39,6 +42,7 @@ pub use stream::ObjectStream;
 pub use writer::{LocalAppender, ObjectWriter};
 
 use location::Place;
+use writer::Push;
 
 /// What a store says about an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -100,6 +104,7 @@ enum Backend {
     Hub(Box<hub::Hub>),
     Oci(Box<oci::Oci>),
     Hdfs(Box<hdfs::Hdfs>),
+    Share(Box<share::Share>),
     Local(local::Local),
 }
 
@@ -119,6 +124,9 @@ impl Store {
             }
             Place::Hdfs { path } => {
                 hdfs::Hdfs::open(path, settings).map(|it| Backend::Hdfs(Box::new(it)))
+            }
+            Place::Share { share, path } => {
+                share::Share::open(share, path, settings).map(|it| Backend::Share(Box::new(it)))
             }
             Place::Hub(repo) => hub::Hub::open(repo, settings).map(|it| Backend::Hub(Box::new(it))),
             Place::Oci(reference) => {
@@ -169,6 +177,7 @@ impl Store {
             Backend::Hub(hub) => hub.stat(object).await,
             Backend::Oci(oci) => oci.stat(object).await,
             Backend::Hdfs(hdfs) => hdfs.stat(object).await,
+            Backend::Share(share) => share.stat(object).await,
             Backend::Local(local) => local.stat(object).await,
         };
         result.map_err(|error| error.at(&self.address(object)))
@@ -190,8 +199,7 @@ impl Store {
         }
         if range.is_empty() {
             name::check(object)?;
-            let nothing = Box::pin(futures::stream::empty());
-            return Ok(ObjectStream::new(nothing, self.address(object), &range, None));
+            return Ok(ObjectStream::empty(self.address(object)));
         }
         self.get(object, Some(range), etag).await
     }
@@ -210,6 +218,7 @@ impl Store {
             Backend::Hub(hub) => hub.get(object, range, address.clone()).await,
             Backend::Oci(oci) => oci.get(object, range, address.clone()).await,
             Backend::Hdfs(hdfs) => hdfs.get(object, range, etag, address.clone()).await,
+            Backend::Share(share) => share.get(object, range, etag, address.clone()).await,
             Backend::Local(local) => local.get(object, range, etag, address.clone()).await,
         };
         result.map_err(|error| error.at(&address))
@@ -250,8 +259,19 @@ impl Store {
     /// The store's.
     pub async fn sha256(&self, object: &str) -> Result<Option<[u8; 32]>, Error> {
         name::check(object)?;
-        let Backend::Oci(oci) = &self.backend else { return Ok(None) };
-        oci.sha256(object).await.map(Some).map_err(|error| error.at(&self.address(object)))
+        let result = match &self.backend {
+            Backend::Oci(oci) => oci.sha256(object).await.map(Some),
+            Backend::Hub(hub) => hub.sha256(object).await,
+            _ => Ok(None),
+        };
+        result.map_err(|error| error.at(&self.address(object)))
+    }
+
+    /// Whether the place is read at one state of its own, as it was published: a repository of a hub,
+    /// an artifact of a registry. Upstream unpacks no archives of these.
+    #[must_use]
+    pub fn is_snapshot(&self) -> bool {
+        matches!(self.backend, Backend::Hub(_) | Backend::Oci(_))
     }
 
     /// The layers of a container image, the lowest first, if the place is one.
@@ -287,7 +307,7 @@ impl Store {
     /// `.gitattributes` and `README.md` into each repository.
     #[must_use]
     pub fn keeps(&self, object: &str) -> bool {
-        matches!(self.backend, Backend::Hub(_)) && matches!(object, ".gitattributes" | "README.md")
+        matches!(&self.backend, Backend::Hub(hub) if hub.keeps(object))
     }
 
     /// Whether the location is a directory of this machine.
@@ -309,6 +329,7 @@ impl Store {
             Backend::Hub(hub) => hub.list(entries_max).await,
             Backend::Oci(oci) => oci.list(entries_max).await,
             Backend::Hdfs(hdfs) => hdfs.list(entries_max).await,
+            Backend::Share(share) => share.list(entries_max).await,
             Backend::Local(local) => local.list(entries_max).await,
         };
         listed.and_then(clean).map_err(|error| error.at(&self.location.to_string()))
@@ -343,17 +364,20 @@ impl Store {
                 object: String::new(),
                 what: "plain HTTP is for reading only",
             }),
-            Backend::Hdfs(_) => Err(Error::Unsupported {
+            Backend::Hdfs(hdfs) => {
+                Ok(ObjectWriter::pushed(Push::Hdfs(hdfs.writer(object)), address.clone()))
+            }
+            Backend::Share(_) => Err(Error::Unsupported {
                 object: String::new(),
-                what: "HDFS is for reading only: seal into a directory, and put that",
+                what: "Azure Files is for reading only: seal into a directory, and upload that",
             }),
             Backend::Hub(_) => Err(Error::Unsupported {
                 object: String::new(),
                 what: "the hub is for reading only: seal into a directory, and upload that",
             }),
-            Backend::Oci(oci) => {
-                oci.writer(object).map(|upload| ObjectWriter::oci(upload, address.clone()))
-            }
+            Backend::Oci(oci) => oci
+                .writer(object)
+                .map(|upload| ObjectWriter::pushed(Push::Oci(upload), address.clone())),
             Backend::Local(local) => ObjectWriter::local(local, object, address.clone()).await,
         };
         result.map_err(|error| error.at(&address))

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use url::Url;
 
 use crate::oci::Reference;
-use crate::service::{AzureContainer, HubRepo, Service, bucket_name, percent_decoded};
+use crate::service::{
+    AzureContainer, HubKind, HubRepo, S3Cloud, Service, bucket_name, percent_decoded,
+};
 use crate::{Error, name};
 
 /// The longest location, in bytes.
@@ -18,11 +20,14 @@ const URI_BYTES_MAX: usize = 4_096;
 /// | --- | --- |
 /// | `s3://bucket`, `s3://bucket/prefix` | keys `prefix/<object>`; the prefix is a folder, never a raw string prefix |
 /// | `gs://bucket/prefix` | Google Cloud Storage, likewise |
+/// | `oss://bucket/prefix`, `cos://bucket/prefix`, `obs://bucket/prefix` | the object stores of Alibaba, Tencent and Huawei, likewise |
 /// | `https://<account>.blob.core.windows.net/<container>/prefix`, also in `<account>.z<NN>.blob.storage.azure.net` and the sovereign clouds | Azure Blob Storage; a query is a shared access signature |
+/// | `https://<account>.file.core.windows.net/<share>/path`, likewise | Azure Files; reading only |
 /// | `abfs[s]://<container>@<account>.dfs.core.windows.net/prefix`, `wasb[s]://<container>@<account>.blob.…` | the same container |
 /// | `hf://owner/model[:revision]`, `hf://owner/model/folder[:revision]` | a repository of Hugging Face's hub, the branch `main` unless said; reading only |
+/// | `modelscope://owner/model[:revision]`, likewise | a repository of ModelScope's, the branch `master` unless said; reading only |
 /// | `oci://registry[:port]/repository[:tag]`, `…@sha256:…` | an artifact of a container registry, the tag `latest` unless said; each object is a layer, named by an annotation |
-/// | `hdfs://path`, `webhdfs://path` | the path in the file system that the settings name, as KServe has it; reading only |
+/// | `hdfs://path`, `webhdfs://path` | the path in the file system that the settings name, as KServe has it |
 /// | `file:///dir`, `file://localhost/dir`, `/dir`, `dir` | a local directory; no percent-decoding, as KServe reads it |
 /// | `https://host/base`, `http://host/base` | `base/<object>`, each component percent-encoded; reading only. A query goes with every object |
 ///
@@ -43,6 +48,11 @@ pub(crate) enum Place {
     Oci(Reference),
     /// Below the configured root; without slashes at its ends.
     Hdfs {
+        path: String,
+    },
+    /// In Azure Files; without slashes at its ends.
+    Share {
+        share: AzureContainer,
         path: String,
     },
     Local(PathBuf),
@@ -83,19 +93,20 @@ impl Location {
             )));
         }
         match scheme {
-            "s3" | "gs" => bucket(scheme, rest),
+            "s3" | "gs" | "oss" | "cos" | "obs" => bucket(scheme, rest),
             "abfs" | "abfss" | "wasb" | "wasbs" => {
                 let (container, prefix) = AzureContainer::from_hadoop(scheme, rest)?;
                 remote(Service::Azure(container), &prefix)
             }
             "hdfs" | "webhdfs" => hdfs(rest),
-            "hf" => Ok(Self(Place::Hub(HubRepo::parse(rest)?))),
+            "hf" => Ok(Self(Place::Hub(HubRepo::parse(HubKind::HuggingFace, rest)?))),
+            "modelscope" => Ok(Self(Place::Hub(HubRepo::parse(HubKind::ModelScope, rest)?))),
             "oci" => Ok(Self(Place::Oci(Reference::parse(rest)?))),
             "file" => file(rest),
             "http" | "https" => http(uri),
             _ => Err(Error::usage(format!(
-                "unknown scheme {}: expected s3://, gs://, abfs://, hf://, oci://, hdfs://, file://, \
-                 https://, http:// or a path",
+                "unknown scheme {}: expected s3://, gs://, abfs://, oss://, cos://, obs://, hf://, \
+                 modelscope://, oci://, hdfs://, file://, https://, http:// or a path",
                 name::quoted(scheme)
             ))),
         }
@@ -114,6 +125,9 @@ impl Location {
             Place::Hdfs { path } => Place::Hdfs { path: joined(path, name) },
             Place::Hub(repo) => {
                 Place::Hub(HubRepo { folder: joined(&repo.folder, name), ..repo.clone() })
+            }
+            Place::Share { share, path } => {
+                Place::Share { share: share.clone(), path: joined(path, name) }
             }
             Place::Oci(_) => return Err(Error::usage("an oci:// location has no folders")),
             Place::Local(path) => Place::Local(path.join(name)),
@@ -148,6 +162,10 @@ impl Location {
             Place::Hdfs { path } => {
                 let (path, name) = split(path)?;
                 Some((Self(Place::Hdfs { path }), name))
+            }
+            Place::Share { share, path } => {
+                let (path, name) = split(path)?;
+                Some((Self(Place::Share { share: share.clone(), path }), name))
             }
             Place::Hub(repo) => {
                 let (folder, name) = split(&repo.folder)?;
@@ -213,17 +231,27 @@ fn bucket(scheme: &str, rest: &str) -> Result<Location, Error> {
     }
     let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
     let bucket = bucket_name(bucket)?;
-    remote(if scheme == "gs" { Service::Gcs { bucket } } else { Service::S3 { bucket } }, prefix)
+    let service = match S3Cloud::of(scheme) {
+        Some(cloud) => Service::S3Cloud { cloud, bucket },
+        None if scheme == "gs" => Service::Gcs { bucket },
+        None => Service::S3 { bucket },
+    };
+    remote(service, prefix)
 }
 
 fn remote(service: Service, prefix: &str) -> Result<Location, Error> {
+    Ok(Location(Place::Remote { service, prefix: folder(prefix)? }))
+}
+
+/// A clean prefix, or none, without a slash at its end.
+fn folder(prefix: &str) -> Result<String, Error> {
     let prefix = prefix.strip_suffix('/').unwrap_or(prefix);
     if !prefix.is_empty()
         && let Some(fault) = name::fault(prefix)
     {
         return Err(Error::usage(format!("the prefix {} {fault}", name::quoted(prefix))));
     }
-    Ok(Location(Place::Remote { service, prefix: prefix.to_owned() }))
+    Ok(prefix.to_owned())
 }
 
 fn hdfs(rest: &str) -> Result<Location, Error> {
@@ -246,12 +274,23 @@ fn http(uri: &str) -> Result<Location, Error> {
     // The parser's own message could repeat a password, so only its kind is told.
     let mut url =
         Url::parse(uri).map_err(|error| Error::usage(format!("http location: {error}")))?;
-    if url.scheme() == "https" && url.host_str().is_some_and(AzureContainer::is_host) {
+    let is_azure = |service| url.host_str().is_some_and(|it| AzureContainer::is_host(it, service));
+    if is_azure("blob") || is_azure("file") {
+        if url.scheme() != "https" {
+            return Err(Error::usage("Azure's stores are reached by https://"));
+        }
         let (container, prefix) = AzureContainer::from_url(&url)?;
-        return remote(Service::Azure(container), &prefix);
+        return match is_azure("blob") {
+            true => remote(Service::Azure(container), &prefix),
+            false => Ok(Location(Place::Share { share: container, path: folder(&prefix)? })),
+        };
     }
-    if url.host_str().is_some_and(AzureContainer::is_host) {
-        return Err(Error::usage("Azure's stores are reached by https://"));
+    // Upstream clones what ends so; as a file of that name it would be a surprise.
+    if url.path().trim_end_matches('/').ends_with(".git") {
+        return Err(Error::usage(
+            "Git repositories are not cloned: use hf:// or modelscope:// where a hub holds the \
+             model, else the server's archive of a revision, https://…/….tar.gz",
+        ));
     }
     let query = url.query().map(str::to_owned);
     url.set_query(None);
@@ -271,6 +310,13 @@ impl fmt::Display for Location {
             Place::Remote { service, prefix } if prefix.is_empty() => write!(f, "{service}"),
             Place::Remote { service, prefix } => write!(f, "{service}/{prefix}"),
             Place::Hdfs { path } => write!(f, "hdfs://{path}"),
+            Place::Share { share, path } => {
+                write!(f, "https://{}/{}", share.host, share.container)?;
+                if !path.is_empty() {
+                    write!(f, "/{path}")?;
+                }
+                Ok(())
+            }
             Place::Hub(repo) => write!(f, "{repo}"),
             Place::Oci(reference) => write!(f, "{reference}"),
             Place::Local(path) => write!(f, "{}", path.display()),
@@ -322,6 +368,10 @@ mod tests {
         assert_eq!(shown("models/llama"), "models/llama");
         assert_eq!(shown("https://host:8443/a/b"), "https://host:8443/a/b");
         assert_eq!(shown("gs://models/llama/"), "gs://models/llama");
+        for cloud in ["oss", "cos", "obs"] {
+            let uri = format!("{cloud}://models/llama");
+            assert_eq!(shown(&uri), uri);
+        }
         let digest = format!("sha256:{}", "0a".repeat(32));
         for (uri, expected) in [
             ("oci://r.example/m", "oci://r.example/m:latest"),
@@ -333,11 +383,15 @@ mod tests {
             assert_eq!(shown(uri), expected);
         }
         assert_eq!(shown("hf://org/model/"), "hf://org/model");
+        assert_eq!(shown("modelscope://org/model:master"), "modelscope://org/model");
+        assert_eq!(shown("modelscope://org/model/a:main"), "modelscope://org/model/a:main");
         assert_eq!(shown("webhdfs:///user/me/model/"), "hdfs://user/me/model");
         assert_eq!(shown("hf://org/model:refs/pr/1"), "hf://org/model:refs/pr/1");
         assert_eq!(shown("hf://org/model/sealed/v1:v2"), "hf://org/model/sealed/v1:v2");
         let blob = "https://acct.blob.core.windows.net/models/llama";
         assert_eq!(shown(blob), blob);
+        let file = "https://acct.file.core.windows.net/models/llama";
+        assert_eq!(shown(&format!("{file}/?sv=1&sig=hunter2")), file);
         assert_eq!(shown("abfss://models@acct.dfs.core.windows.net/llama"), blob);
         assert_eq!(shown("wasb://models@acct.blob.core.windows.net/llama/"), blob);
         assert_eq!(
@@ -394,8 +448,13 @@ mod tests {
             "gs://bucket/a?x=1",
             "abfs://models/x",
             "abfs://models@acct.example/x",
+            "https://git.example/team/model.git",
+            "https://me@git.example/team/model.git/",
             "https://acct.blob.core.windows.net/",
             "http://acct.blob.core.windows.net/models/x",
+            "http://acct.file.core.windows.net/models/x",
+            "https://acct.file.core.windows.net/Models/x",
+            "https://acct.file.core.windows.net/",
             "https://acct.blob.core.windows.net/Models/x",
             "https://acct.blob.core.windows.net/models/%2e%2e/x",
             "https://acct.blob.core.windows.net/models/%zz",

@@ -6,15 +6,14 @@
 //! held against its digest here. A blob is not, since it is read in ranges: see
 //! [`crate::Store::sha256`].
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Arc, PoisonError};
 
-use futures::StreamExt;
 use tokio::sync::OnceCell;
 
+use crate::snapshot::{self, Files};
 use crate::stream::ObjectStream;
-use crate::{Entry, Error, Layer, ObjectMeta, Rest, Settings, client, remote};
+use crate::{Entry, Error, Layer, ObjectMeta, Rest, Settings};
 
 mod credentials;
 mod manifest;
@@ -40,12 +39,18 @@ pub(crate) struct Oci {
 /// What the reference means; for a tag, when it was asked for.
 struct Snapshot {
     /// By name; those of an image are its layers, named by their digests.
-    files: BTreeMap<String, Descriptor>,
+    files: Files<Descriptor>,
     image: Option<Vec<Layer>>,
     manifest: Vec<u8>,
     digest: Sha256,
     /// It was chosen out of an index.
     chosen: bool,
+}
+
+impl snapshot::File for Descriptor {
+    fn bytes(&self) -> u64 {
+        self.bytes
+    }
 }
 
 impl Oci {
@@ -102,7 +107,7 @@ impl Oci {
                 return Err(manifest::malformed("is an index inside of an index"));
             }
         };
-        Ok(Snapshot { files, image, manifest, digest, chosen })
+        Ok(Snapshot { files: files.into(), image, manifest, digest, chosen })
     }
 
     pub(crate) async fn layers(&self) -> Result<Option<Vec<Layer>>, Error> {
@@ -118,18 +123,12 @@ impl Oci {
         }
     }
 
-    async fn file(&self, object: &str) -> Result<Descriptor, Error> {
-        let found = self.snapshot().await?.files.get(object).copied();
-        found.ok_or(Error::NotFound { object: String::new(), bucket: false })
-    }
-
     pub(crate) async fn stat(&self, object: &str) -> Result<ObjectMeta, Error> {
-        let bytes = self.file(object).await?.bytes;
-        Ok(ObjectMeta { bytes, etag: None })
+        self.snapshot().await?.files.stat(object)
     }
 
     pub(crate) async fn sha256(&self, object: &str) -> Result<[u8; 32], Error> {
-        Ok(self.file(object).await?.digest.0)
+        Ok(self.snapshot().await?.files.get(object)?.digest.0)
     }
 
     pub(crate) async fn list(&self, entries_max: usize) -> Result<Vec<Entry>, Error> {
@@ -140,15 +139,7 @@ impl Oci {
                 what: "a container image lists layers and no files",
             });
         }
-        if files.len() > entries_max {
-            return Err(remote::too_many(entries_max));
-        }
-        let entry = |(name, file): (&String, &Descriptor)| Entry {
-            name: name.clone(),
-            bytes: file.bytes,
-            etag: None,
-        };
-        Ok(files.iter().map(entry).collect())
+        files.list(entries_max)
     }
 
     pub(crate) async fn get(
@@ -157,20 +148,12 @@ impl Oci {
         range: Option<Range<u64>>,
         address: String,
     ) -> Result<ObjectStream, Error> {
-        let file = self.file(object).await?;
-        let range = range.unwrap_or(0..file.bytes);
-        if range.end > file.bytes {
-            return Err(Error::protocol("the object ends before the range that was asked for"));
-        }
+        let (file, range) = self.snapshot().await?.files.part(object, range)?;
         if range.is_empty() {
-            let nothing = Box::pin(futures::stream::empty());
-            return Ok(ObjectStream::new(nothing, address, &range, None));
+            return Ok(ObjectStream::empty(address));
         }
-        let response = self.registry.blob(&file, &range).await?;
-        let frames =
-            response.bytes_stream().map(|frame| frame.map_err(|error| client::failure(&error)));
-        let silence = self.registry.limits.silence;
-        Ok(ObjectStream::new(Box::pin(frames), address, &range, Some(silence)))
+        let response = self.registry.blob(file, &range).await?;
+        Ok(ObjectStream::of_response(response, address, &range, self.registry.limits))
     }
 
     pub(crate) fn writer(&self, object: &str) -> Result<Upload, Error> {

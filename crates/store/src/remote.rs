@@ -22,6 +22,8 @@ mod identity;
 mod s3;
 mod transport;
 
+pub(crate) use azure::Identity as AzureIdentity;
+
 /// A listing of the largest bundle is 17 pages. A server that answers with empty pages for ever
 /// ends here.
 const LIST_TIME_MAX: Duration = Duration::from_secs(300);
@@ -68,6 +70,7 @@ impl Remote {
     ) -> Result<Self, Error> {
         let opened = match service {
             Service::S3 { bucket } => s3::open(bucket, settings)?,
+            Service::S3Cloud { cloud, bucket } => s3::open_cloud(*cloud, bucket, settings)?,
             Service::Gcs { bucket } => gcs::open(bucket, settings)?,
             Service::Azure(container) => azure::open(container, settings)?,
         };

@@ -14,6 +14,13 @@ pub(crate) enum Service {
         /// Its name.
         bucket: String,
     },
+    /// Another cloud that speaks S3.
+    S3Cloud {
+        /// Which one.
+        cloud: S3Cloud,
+        /// The bucket's name.
+        bucket: String,
+    },
     /// Google Cloud Storage.
     Gcs {
         /// Its name.
@@ -23,14 +30,42 @@ pub(crate) enum Service {
     Azure(AzureContainer),
 }
 
-/// A container of an Azure storage account.
+/// A cloud that speaks S3 and has a scheme of its own, as which it is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum S3Cloud {
+    /// Alibaba Cloud's Object Storage Service.
+    Oss,
+    /// Tencent Cloud's Object Storage.
+    Cos,
+    /// Huawei Cloud's Object Storage Service.
+    Obs,
+}
+
+impl S3Cloud {
+    /// The cloud of a scheme.
+    pub(crate) fn of(scheme: &str) -> Option<Self> {
+        [Self::Oss, Self::Cos, Self::Obs].into_iter().find(|cloud| cloud.to_string() == scheme)
+    }
+}
+
+impl fmt::Display for S3Cloud {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Oss => "oss",
+            Self::Cos => "cos",
+            Self::Obs => "obs",
+        })
+    }
+}
+
+/// A container of an Azure storage account, or a share: they are named alike.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct AzureContainer {
     /// The storage account.
     pub(crate) account: String,
-    /// The host of its blob service.
+    /// The host of its blob or file service.
     pub(crate) host: String,
-    /// The container.
+    /// The container or share.
     pub(crate) container: String,
     /// A shared access signature, as it stood in the URI. It is a secret.
     pub(crate) sas: Option<String>,
@@ -46,13 +81,14 @@ impl AzureContainer {
         format!("https://{}", self.host)
     }
 
-    /// Whether a host of an `https://` URL is a blob service: `<account>.blob.core.windows.net`, or
-    /// in a DNS zone of its own, `<account>.z<NN>.blob.storage.azure.net`.
-    pub(crate) fn is_host(host: &str) -> bool {
+    /// Whether a host of an `https://` URL is a storage service, `blob` or `file`:
+    /// `<account>.blob.core.windows.net`, or in a DNS zone of its own,
+    /// `<account>.z<NN>.blob.storage.azure.net`.
+    pub(crate) fn is_host(host: &str, service: &str) -> bool {
         let Some((account, rest)) = host.split_once('.') else { return false };
-        let suffix = |rest: &str| AZURE_SUFFIXES.iter().any(|s| rest == format!("blob.{s}"));
+        let suffix = |rest: &str| AZURE_SUFFIXES.iter().any(|s| rest == format!("{service}.{s}"));
         let zone = |rest: &str| {
-            rest.strip_suffix(".blob.storage.azure.net").is_some_and(|zone| {
+            rest.strip_suffix(&format!(".{service}.storage.azure.net")).is_some_and(|zone| {
                 zone.strip_prefix('z').is_some_and(|n| {
                     (1..=3).contains(&n.len()) && n.bytes().all(|b| b.is_ascii_digit())
                 })
@@ -61,7 +97,7 @@ impl AzureContainer {
         is_account(account) && (suffix(rest) || zone(rest))
     }
 
-    /// `https://<account>.blob.…/<container>/<prefix>[?<SAS>]`. The host was checked.
+    /// `https://<account>.blob.…/<container>/<prefix>[?<SAS>]`, or `.file.…`. The host was checked.
     pub(crate) fn from_url(url: &Url) -> Result<(Self, String), Error> {
         let host = url.host_str().unwrap_or_default();
         if url.port().is_some() || !url.username().is_empty() || url.password().is_some() {
@@ -91,7 +127,7 @@ impl AzureContainer {
         let (authority, prefix) = rest.split_once('/').unwrap_or((rest, ""));
         let (container, host) = authority.split_once('@').ok_or_else(form)?;
         let host = host.replacen(".dfs.", ".blob.", 1);
-        if !Self::is_host(&host) || prefix.contains('?') {
+        if !Self::is_host(&host, "blob") || prefix.contains('?') {
             return Err(form());
         }
         let account = host.split('.').next().unwrap_or_default().to_owned();
@@ -142,9 +178,30 @@ pub(crate) fn bucket_name(name: &str) -> Result<String, Error> {
     Ok(name.to_owned())
 }
 
-/// A folder of a repository of Hugging Face's hub, at a revision.
+/// A hub of models.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum HubKind {
+    /// `hf://`
+    HuggingFace,
+    /// `modelscope://`
+    ModelScope,
+}
+
+impl HubKind {
+    /// The scheme of its URIs, and the branch that is meant if none is said.
+    fn names(self) -> (&'static str, &'static str) {
+        match self {
+            Self::HuggingFace => ("hf", "main"),
+            Self::ModelScope => ("modelscope", "master"),
+        }
+    }
+}
+
+/// A folder of a repository of a hub, at a revision.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct HubRepo {
+    /// Which hub.
+    pub(crate) hub: HubKind,
     /// User or organisation.
     pub(crate) owner: String,
     /// The repository.
@@ -156,15 +213,20 @@ pub(crate) struct HubRepo {
 }
 
 impl HubRepo {
-    /// `<owner>/<name>[/<folder>][:<revision>]`, the revision `main` unless it is said.
-    pub(crate) fn parse(rest: &str) -> Result<Self, Error> {
-        let form = || Error::usage("expected hf://<owner>/<model>[:<revision>], or a folder in it");
+    /// `<owner>/<name>[/<folder>][:<revision>]`.
+    pub(crate) fn parse(hub: HubKind, rest: &str) -> Result<Self, Error> {
+        let (scheme, branch) = hub.names();
+        let form = || {
+            Error::usage(format!(
+                "expected {scheme}://<owner>/<model>[:<revision>], or a folder in it"
+            ))
+        };
         if rest.contains('?') {
             return Err(form());
         }
         let (path, revision) = match rest.split_once(':') {
             Some((path, revision)) => (path, revision),
-            None => (rest, "main"),
+            None => (rest, branch),
         };
         let mut parts = path.trim_end_matches('/').splitn(3, '/');
         let (owner, model) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
@@ -184,6 +246,7 @@ impl HubRepo {
         }
         let owned = str::to_owned;
         Ok(Self {
+            hub,
             owner: owned(owner),
             name: owned(model),
             revision: owned(revision),
@@ -207,12 +270,13 @@ impl HubRepo {
 
 impl fmt::Display for HubRepo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "hf://{}/{}", self.owner, self.name)?;
+        let (scheme, branch) = self.hub.names();
+        write!(f, "{scheme}://{}/{}", self.owner, self.name)?;
         if !self.folder.is_empty() {
             write!(f, "/{}", self.folder)?;
         }
         match self.revision.as_str() {
-            "main" => Ok(()),
+            revision if revision == branch => Ok(()),
             revision => write!(f, ":{revision}"),
         }
     }
@@ -223,6 +287,7 @@ impl fmt::Display for Service {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::S3 { bucket } => write!(f, "s3://{bucket}"),
+            Self::S3Cloud { cloud, bucket } => write!(f, "{cloud}://{bucket}"),
             Self::Gcs { bucket } => write!(f, "gs://{bucket}"),
             Self::Azure(place) => write!(f, "https://{}/{}", place.host, place.container),
         }

@@ -73,6 +73,8 @@ pub struct Settings {
     /// Base URL of an Azure blob service in place of the account's own: an emulator, or a private
     /// endpoint.
     pub azure_endpoint: Option<String>,
+    /// The same of Azure Files.
+    pub azure_file_endpoint: Option<String>,
     /// Headers for web servers, by host: KServe's `<host>-headers`. They are secrets.
     pub(crate) headers: HashMap<String, HeaderMap>,
     /// Members of a storage spec of type `hdfs` or `webhdfs`.
@@ -81,6 +83,10 @@ pub struct Settings {
     pub hub_endpoint: Option<String>,
     /// Who we are to it.
     pub hub_token: Option<String>,
+    /// ModelScope in place of `https://www.modelscope.cn`.
+    pub modelscope_endpoint: Option<String>,
+    /// Who we are to it.
+    pub modelscope_token: Option<String>,
     /// Docker's configuration file, with the credentials for registries.
     pub oci_docker_config: Option<PathBuf>,
     /// Whether registries are spoken to without TLS; if nobody says, only those on this machine are.
@@ -109,10 +115,13 @@ impl Default for Settings {
             no_proxy: None,
             gcs_endpoint: None,
             azure_endpoint: None,
+            azure_file_endpoint: None,
             headers: HashMap::new(),
             hdfs: HashMap::new(),
             hub_endpoint: None,
             hub_token: None,
+            modelscope_endpoint: None,
+            modelscope_token: None,
             oci_docker_config: None,
             oci_insecure: None,
             ambient: HashMap::new(),
@@ -121,7 +130,7 @@ impl Default for Settings {
 }
 
 /// What the credential chain may look at; see [`Settings::ambient`].
-const AMBIENT: [&str; 32] = [
+const AMBIENT: [&str; 47] = [
     "HDFS_SECRET_DIR",
     "HADOOP_USER_NAME",
     "AWS_ROLE_ARN",
@@ -154,6 +163,21 @@ const AMBIENT: [&str; 32] = [
     "AZ_CLIENT_ID",
     "AZ_CLIENT_SECRET",
     "DOCKER_CONFIG",
+    "OSS_ACCESS_KEY_ID",
+    "OSS_ACCESS_KEY_SECRET",
+    "OSS_SESSION_TOKEN",
+    "OSS_REGION",
+    "OSS_ENDPOINT",
+    "TENCENTCLOUD_SECRET_ID",
+    "TENCENTCLOUD_SECRET_KEY",
+    "TENCENTCLOUD_TOKEN",
+    "TENCENTCLOUD_REGION",
+    "COS_ENDPOINT",
+    "OBS_ACCESS_KEY_ID",
+    "OBS_SECRET_ACCESS_KEY",
+    "OBS_SECURITY_TOKEN",
+    "OBS_REGION",
+    "OBS_ENDPOINT",
 ];
 
 impl Settings {
@@ -170,12 +194,16 @@ impl Settings {
     /// | `S3_VERIFY_SSL` | off: certificates are not checked |
     /// | `AWS_CA_BUNDLE`, else `CA_BUNDLE_VOLUME_MOUNT_POINT` with `CA_BUNDLE_CONFIGMAP_NAME` | trusted authorities |
     /// | `GOOGLE_APPLICATION_CREDENTIALS`, `GOOGLE_OAUTH_ACCESS_TOKEN` | who we are to Google; else its metadata service, else nobody |
+    /// | `OSS_ACCESS_KEY_ID`, `OSS_ACCESS_KEY_SECRET`, `OSS_SESSION_TOKEN`; `OSS_REGION`, `OSS_ENDPOINT` | who we are to Alibaba's store, else nobody, and where it is |
+    /// | `TENCENTCLOUD_SECRET_ID`, `…_SECRET_KEY`, `…_TOKEN`; `…_REGION`, `COS_ENDPOINT` | to Tencent's |
+    /// | `OBS_ACCESS_KEY_ID`, `OBS_SECRET_ACCESS_KEY`, `OBS_SECURITY_TOKEN`; `OBS_REGION`, `OBS_ENDPOINT` | to Huawei's |
     /// | `STORAGE_EMULATOR_HOST` | an emulator of Google Cloud Storage |
     /// | `AZURE_STORAGE_SAS_TOKEN`, `AZURE_STORAGE_ACCESS_KEY`; `AZURE_CLIENT_ID` (or `AZ_…`) with `AZURE_TENANT_ID` and `AZURE_CLIENT_SECRET`, or with `AZURE_FEDERATED_TOKEN_FILE`, or alone (managed identity) | who we are to Azure, else nobody |
-    /// | `AZURE_STORAGE_SERVICE_ENDPOINT` | the blob service in place of the account's own |
+    /// | `AZURE_STORAGE_SERVICE_ENDPOINT`, `AZURE_STORAGE_FILE_ENDPOINT` | the blob or file service in place of the account's own |
     /// | `<host>-headers` | headers for a web server, see [`Settings::set_headers`] |
     /// | `HDFS_SECRET_DIR`, `HADOOP_USER_NAME`; `STORAGE_CONFIG` of type `hdfs` | how to reach HDFS |
     /// | `HF_TOKEN`, `HF_ENDPOINT` | who we are to Hugging Face's hub, and another hub |
+    /// | `MODELSCOPE_API_TOKEN`, `MODELSCOPE_DOMAIN` | the same for ModelScope |
     /// | `KSERVE_OCI_DOCKER_CONFIG`, else `config.json` in `DOCKER_CONFIG` or `HOME/.docker` | who we are to registries, in Docker's form |
     /// | `KSERVE_OCI_INSECURE_REGISTRY` | registries are spoken to without TLS; unset, those on this machine are |
     /// | `S3_CONNECT_TIMEOUT`, `S3_READ_TIMEOUT` | seconds |
@@ -216,12 +244,16 @@ impl Settings {
             http_proxy: first(&["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"]),
             https_proxy: first(&["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"]),
             no_proxy: first(&["no_proxy", "NO_PROXY"]),
-            gcs_endpoint: emulator(&get)?,
+            // Without TLS, as Google's clients read it.
+            gcs_endpoint: named_host(&get, "STORAGE_EMULATOR_HOST", "http")?,
             azure_endpoint: service_endpoint(&get, "AZURE_STORAGE_SERVICE_ENDPOINT")?,
+            azure_file_endpoint: service_endpoint(&get, "AZURE_STORAGE_FILE_ENDPOINT")?,
             headers: HashMap::new(),
             hdfs: storage_config::hdfs(env)?,
             hub_endpoint: service_endpoint(&get, "HF_ENDPOINT")?,
             hub_token: first(&["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"]),
+            modelscope_endpoint: named_host(&get, "MODELSCOPE_DOMAIN", "https")?,
+            modelscope_token: get("MODELSCOPE_API_TOKEN"),
             oci_docker_config: get("KSERVE_OCI_DOCKER_CONFIG").map(PathBuf::from),
             oci_insecure: get("KSERVE_OCI_INSECURE_REGISTRY")
                 .map(|value| boolean("KSERVE_OCI_INSECURE_REGISTRY", &value))
@@ -347,12 +379,15 @@ fn endpoint(get: &dyn Fn(&str) -> Option<String>, https: bool) -> Result<Option<
     Ok(Some(url))
 }
 
-/// `STORAGE_EMULATOR_HOST` is a URL, or `host[:port]` without TLS, as Google's clients read it.
-fn emulator(get: &dyn Fn(&str) -> Option<String>) -> Result<Option<String>, Error> {
-    const NAME: &str = "STORAGE_EMULATOR_HOST";
-    let Some(value) = get(NAME) else { return Ok(None) };
-    let url = if value.contains("://") { value } else { format!("http://{value}") };
-    check_url(NAME, &url)?;
+/// A variable that is a URL, or `host[:port]` of this scheme.
+fn named_host(
+    get: &dyn Fn(&str) -> Option<String>,
+    name: &str,
+    scheme: &str,
+) -> Result<Option<String>, Error> {
+    let Some(value) = get(name) else { return Ok(None) };
+    let url = if value.contains("://") { value } else { format!("{scheme}://{value}") };
+    check_url(name, &url)?;
     Ok(Some(url))
 }
 
@@ -365,7 +400,7 @@ fn service_endpoint(
     Ok(Some(url))
 }
 
-fn check_url(name: &str, value: &str) -> Result<(), Error> {
+pub(crate) fn check_url(name: &str, value: &str) -> Result<(), Error> {
     let fault = match Url::parse(value) {
         Err(_) => "is not a URL",
         Ok(url) if !matches!(url.scheme(), "http" | "https") => {
@@ -421,9 +456,12 @@ impl fmt::Debug for Settings {
             .field("no_proxy", &self.no_proxy)
             .field("gcs_endpoint", &self.gcs_endpoint)
             .field("azure_endpoint", &self.azure_endpoint)
+            .field("azure_file_endpoint", &self.azure_file_endpoint)
             .field("headers", &self.headers.keys())
             .field("hub_endpoint", &self.hub_endpoint)
             .field("hub_token", &secret(&self.hub_token))
+            .field("modelscope_endpoint", &self.modelscope_endpoint)
+            .field("modelscope_token", &secret(&self.modelscope_token))
             .field("oci_docker_config", &self.oci_docker_config)
             .field("oci_insecure", &self.oci_insecure)
             .field("ambient", &ambient)

@@ -8,9 +8,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
+use reqwest::Response;
 use tokio::time::{Instant, Sleep};
 
 use crate::Error;
+use crate::client::{self, Limits};
 use crate::error::Cause;
 
 /// The slowest server that is put up with, in bytes per second, on top of the read timeout. The
@@ -43,6 +45,21 @@ impl ObjectStream {
         let remaining = range.end.saturating_sub(range.start);
         let patience = read_timeout.map(|limit| Patience::new(limit, remaining));
         Self { inner, address, remaining, patience, ended: false }
+    }
+
+    /// The body of an answer whose head was checked.
+    pub(crate) fn of_response(
+        response: Response,
+        address: String,
+        range: &Range<u64>,
+        limits: Limits,
+    ) -> Self {
+        Self::new(Box::pin(client::frames(response)), address, range, Some(limits.silence))
+    }
+
+    /// No bytes: there is nothing to ask a server for.
+    pub(crate) fn empty(address: String) -> Self {
+        Self::new(Box::pin(futures::stream::empty()), address, &(0..0), None)
     }
 
     /// Bytes that are still to come.

@@ -12,8 +12,8 @@ use rustix::fs::{AtFlags, Mode, OFlags, fsync, openat, renameat, unlinkat};
 
 use crate::Error;
 use crate::local::{Local, TEMPORARY_PREFIX, blocking, failed};
-use crate::oci;
 use crate::remote::{self, Remote};
+use crate::{hdfs, oci};
 
 /// The usual part of a multipart upload.
 const PART_BYTES: u64 = 8 * 1024 * 1024;
@@ -32,8 +32,37 @@ pub struct ObjectWriter {
 
 enum Sink {
     Remote(Option<Box<opendal::Writer>>),
-    Oci(Option<Box<oci::Upload>>),
+    Pushed(Option<Box<Push>>),
     Local(LocalFile),
+}
+
+/// An upload of our own making.
+pub(crate) enum Push {
+    Oci(oci::Upload),
+    Hdfs(hdfs::Upload),
+}
+
+impl Push {
+    async fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        match self {
+            Self::Oci(upload) => upload.write(bytes).await,
+            Self::Hdfs(upload) => upload.write(bytes).await,
+        }
+    }
+
+    async fn finish(&mut self) -> Result<(), Error> {
+        match self {
+            Self::Oci(upload) => upload.finish().await,
+            Self::Hdfs(upload) => upload.finish().await,
+        }
+    }
+
+    async fn abort(&mut self) -> Result<(), Error> {
+        match self {
+            Self::Oci(upload) => upload.abort().await,
+            Self::Hdfs(upload) => upload.abort().await,
+        }
+    }
 }
 
 impl ObjectWriter {
@@ -56,8 +85,8 @@ impl ObjectWriter {
         Ok(Self { sink: Sink::Local(file), address, written: 0, bytes_max: u64::MAX })
     }
 
-    pub(crate) fn oci(upload: oci::Upload, address: String) -> Self {
-        let sink = Sink::Oci(Some(Box::new(upload)));
+    pub(crate) fn pushed(upload: Push, address: String) -> Self {
+        let sink = Sink::Pushed(Some(Box::new(upload)));
         Self { sink, address, written: 0, bytes_max: u64::MAX }
     }
 
@@ -79,8 +108,8 @@ impl ObjectWriter {
             Sink::Remote(Some(writer)) => {
                 writer.write(bytes).await.map_err(|error| remote::failure(&error))
             }
-            Sink::Oci(Some(upload)) => upload.write(&bytes).await,
-            Sink::Remote(None) | Sink::Oci(None) => Err(ended()),
+            Sink::Pushed(Some(upload)) => upload.write(&bytes).await,
+            Sink::Remote(None) | Sink::Pushed(None) => Err(ended()),
             Sink::Local(file) => file.write(bytes).await,
         };
         result.map_err(|error| error.at(&self.address))
@@ -93,7 +122,7 @@ impl ObjectWriter {
             Sink::Local(local) => {
                 Some(LocalAppender { file: Arc::clone(&local.file), address: self.address.clone() })
             }
-            Sink::Remote(_) | Sink::Oci(_) => None,
+            Sink::Remote(_) | Sink::Pushed(_) => None,
         }
     }
 
@@ -116,7 +145,7 @@ impl ObjectWriter {
                     Err(remote::failure(&error))
                 }
             },
-            Sink::Oci(upload) => match upload.take() {
+            Sink::Pushed(upload) => match upload.take() {
                 Some(mut upload) => match upload.finish().await {
                     Ok(()) => Ok(()),
                     Err(error) => {
@@ -145,7 +174,7 @@ impl ObjectWriter {
                 }
                 None => Ok(()),
             },
-            Sink::Oci(upload) => match upload.take() {
+            Sink::Pushed(upload) => match upload.take() {
                 Some(mut upload) => upload.abort().await.map_err(|error| error.at(&self.address)),
                 None => Ok(()),
             },
@@ -159,7 +188,7 @@ impl Drop for ObjectWriter {
     fn drop(&mut self) {
         let sink = match &mut self.sink {
             Sink::Remote(writer) => Sink::Remote(writer.take()),
-            Sink::Oci(upload) => Sink::Oci(upload.take()),
+            Sink::Pushed(upload) => Sink::Pushed(upload.take()),
             Sink::Local(_) => return,
         };
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
@@ -169,7 +198,7 @@ impl Drop for ObjectWriter {
                 Sink::Remote(Some(mut writer)) => {
                     writer.abort().await.map_err(|error| remote::failure(&error))
                 }
-                Sink::Oci(Some(mut upload)) => upload.abort().await,
+                Sink::Pushed(Some(mut upload)) => upload.abort().await,
                 _ => Ok(()),
             };
             if let Err(error) = aborted {

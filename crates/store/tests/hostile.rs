@@ -404,19 +404,22 @@ async fn opendal_alone_would_believe_these_lies() {
 #[tokio::test]
 async fn buckets_are_addressed_as_the_settings_say() {
     let proxy = Hostile::start().unwrap();
-    for (virtual_bucket, host, object) in [
-        (None, "s3.example:9000", "models/m/x.sealed"),
-        (Some("true"), "models.s3.example:9000", "m/x.sealed"),
+    for (scheme, virtual_bucket, host, object) in [
+        ("s3", None, "s3.example:9000", "models/m/x.sealed"),
+        ("s3", Some("true"), "models.s3.example:9000", "m/x.sealed"),
+        ("oss", None, "models.s3.example:9000", "m/x.sealed"),
     ] {
         let settings = Settings::from_env(&|name| match name {
-            "AWS_ENDPOINT_URL" => Some("http://s3.example:9000".to_owned()),
+            "AWS_ENDPOINT_URL" | "OSS_ENDPOINT" => Some("http://s3.example:9000".to_owned()),
+            "OSS_REGION" => Some("x-1".to_owned()),
             "awsAnonymousCredential" => Some("true".to_owned()),
             "S3_USER_VIRTUAL_BUCKET" => virtual_bucket.map(str::to_owned),
             "HTTP_PROXY" => Some(proxy.endpoint()),
             _ => None,
         })
         .unwrap();
-        let store = Store::open(&Location::parse("s3://models/m").unwrap(), &settings).unwrap();
+        let location = Location::parse(&format!("{scheme}://models/m")).unwrap();
+        let store = Store::open(&location, &settings).unwrap();
         assert!(matches!(store.read("x.sealed", 1).await, Err(Error::NotFound { .. })));
         let seen = proxy.log().pop().unwrap().request;
         assert_eq!((seen.host.as_str(), seen.object.as_str()), (host, object));

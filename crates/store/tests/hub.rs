@@ -3,9 +3,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod common;
+
 use std::collections::HashMap;
 
-use futures::StreamExt;
+use common::range;
 use store::{Error, Location, Settings, Store};
 use testkit::hostile::{Fault, Hostile};
 
@@ -26,6 +28,12 @@ fn info(commit: &str, files: &[(&str, usize)]) -> String {
     format!(r#"{{"id":"org/model","sha":"{commit}","siblings":[{}]}}"#, files.join(","))
 }
 
+/// One file of seven bytes, kept by Git LFS, which says this digest.
+fn lfs(sha256: &str) -> String {
+    let file = format!(r#"{{"rfilename":"w","size":7,"lfs":{{"sha256":"{sha256}","size":7}}}}"#);
+    format!(r#"{{"sha":"{COMMIT}","siblings":[{file}]}}"#)
+}
+
 /// A repository with a file at its root, one in a folder, and what the hub itself keeps.
 fn repository() -> Hostile {
     let server = Hostile::start().unwrap();
@@ -38,15 +46,6 @@ fn repository() -> Hostile {
     server
 }
 
-async fn range(store: &Store, object: &str, range: std::ops::Range<u64>) -> Result<Vec<u8>, Error> {
-    let mut stream = store.stream(object, range, None).await?;
-    let mut bytes = Vec::new();
-    while let Some(frame) = stream.next().await {
-        bytes.extend_from_slice(&frame?);
-    }
-    Ok(bytes)
-}
-
 #[tokio::test]
 async fn a_repository_is_read_at_one_commit() {
     let server = repository();
@@ -56,7 +55,10 @@ async fn a_repository_is_read_at_one_commit() {
     let expected = [(".gitattributes", 1), ("config.json", 2), ("sub/weights.bin", 3_000_000)];
     assert_eq!(names, expected);
     assert!(store.keeps(".gitattributes") && !store.keeps("config.json"));
-    assert_eq!(range(&store, "sub/weights.bin", 1..2_000_001).await.unwrap(), vec![7; 2_000_000]);
+    assert_eq!(
+        range(&store, "sub/weights.bin", 1..2_000_001, None).await.unwrap(),
+        vec![7; 2_000_000]
+    );
 
     // The branch moves on; what was begun stays at its commit.
     server.put(INFO, info(&COMMIT.replace('0', "f"), &[("config.json", 9)]));
@@ -79,6 +81,16 @@ async fn a_repository_is_read_at_one_commit() {
 }
 
 #[tokio::test]
+async fn a_file_of_git_lfs_has_a_digest_and_others_have_none() {
+    let server = repository();
+    assert_eq!(open(&server, "hf://org/model").sha256("config.json").await.unwrap(), None);
+    server.put(INFO, lfs(&"0a".repeat(32)));
+    let store = open(&server, "hf://org/model");
+    assert_eq!(store.sha256("w").await.unwrap(), Some([10; 32]));
+    assert!(matches!(store.sha256("x").await, Err(Error::NotFound { .. })));
+}
+
+#[tokio::test]
 async fn the_token_goes_to_the_hub_and_nowhere_else() {
     let (server, cache) = (repository(), Hostile::start().unwrap());
     cache.put("cache/blob", vec![9; 3_000_000]);
@@ -87,8 +99,11 @@ async fn the_token_goes_to_the_hub_and_nowhere_else() {
         seen.object.ends_with("weights.bin").then(|| Fault::Redirect { to: to.clone() })
     });
     let store = open(&server, "hf://org/model");
-    assert_eq!(range(&store, "sub/weights.bin", 5..10).await.unwrap(), [9; 5]);
-    assert_eq!(range(&store, "sub/weights.bin", 0..3_000_000).await.unwrap(), vec![9; 3_000_000]);
+    assert_eq!(range(&store, "sub/weights.bin", 5..10, None).await.unwrap(), [9; 5]);
+    assert_eq!(
+        range(&store, "sub/weights.bin", 0..3_000_000, None).await.unwrap(),
+        vec![9; 3_000_000]
+    );
     let asked = cache.log();
     assert_eq!(asked.len(), 2);
     assert!(asked.iter().all(|it| it.request.authorization.is_none()), "{asked:?}");
@@ -105,6 +120,8 @@ async fn answers_that_lie_are_refused() {
         format!(r#"{{"sha":"{COMMIT}","siblings":[{{"size":1}}]}}"#),
         info(COMMIT, &[("x", 1), ("x", 1)]),
         info(COMMIT, &[("../x", 1)]),
+        lfs("00"),
+        lfs(&"0A".repeat(32)),
     ];
     for lie in lies {
         let server = repository();
@@ -117,10 +134,13 @@ async fn answers_that_lie_are_refused() {
     server.put(INFO, info(COMMIT, &[("config.json", 1), ("sub/weights.bin", 3_000_001)]));
     let store = open(&server, "hf://org/model");
     assert!(matches!(store.read("config.json", 10).await, Err(Error::Protocol { .. })));
-    let beyond = range(&store, "sub/weights.bin", 2_999_999..3_000_001).await;
+    let beyond = range(&store, "sub/weights.bin", 2_999_999..3_000_001, None).await;
     assert!(beyond.is_err(), "{beyond:?}");
     server.plan(|_| Some(Fault::IgnoreRange));
-    assert!(matches!(range(&store, "sub/weights.bin", 5..10).await, Err(Error::Protocol { .. })));
+    assert!(matches!(
+        range(&store, "sub/weights.bin", 5..10, None).await,
+        Err(Error::Protocol { .. })
+    ));
 }
 
 #[tokio::test]

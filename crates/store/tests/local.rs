@@ -2,12 +2,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod common;
+
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use bytes::Bytes;
-use futures::StreamExt;
+use common::{names, put};
 use store::{Error, Location, Settings, Store};
 
 fn open(dir: &Path) -> Store {
@@ -15,29 +17,12 @@ fn open(dir: &Path) -> Store {
     Store::open(&Location::parse(&uri).unwrap(), &Settings::default()).unwrap()
 }
 
-async fn put(store: &Store, object: &str, bytes: &[u8]) {
-    let mut writer = store.writer(object).await.unwrap();
-    for chunk in bytes.chunks(1_000) {
-        writer.write(Bytes::copy_from_slice(chunk)).await.unwrap();
-    }
-    writer.finish().await.unwrap();
-}
-
 async fn fetch(
     store: &Store,
     range: std::ops::Range<u64>,
     etag: Option<&str>,
 ) -> Result<Vec<u8>, Error> {
-    let mut stream = store.stream("x", range, etag).await?;
-    let mut bytes = Vec::new();
-    while let Some(frame) = stream.next().await {
-        bytes.extend_from_slice(&frame?);
-    }
-    Ok(bytes)
-}
-
-fn names(entries: Vec<store::Entry>) -> Vec<(String, u64)> {
-    entries.into_iter().map(|entry| (entry.name, entry.bytes)).collect()
+    common::range(store, "x", range, etag).await
 }
 
 #[tokio::test]
@@ -46,8 +31,8 @@ async fn an_object_comes_back_as_it_was_written() {
     let store = open(&dir.path().join("new/bundle"));
     let content: Vec<u8> =
         (0..3_000_000_u32).map(|i| i.to_le_bytes()[0] ^ i.to_le_bytes()[2]).collect();
-    put(&store, "x", &content).await;
-    put(&store, "sub/dir/y", b"").await;
+    put(&store, "x", &content).await.unwrap();
+    put(&store, "sub/dir/y", b"").await.unwrap();
     assert_eq!(store.stat("x").await.unwrap().bytes, 3_000_000);
     assert!(store.read("x", 3_000_000).await.unwrap() == content);
     assert!(fetch(&store, 1..2_999_999, None).await.unwrap() == content[1..2_999_999]);
@@ -66,7 +51,7 @@ async fn an_object_comes_back_as_it_was_written() {
 async fn nothing_is_visible_before_finish_and_nothing_stays_without_it() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
-    put(&store, "x", b"old").await;
+    put(&store, "x", b"old").await.unwrap();
     for abort in [true, false] {
         let mut writer = store.writer("x").await.unwrap();
         writer.write(Bytes::from_static(b"new")).await.unwrap();
@@ -78,7 +63,7 @@ async fn nothing_is_visible_before_finish_and_nothing_stays_without_it() {
         }
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
-    put(&store, "x", b"new").await;
+    put(&store, "x", b"new").await.unwrap();
     assert_eq!(store.read("x", 10).await.unwrap(), b"new");
 }
 
@@ -86,10 +71,10 @@ async fn nothing_is_visible_before_finish_and_nothing_stays_without_it() {
 async fn a_file_that_was_replaced_is_noticed() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
-    put(&store, "x", b"first").await;
+    put(&store, "x", b"first").await.unwrap();
     let etag = store.stat("x").await.unwrap().etag;
     assert_eq!(fetch(&store, 0..5, etag.as_deref()).await.unwrap(), b"first");
-    put(&store, "x", b"other").await;
+    put(&store, "x", b"other").await.unwrap();
     assert!(matches!(fetch(&store, 0..5, etag.as_deref()).await, Err(Error::Changed { .. })));
 }
 
@@ -110,7 +95,7 @@ async fn no_link_is_followed_below_the_directory() {
         assert!(store.local_file(object).unwrap().is_err(), "{object}");
     }
     assert!(store.writer("sub/new").await.is_err());
-    put(&store, "file", b"mine").await;
+    put(&store, "file", b"mine").await.unwrap();
     assert_eq!(
         fs::read(outside.join("secret")).unwrap(),
         b"secret",

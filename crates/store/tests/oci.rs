@@ -2,11 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::collections::HashMap;
-use std::ops::Range;
+mod common;
 
-use bytes::Bytes;
-use futures::StreamExt;
+use common::{put, range};
 use store::{Error, Location, Rest, Settings, Store};
 use testkit::registry::{Door, Registry};
 use testkit::tls::Authority;
@@ -14,26 +12,7 @@ use testkit::tls::Authority;
 type Env<'a> = &'a [(&'a str, &'a str)];
 
 fn open(uri: &str, env: Env<'_>) -> Store {
-    let env: HashMap<_, _> = env.iter().copied().collect();
-    let settings = Settings::from_env(&|name| env.get(name).map(|it| (*it).to_owned())).unwrap();
-    Store::open(&Location::parse(uri).unwrap(), &settings).unwrap()
-}
-
-async fn put(store: &Store, object: &str, bytes: &[u8]) -> Result<(), Error> {
-    let mut writer = store.writer(object).await?;
-    for piece in bytes.chunks(1 << 20) {
-        writer.write(Bytes::copy_from_slice(piece)).await?;
-    }
-    writer.finish().await
-}
-
-async fn range(store: &Store, object: &str, range: Range<u64>) -> Result<Vec<u8>, Error> {
-    let mut stream = store.stream(object, range, None).await?;
-    let mut bytes = Vec::new();
-    while let Some(frame) = stream.next().await {
-        bytes.extend_from_slice(&frame?);
-    }
-    Ok(bytes)
+    common::open(uri, env.iter().copied()).unwrap()
 }
 
 /// Three chunks, the last one not full.
@@ -61,8 +40,8 @@ async fn an_artifact_appears_as_a_whole_and_is_read_in_ranges() {
     assert!(matches!(store.list(2).await, Err(Error::TooLarge { .. })));
     assert!(store.read("sub/w.bin", 1 << 30).await.unwrap() == large);
     assert!(store.read("empty", 1).await.unwrap().is_empty());
-    assert!(range(&store, "sub/w.bin", 7..9_000_000).await.unwrap() == large[7..9_000_000]);
-    let beyond = range(&store, "config.json", 0..3).await;
+    assert!(range(&store, "sub/w.bin", 7..9_000_000, None).await.unwrap() == large[7..9_000_000]);
+    let beyond = range(&store, "config.json", 0..3, None).await;
     assert!(matches!(beyond, Err(Error::Protocol { .. })), "{beyond:?}");
     assert!(matches!(store.stat("other").await, Err(Error::NotFound { .. })));
     assert!(store.has_ranges("sub/w.bin").await.unwrap());

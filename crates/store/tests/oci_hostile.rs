@@ -3,13 +3,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod common;
+
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::StreamExt;
 use store::{Error, Location, Rest, Settings, Store};
 use testkit::hostile::{Fault, Hostile};
 use testkit::web::Web;
@@ -66,12 +67,7 @@ fn artifact() -> Hostile {
 }
 
 async fn fetch(store: &Store, range: std::ops::Range<u64>) -> Result<Vec<u8>, Error> {
-    let mut stream = store.stream("w", range, None).await?;
-    let mut bytes = Vec::new();
-    while let Some(frame) = stream.next().await {
-        bytes.extend_from_slice(&frame?);
-    }
-    Ok(bytes)
+    common::range(store, "w", range, None).await
 }
 
 #[tokio::test]

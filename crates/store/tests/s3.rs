@@ -2,21 +2,20 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod common;
+
 use std::collections::HashMap;
 
 use bytes::Bytes;
-use futures::StreamExt;
+use common::{MIB, names, pattern, put, range};
 use store::{Error, Location, Settings, Store};
 use testkit::s3::S3Server;
 
-const MIB: usize = 1024 * 1024;
-
 fn open(server: &S3Server, prefix: &str, change: &[(&'static str, &str)]) -> Store {
-    let mut env: HashMap<&str, String> = server.env().into();
-    env.extend(change.iter().map(|(name, value)| (*name, (*value).to_owned())));
-    let settings = Settings::from_env(&|name| env.get(name).cloned()).unwrap();
+    let env = server.env();
+    let env = env.iter().map(|(name, value)| (*name, value.as_str()));
     let uri = format!("s3://{}/{prefix}", S3Server::BUCKET);
-    Store::open(&Location::parse(&uri).unwrap(), &settings).unwrap()
+    common::open(&uri, env.chain(change.iter().copied())).unwrap()
 }
 
 /// The server and a store in it, or an early return where there is no server.
@@ -29,43 +28,13 @@ macro_rules! server {
     };
 }
 
-fn pattern(bytes: usize) -> Vec<u8> {
-    (0..bytes).map(|i| u8::try_from(i * 31 % 251).unwrap()).collect()
-}
-
-async fn put(store: &Store, object: &str, bytes: &[u8]) {
-    let mut writer = store.writer(object).await.unwrap();
-    for chunk in bytes.chunks(MIB + 17) {
-        writer.write(Bytes::copy_from_slice(chunk)).await.unwrap();
-    }
-    writer.finish().await.unwrap();
-}
-
-async fn range(
-    store: &Store,
-    object: &str,
-    range: std::ops::Range<u64>,
-    etag: Option<&str>,
-) -> Result<Vec<u8>, Error> {
-    let mut stream = store.stream(object, range, etag).await?;
-    let mut bytes = Vec::new();
-    while let Some(frame) = stream.next().await {
-        bytes.extend_from_slice(&frame?);
-    }
-    Ok(bytes)
-}
-
-fn names(entries: Vec<store::Entry>) -> Vec<(String, u64)> {
-    entries.into_iter().map(|entry| (entry.name, entry.bytes)).collect()
-}
-
 #[tokio::test]
 async fn an_object_comes_back_as_it_was_written() {
     let server = server!();
     let store = open(&server, "llama/8b", &[]);
     for length in [0, 1, MIB, 8 * MIB, 8 * MIB + 1, 20 * MIB + 5] {
         let content = pattern(length);
-        put(&store, "dir/a b+ü%41.sealed", &content).await;
+        put(&store, "dir/a b+ü%41.sealed", &content).await.unwrap();
         let meta = store.stat("dir/a b+ü%41.sealed").await.unwrap();
         assert_eq!(meta.bytes, length as u64);
         assert!(
@@ -74,43 +43,6 @@ async fn an_object_comes_back_as_it_was_written() {
         );
     }
     assert!(server.bucket_dir().join("llama/8b/dir/a b+ü%41.sealed").is_file());
-}
-
-#[tokio::test]
-async fn ranges_are_exact() {
-    let server = server!();
-    let store = open(&server, "m", &[]);
-    let content = pattern(3 * MIB);
-    put(&store, "x", &content).await;
-    let whole = content.len() as u64;
-    for (start, end) in
-        [(0, 1), (0, whole), (whole - 1, whole), (5, 5), (MIB as u64 - 1, 2 * MIB as u64 + 1)]
-    {
-        let got = range(&store, "x", start..end, None).await.unwrap();
-        assert!(
-            got == content[usize::try_from(start).unwrap()..usize::try_from(end).unwrap()],
-            "{start}..{end}"
-        );
-    }
-    for beyond in [whole - 1..whole + 1, whole..whole + 1, whole + 5..whole + 6] {
-        let error = range(&store, "x", beyond.clone(), None).await.unwrap_err();
-        assert!(
-            matches!(error, Error::Protocol { .. }) && !error.is_transient(),
-            "{beyond:?}: {error:?}"
-        );
-    }
-}
-
-#[tokio::test]
-async fn a_pinned_version_that_is_gone_is_reported() {
-    let server = server!();
-    let store = open(&server, "m", &[]);
-    put(&store, "x", b"first").await;
-    let etag = store.stat("x").await.unwrap().etag;
-    assert_eq!(range(&store, "x", 0..5, etag.as_deref()).await.unwrap(), b"first");
-    put(&store, "x", b"other").await;
-    let error = range(&store, "x", 0..5, etag.as_deref()).await.unwrap_err();
-    assert!(matches!(error, Error::Changed { .. }), "{error:?}");
 }
 
 #[tokio::test]
@@ -153,9 +85,9 @@ async fn wrong_credentials_are_denied_and_not_repeated_in_the_error() {
 #[tokio::test]
 async fn a_listing_has_the_folder_and_nothing_beside_it() {
     let server = server!();
-    put(&open(&server, "model", &[]), "sealift.json", b"{}").await;
-    put(&open(&server, "model", &[]), "sub/w.sealed", b"abc").await;
-    put(&open(&server, "model-evil", &[]), "x", b"no").await;
+    put(&open(&server, "model", &[]), "sealift.json", b"{}").await.unwrap();
+    put(&open(&server, "model", &[]), "sub/w.sealed", b"abc").await.unwrap();
+    put(&open(&server, "model-evil", &[]), "x", b"no").await.unwrap();
     let listed = open(&server, "model", &[]).list(100).await.unwrap();
     let entry = |name: &str, bytes| (name.to_owned(), bytes);
     assert_eq!(names(listed), [entry("sealift.json", 2), entry("sub/w.sealed", 3)]);

@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod common;
+
 use std::collections::HashMap;
 use std::path::Path;
 
@@ -130,4 +132,25 @@ fn a_bundle_that_cannot_be_used_is_a_usage_error() {
             "{error:?}"
         );
     }
+}
+
+/// `S3_VERIFY_SSL` is for S3's own service: HDFS has a setting of its own.
+#[tokio::test]
+async fn whoever_gives_up_the_check_for_s3_keeps_it_for_hdfs() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = server(&["127.0.0.1"], dir.path());
+    let status = r#"{"FileStatus":{"type":"FILE","length":2,"pathSuffix":""}}"#;
+    server.put("webhdfs/v1/m/x", status);
+    let stat = async |skip: &str| {
+        let config = format!(
+            r#"{{"type":"hdfs","HDFS_NAMENODE":"{}","TLS_SKIP_VERIFY":"{skip}"}}"#,
+            server.endpoint()
+        );
+        let env = [("STORAGE_CONFIG", config.as_str()), ("S3_VERIFY_SSL", "false")];
+        common::open("hdfs://m", env).unwrap().stat("x").await
+    };
+    let refused = stat("false").await.unwrap_err();
+    assert!(matches!(refused, Error::Tls { .. }), "{refused:?}");
+    assert_eq!(server.log().len(), 0);
+    assert_eq!(stat("true").await.unwrap().bytes, 2);
 }

@@ -12,6 +12,7 @@ pub mod kata;
 pub mod kbs;
 pub mod kills;
 pub mod kubelet;
+pub mod line;
 pub mod moto;
 pub mod oracle;
 pub mod planted;

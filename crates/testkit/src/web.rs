@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// Longest request that is read.
-const REQUEST_BYTES_MAX: usize = 1 << 20;
+/// Longest request that is read: a piece of an upload.
+const REQUEST_BYTES_MAX: usize = 32 << 20;
 /// How long a client may be silent.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
 
@@ -40,39 +40,68 @@ impl Asked {
     #[must_use]
     pub fn form(text: &str) -> BTreeMap<String, String> {
         let pairs = text.split('&').filter_map(|pair| pair.split_once('='));
+        let unescaped = |text: &str| Self::unescaped(&text.replace('+', " "));
         pairs.map(|(name, value)| (unescaped(name), unescaped(value))).collect()
     }
-}
 
-fn unescaped(text: &str) -> String {
-    let mut bytes = Vec::new();
-    let mut rest = text.as_bytes();
-    while let Some((first, after)) = rest.split_first() {
-        let digits =
-            after.get(..2).and_then(|two| u8::from_str_radix(str::from_utf8(two).ok()?, 16).ok());
-        match (first, digits) {
-            (b'%', Some(byte)) => {
-                bytes.push(byte);
-                rest = &after[2..];
-            }
-            (b'+', _) => {
-                bytes.push(b' ');
-                rest = after;
-            }
-            (byte, _) => {
-                bytes.push(*byte);
-                rest = after;
+    /// A path as it is meant.
+    #[must_use]
+    pub fn unescaped(text: &str) -> String {
+        let mut bytes = Vec::new();
+        let mut rest = text.as_bytes();
+        while let Some((first, after)) = rest.split_first() {
+            let digits = after
+                .get(..2)
+                .and_then(|two| u8::from_str_radix(str::from_utf8(two).ok()?, 16).ok());
+            match (first, digits) {
+                (b'%', Some(byte)) => {
+                    bytes.push(byte);
+                    rest = &after[2..];
+                }
+                (byte, _) => {
+                    bytes.push(*byte);
+                    rest = after;
+                }
             }
         }
+        String::from_utf8_lossy(&bytes).into_owned()
     }
-    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// A whole answer.
 #[must_use]
 pub fn reply(status: u16, body: &[u8]) -> Vec<u8> {
-    let head = format!("HTTP/1.1 {status} fake\r\nContent-Length: {}\r\n\r\n", body.len());
+    reply_with(status, "", body)
+}
+
+/// A whole answer with more headers, each with its end of line.
+#[must_use]
+pub fn reply_with(status: u16, headers: &str, body: &[u8]) -> Vec<u8> {
+    let length = body.len();
+    let head = format!(
+        "HTTP/1.1 {status} fake\r\nContent-Length: {length}\r\nConnection: close\r\n{headers}\r\n"
+    );
     [head.as_bytes(), body].concat()
+}
+
+/// What an honest server answers to a GET or HEAD of a file, with or without a range.
+#[must_use]
+pub fn file(asked: &Asked, headers: &str, content: &[u8]) -> Vec<u8> {
+    let Some(range) = asked.header("range").strip_prefix("bytes=") else {
+        let mut answer = reply_with(200, headers, content);
+        if asked.method == "HEAD" {
+            answer.truncate(answer.len() - content.len());
+        }
+        return answer;
+    };
+    let (first, last) = range.split_once('-').unwrap_or((range, ""));
+    let (first, total) = (first.parse().unwrap_or(usize::MAX), content.len());
+    let end = last.parse::<usize>().map_or(total, |last| total.min(last.saturating_add(1)));
+    if first >= end {
+        return reply_with(416, headers, b"");
+    }
+    let headers = format!("{headers}Content-Range: bytes {first}-{}/{total}\r\n", end - 1);
+    reply_with(206, &headers, &content[first..end])
 }
 
 /// A running server on loopback; ends when dropped.

@@ -42,8 +42,8 @@ pub(super) async fn plan(
     };
     if let [(name, meta)] = &found.iter().collect::<Vec<_>>()[..]
         && let Some(format) = Format::of(name)
-        // An artifact's files are what was pushed, and are held against their digests as such.
-        && store.sha256(name).await?.is_none()
+        // What was pushed as a file is one, and is held against its digest as such.
+        && !store.is_snapshot()
     {
         let (name, bytes, etag) = ((*name).clone(), meta.bytes, meta.etag.clone());
         let object = Object { store, name, bytes, etag };

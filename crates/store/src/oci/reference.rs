@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::Error;
+use crate::{Error, snapshot};
 
 /// The longest name of a repository, in bytes, as registries have it.
 const REPOSITORY_BYTES_MAX: usize = 255;
@@ -35,21 +35,7 @@ pub(crate) struct Sha256(pub(crate) [u8; 32]);
 impl Sha256 {
     /// Reads `sha256:` and 64 lower-case hexadecimal digits; others name nothing that we can hold.
     pub(crate) fn parse(text: &str) -> Option<Self> {
-        let digits = text.strip_prefix("sha256:")?.as_bytes();
-        let value = |digit: u8| match digit {
-            b'0'..=b'9' => Some(digit - b'0'),
-            b'a'..=b'f' => Some(digit - b'a' + 10),
-            _ => None,
-        };
-        let mut bytes = [0; 32];
-        let (pairs, rest) = digits.as_chunks::<2>();
-        if pairs.len() != bytes.len() || !rest.is_empty() {
-            return None;
-        }
-        for (byte, [high, low]) in bytes.iter_mut().zip(pairs) {
-            *byte = value(*high)? << 4 | value(*low)?;
-        }
-        Some(Self(bytes))
+        text.strip_prefix("sha256:").and_then(snapshot::sha256).map(Self)
     }
 
     /// The digest of these bytes.

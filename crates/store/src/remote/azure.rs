@@ -38,8 +38,8 @@ pub(super) fn open(place: &AzureContainer, settings: &Settings) -> Result<Opened
     Ok(Opened { operator, version: Version::Etag, tls, parts: PARTS })
 }
 
-/// Who we are, in this order.
-enum Identity {
+/// Who we are to Azure's stores, in this order.
+pub(crate) enum Identity {
     /// `?sv=…&sig=…` in the URI, or `AZURE_STORAGE_SAS_TOKEN`.
     Sas(String),
     /// `AZURE_STORAGE_ACCESS_KEY`.
@@ -51,7 +51,7 @@ enum Identity {
 }
 
 impl Identity {
-    fn of(place: &AzureContainer, settings: &Settings) -> Self {
+    pub(crate) fn of(place: &AzureContainer, settings: &Settings) -> Self {
         let get = |name: &str| settings.ambient.get(name).cloned();
         if settings.anonymous {
             return Self::Nobody;
@@ -87,7 +87,7 @@ impl Identity {
 /// | workload identity | `AZURE_FEDERATED_TOKEN_FILE` is set |
 /// | the machine's managed identity | neither |
 #[derive(Clone)]
-struct Entra {
+pub(crate) struct Entra {
     variables: HashMap<String, String>,
 }
 

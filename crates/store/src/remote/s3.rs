@@ -4,9 +4,11 @@ use opendal::{Operator, services};
 use url::Url;
 
 use super::{Opened, Parts, Version, failure};
+use crate::service::S3Cloud;
 use crate::settings::Addressing;
 use crate::{Error, Settings};
 
+mod clouds;
 mod credentials;
 
 const REGION_DEFAULT: &str = "us-east-1";
@@ -45,6 +47,15 @@ pub(super) fn open(bucket: &str, settings: &Settings) -> Result<Opened, Error> {
     }
     let operator = Operator::new(builder).map_err(|error| failure(&error))?;
     Ok(Opened { operator, version: Version::Etag, tls, parts: PARTS })
+}
+
+/// A cloud that speaks S3.
+pub(super) fn open_cloud(
+    cloud: S3Cloud,
+    bucket: &str,
+    settings: &Settings,
+) -> Result<Opened, Error> {
+    open(bucket, &cloud.settings(bucket, settings)?)
 }
 
 fn is_address(url: &str) -> bool {

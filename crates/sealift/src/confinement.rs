@@ -59,7 +59,7 @@ fn files<'a>(
     if attester.tsm_root.is_dir() {
         files = files.keep(&attester.tsm_root);
     }
-    if let Target::File(log) = Target::parse(&options.audit_file)
+    if let Target::File(log) = Target::parse(&options.audit.audit_file)
         && let Some(directory) = log.parent()
     {
         files = files.keep_below(directory);

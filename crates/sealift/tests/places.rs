@@ -393,7 +393,6 @@ fn plain_files_of_an_artifact_are_held_against_their_digests() {
 
 /// One layer of an image: entries by name, content and type, perhaps compressed.
 fn layer(entries: &[(&str, &str, tar::EntryType)], gzip: bool) -> (Vec<u8>, Vec<u8>) {
-    use std::io::Write;
     let mut archive = tar::Builder::new(Vec::new());
     for (name, content, kind) in entries {
         let mut header = tar::Header::new_gnu();
@@ -413,12 +412,19 @@ fn layer(entries: &[(&str, &str, tar::EntryType)], gzip: bool) -> (Vec<u8>, Vec<
         archive.append(&header, content).unwrap();
     }
     let tar = archive.into_inner().unwrap();
-    if !gzip {
-        return (tar.clone(), tar);
-    }
+    let blob = if gzip { gzipped(&tar) } else { tar.clone() };
+    (tar, blob)
+}
+
+fn gzipped(bytes: &[u8]) -> Vec<u8> {
+    use std::io::Write;
     let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    packed.write_all(&tar).unwrap();
-    (tar, packed.finish().unwrap())
+    packed.write_all(bytes).unwrap();
+    packed.finish().unwrap()
+}
+
+fn zstandard(bytes: &[u8]) -> Vec<u8> {
+    ruzstd::encoding::compress_to_vec(bytes, ruzstd::encoding::CompressionLevel::Fastest)
 }
 
 /// Serves an image of these layers (each as a tar file, and as its blob).
@@ -434,13 +440,98 @@ fn serve_image(server: &Hostile, layers: &[(Vec<u8>, Vec<u8>)]) {
     let mut described = Vec::new();
     for (tar, blob) in layers {
         let mut layer = put(blob);
-        let suffix = if tar == blob { "" } else { "+gzip" };
+        let suffix = match blob {
+            blob if tar == blob => "",
+            blob if blob.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) => "+zstd",
+            _ => "+gzip",
+        };
         layer["mediaType"] = format!("application/vnd.oci.image.layer.v1.tar{suffix}").into();
         described.push(layer);
     }
     let config = put(config.to_string().as_bytes());
     let manifest = serde_json::json!({ "schemaVersion": 2, "config": config, "layers": described });
     server.put("v2/team/m/manifests/v1", manifest.to_string());
+}
+
+/// ModelPack, KitOps and `oras` with files in archives, beside files that are not.
+#[test]
+fn packed_files_of_an_artifact_arrive_unpacked() {
+    use aws_lc_rs::digest::{SHA256, digest};
+    use tar::EntryType::{Directory, Regular, Symlink};
+    let sealed = Sealed::small();
+    let server = Hostile::start().unwrap();
+    let uri = format!("{}/team/m:v1", server.endpoint().replace("http://", "oci://"));
+    let serve = |layers: &[(&str, &str, &[u8])]| {
+        let described = layers.iter().map(|(media, name, bytes)| {
+            let digest = format!("sha256:{}", hex::encode(digest(&SHA256, bytes)));
+            server.put(&format!("v2/team/m/blobs/{digest}"), bytes.to_vec());
+            serde_json::json!({
+                "mediaType": media, "digest": digest, "size": bytes.len(),
+                "annotations": { "org.cncf.model.filepath": name },
+            })
+        });
+        let layers: Vec<_> = described.collect();
+        server.put("v2/team/m/manifests/v1", serde_json::json!({ "layers": layers }).to_string());
+    };
+    let fetch = |name: &str| {
+        let dest = sealed.dest(name);
+        let mut command = sealift();
+        command.args(["init", &uri, text(&dest)]).env("SEALIFT_REQUIRE_SEALED", "false");
+        (command, dest)
+    };
+    let large = "weights ".repeat(400_000);
+    let (weights, _) = layer(&[("sub/", "", Directory), ("sub/w.bin", &large, Regular)], false);
+    let weights = zstandard(&weights);
+    let (_, config) = layer(&[("./config.json", "{}", Regular)], true);
+    let (doc, _) = layer(&[("docs/a.md", "words", Regular)], false);
+    let [zst, gz, tar, raw] = [
+        "application/vnd.cncf.model.weight.v1.tar+zstd",
+        "application/vnd.kitops.modelkit.model.v1.tar+gzip",
+        "application/vnd.cncf.model.doc.v1.tar",
+        "application/vnd.cncf.model.code.v1.raw",
+    ];
+    let code = "print()".repeat(200_000);
+    let all = [
+        (zst, "sub", &weights[..]),
+        (gz, "config.json", &config),
+        (tar, "docs", &doc),
+        (raw, "run.py", code.as_bytes()),
+    ];
+    serve(&all);
+    let (mut command, dest) = fetch("1");
+    succeed(&mut command);
+    let found = model_tree(&dest);
+    let names: Vec<_> = found.keys().filter(|name| !name.ends_with('/')).collect();
+    assert_eq!(names, ["config.json", "docs/a.md", "run.py", "sub/w.bin"]);
+    assert!(found["sub/w.bin"] == large.as_bytes() && found["run.py"] == code.as_bytes());
+
+    let refused = |code: Code| {
+        let (mut command, dest) = fetch("2");
+        refuse(&mut command, code);
+        assert!(tree(&dest).is_empty());
+    };
+    for entry in [("../x", "x", Regular), ("/x", "x", Regular), ("x", "/etc/passwd", Symlink)] {
+        let (evil, _) = layer(&[entry], false);
+        serve(&[(tar, "x", &evil), (raw, "run.py", b"x")]);
+        refused(Code::Tampered);
+    }
+    // The same name twice: nothing says which is meant.
+    serve(&[(gz, "config.json", &config), (raw, "config.json", b"other")]);
+    refused(Code::Tampered);
+    // Blobs are what their digests name, however they are packed.
+    for index in 0..all.len() {
+        serve(&all);
+        let digest = hex::encode(digest(&SHA256, all[index].2));
+        let mut another = all[index].2.to_vec();
+        let last = another.len() - 1;
+        another[last] ^= 1;
+        server.put(&format!("v2/team/m/blobs/sha256:{digest}"), another);
+        refused(Code::Tampered);
+    }
+    refuse(
+        sealift().args(["init", &uri, text(&sealed.dest("3")), "--resource-id", RESOURCE]),
+        Code::NotSealed,
+    );
 }
 
 /// KServe's modelcar: a model below `models/` of a container image, in the image's last state.
@@ -480,7 +571,9 @@ fn a_model_inside_of_a_container_image_is_its_last_state() {
         ("models-evil/x", "x", Regular),
     ];
     let lower = layer(&base, true);
-    serve_image(&server, &[lower.clone(), layer(&upper, false), layer(&[], true)]);
+    let empty = layer(&[], false).0;
+    let top = (empty.clone(), zstandard(&empty));
+    serve_image(&server, &[lower.clone(), layer(&upper, false), top]);
     let (mut command, dest) = fetch("1");
     succeed(&mut command);
     let found = model_tree(&dest);

@@ -8,6 +8,7 @@
 mod entries;
 mod image;
 mod object;
+mod zstd;
 
 use std::collections::BTreeSet;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};

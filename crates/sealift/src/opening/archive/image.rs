@@ -1,8 +1,9 @@
-//! Plain models inside of container images, as KServe's modelcars are: what lies below `models/` in
-//! the image's last state, layer over layer.
+//! Models in the layers of a registry: of container images, as KServe's modelcars are, what lies
+//! below `models/` in the image's last state, layer over layer; of artifacts (ModelPack, KitOps,
+//! `oras`) all that their layers hold, side by side.
 //!
-//! As with any archive, each layer is read twice, and each time to its end: both its digest and that
-//! of the tar file inside must hold before anything is published.
+//! As with any archive, each layer is read twice, and each time to its end: both its digest and, of
+//! an image, that of the tar file inside must hold before anything is published.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufReader, Read};
@@ -14,11 +15,13 @@ use publish::{PlannedFile, Staging};
 use seal::manifest::Manifest;
 use seal::name::BundlePath;
 use seal::segment::SEGMENT_BYTES;
-use store::{Layer, Store};
+use store::{Contents, Layer, Packing, Store};
 
 use super::object::Object;
+use super::zstd::Frames;
 use super::{
     PADDING_BYTES_MAX, Unpack, Visit, blocking, changed, entries, refused, too_many, unreadable,
+    walk_tar_entries,
 };
 use crate::code::Code;
 use crate::failure::Failure;
@@ -58,14 +61,17 @@ impl Image {
         let layers: Vec<_> = layers.into_iter().map(object).collect();
         let mut merged = Merged::default();
         for (number, (layer, object)) in layers.iter().enumerate() {
-            let layer = layer.clone();
+            let read = layer.clone();
             let changes = blocking(object.clone(), limits.clone(), move |reader| {
                 let mut changes = Changes::default();
-                walk(&layer, reader, &mut changes)?;
+                walk(&read, reader, &mut changes)?;
                 Ok(changes)
             });
             let changes = changes.await.map_err(|failure| failure.at(&object.name))?;
-            merged.lay(number, changes)?;
+            match layer.contents {
+                Contents::Changes => merged.lay(number, changes)?,
+                Contents::Files | Contents::File(_) => merged.add(number, changes.files)?,
+            }
         }
         let mut visible = vec![BTreeMap::new(); layers.len()];
         let mut files = Vec::with_capacity(merged.0.len());
@@ -75,7 +81,8 @@ impl Image {
             files.push(PlannedFile { path, mode, bytes, segments: plain_segments(bytes) });
         }
         match files.is_empty() {
-            true => Err(Failure::new(Code::NotFound, "the image holds nothing below models/")),
+            true => Err(Failure::new(Code::NotFound, "the layers hold nothing of a model")
+                .hint("Of a container image, only what lies below models/ is the model")),
             false => Ok(Self { layers, visible, files }),
         }
     }
@@ -157,6 +164,20 @@ impl Merged {
                 self.0.remove(&path[..at]);
             }
             self.0.insert(path, (layer, bytes, executable));
+        }
+        match self.0.len() > Manifest::FILES_MAX {
+            true => Err(too_many()),
+            false => Ok(()),
+        }
+    }
+
+    /// Puts files beside the others.
+    fn add(&mut self, layer: usize, files: BTreeMap<String, (u64, bool)>) -> Result<(), Failure> {
+        for (path, (bytes, executable)) in files {
+            let failure = refused("two layers hold this name").at(&path);
+            if self.0.insert(path, (layer, bytes, executable)).is_some() {
+                return Err(failure);
+            }
         }
         match self.0.len() > Manifest::FILES_MAX {
             true => Err(too_many()),
@@ -252,22 +273,53 @@ impl Overlay for Pick {
     }
 }
 
-/// One layer from its beginning to its end, held against both of its digests.
+/// One layer from its beginning to its end, held against its digests.
 fn walk(layer: &Layer, reader: impl Read, overlay: &mut impl Overlay) -> Result<(), Failure> {
     let mut packed = Hashing::new(reader);
     let buffered = BufReader::with_capacity(256 * 1024, &mut packed);
-    let plain: Box<dyn Read + '_> = match layer.gzip {
-        true => Box::new(MultiGzDecoder::new(buffered)),
-        false => Box::new(buffered),
+    let plain: Box<dyn Read + '_> = match layer.packing {
+        Packing::None => Box::new(buffered),
+        Packing::Gzip => Box::new(MultiGzDecoder::new(buffered)),
+        Packing::Zstd => Box::new(Frames::new(buffered)),
     };
     let mut plain = Hashing::new(plain);
-    walk_entries(&mut plain, overlay)?;
+    match &layer.contents {
+        Contents::Changes => walk_entries(&mut plain, overlay)?,
+        Contents::Files => walk_tar_entries(&mut plain, &mut Beside(overlay))?,
+        Contents::File(name) => {
+            overlay
+                .file(name, layer.bytes, false, &mut plain)
+                .map_err(|failure| failure.at(name))?;
+            // What nobody wanted to see is hashed all the same.
+            io::copy(&mut plain, &mut io::sink()).map_err(unreadable)?;
+        }
+    }
     let padding = io::copy(&mut (&mut plain).take(PADDING_BYTES_MAX + 1), &mut io::sink());
     if padding.map_err(unreadable)? > PADDING_BYTES_MAX {
         return Err(refused("the layer goes on after its end"));
     }
-    plain.check(&layer.diff_id)?;
-    packed.check(&layer.sha256)
+    let unpacked = plain.finish();
+    let as_named =
+        layer.diff_id.is_none_or(|diff_id| diff_id == unpacked) && layer.sha256 == packed.finish();
+    match as_named {
+        true => Ok(()),
+        false => Err(refused("the layer is not what its digest names")),
+    }
+}
+
+/// Files of an archive that is no image's: they lie beside those of other layers.
+struct Beside<'a, O>(&'a mut O);
+
+impl<O: Overlay> Visit for Beside<'_, O> {
+    fn file(
+        &mut self,
+        name: &str,
+        bytes: u64,
+        executable: bool,
+        content: &mut dyn Read,
+    ) -> Result<(), Failure> {
+        self.0.file(name.strip_prefix("./").unwrap_or(name), bytes, executable, content)
+    }
 }
 
 fn walk_entries(reader: impl Read, overlay: &mut impl Overlay) -> Result<(), Failure> {
@@ -323,11 +375,8 @@ impl<R> Hashing<R> {
         Self { inner, hash: digest::Context::new(&digest::SHA256) }
     }
 
-    fn check(self, expected: &[u8; 32]) -> Result<(), Failure> {
-        match self.hash.finish().as_ref() == expected {
-            true => Ok(()),
-            false => Err(refused("the layer is not what its digest names")),
-        }
+    fn finish(self) -> [u8; 32] {
+        self.hash.finish().as_ref().try_into().expect("SHA-256 has 32 bytes")
     }
 }
 

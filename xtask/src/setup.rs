@@ -25,7 +25,7 @@ pub(crate) fn all(bench: bool) -> Result<()> {
     let mut ready =
         vec![strace()?, runc()?, swtpm()?, python()?, model()?, s3s_fs()?, cargo_deny()?];
     ready.extend([openbao()?, moto_server()?, softhsm()?, gcs_emulator()?, azurite()?, jq()?]);
-    ready.push(docker_registry()?);
+    ready.extend([docker_registry()?, skopeo()?]);
     if bench {
         ready.extend([nginx()?, curl()?, rage()?, upstream_python()?]);
     }
@@ -137,6 +137,11 @@ pub(crate) fn softhsm() -> Result<PathBuf> {
 /// A container registry.
 pub(crate) fn docker_registry() -> Result<PathBuf> {
     debian_program("docker-registry", "docker-registry")
+}
+
+/// Makes encrypted and compressed container images.
+pub(crate) fn skopeo() -> Result<PathBuf> {
+    debian_program("skopeo", "skopeo")
 }
 
 /// Reads evidence in an example of docs/keys.md.

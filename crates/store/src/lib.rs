@@ -9,6 +9,7 @@
 //! Nothing here tries again, but for single parts of an upload: the caller knows which range is
 //! worth what, so each [`Error`] says whether trying again could help.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -76,6 +77,8 @@ pub struct Layer {
     pub sha256: [u8; 32],
     /// What they must hash to when they are unpacked; only images say so.
     pub diff_id: Option<[u8; 32]>,
+    /// The annotations that say how it is encrypted (`org.opencontainers.image.enc.…`), if it is.
+    pub encryption: Option<BTreeMap<String, String>>,
 }
 
 /// What a layer holds of a model.

@@ -24,8 +24,8 @@ mod registry;
 
 use manifest::{Descriptor, Document, Part};
 pub(crate) use push::Upload;
-pub(crate) use reference::Reference;
-use reference::{Sha256, Version};
+use reference::Sha256;
+pub(crate) use reference::{Reference, Version};
 use registry::Registry;
 
 /// One artifact.
@@ -222,6 +222,7 @@ fn layers(parts: Vec<Part>, diff_ids: Vec<Sha256>) -> Vec<Layer> {
         packing: part.packing,
         sha256: part.blob.digest.0,
         diff_id: diff_ids.next().map(|id| id.0),
+        encryption: part.encryption,
     };
     parts.into_iter().map(layer).collect()
 }

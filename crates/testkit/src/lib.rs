@@ -12,6 +12,7 @@ pub mod kbs;
 pub mod kills;
 pub mod kubelet;
 pub mod moto;
+pub mod ocicrypt;
 pub mod oracle;
 pub mod planted;
 pub mod proto;

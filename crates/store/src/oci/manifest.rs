@@ -17,6 +17,10 @@ pub(super) const ACCEPTED: &str = "application/vnd.oci.image.manifest.v1+json, \
 pub(super) const TITLE: &str = "org.opencontainers.image.title";
 /// The same in CNCF's ModelPack.
 const FILEPATH: &str = "org.cncf.model.filepath";
+/// What annotations begin with that say how a layer is encrypted, and how the type of such a layer
+/// ends (containers/ocicrypt, `spec`).
+const ENCRYPTION: &str = "org.opencontainers.image.enc.";
+const ENCRYPTED: &str = "+encrypted";
 /// What `oras` writes at a directory that it packed.
 const UNPACK: &str = "io.deis.oras.content.unpack";
 /// A layer of an image; but `oras` calls any file so when nobody says what it is.
@@ -41,6 +45,7 @@ pub(super) struct Part {
     pub(super) blob: Descriptor,
     pub(super) contents: Contents,
     pub(super) packing: Packing,
+    pub(super) encryption: Option<BTreeMap<String, String>>,
 }
 
 /// A document behind a tag or digest.
@@ -81,7 +86,7 @@ impl Document {
 fn changes(layers: &[Value]) -> Option<Result<Vec<Part>, Error>> {
     let named =
         |layer: &Value| [TITLE, FILEPATH].iter().any(|name| !layer["annotations"][name].is_null());
-    let packing = |layer: &Value| match layer["mediaType"].as_str()? {
+    let packing = |layer: &Value| match without_encryption(layer["mediaType"].as_str()?).0 {
         _ if named(layer) => None,
         TAR_TYPE => Some(Packing::None),
         "application/vnd.oci.image.layer.v1.tar+gzip"
@@ -95,9 +100,23 @@ fn changes(layers: &[Value]) -> Option<Result<Vec<Part>, Error>> {
         return Some(Err(malformed("has no layers, or more than an image can have")));
     }
     let part = |(layer, packing): (&Value, Packing)| {
-        Ok(Part { blob: descriptor(layer)?, contents: Contents::Changes, packing })
+        let encryption = encryption(layer);
+        Ok(Part { blob: descriptor(layer)?, contents: Contents::Changes, packing, encryption })
     };
     Some(layers.iter().zip(packings).map(part).collect())
+}
+
+/// A layer's type, and whether it is encrypted.
+fn without_encryption(media: &str) -> (&str, bool) {
+    media.strip_suffix(ENCRYPTED).map_or((media, false), |media| (media, true))
+}
+
+/// How a layer is encrypted, if it is.
+fn encryption(layer: &Value) -> Option<BTreeMap<String, String>> {
+    let (_, encrypted) = without_encryption(layer["mediaType"].as_str()?);
+    let annotations = layer["annotations"].as_object().into_iter().flatten();
+    let text = annotations.filter_map(|(name, value)| Some((name.clone(), value.as_str()?.into())));
+    encrypted.then(|| text.filter(|(name, _)| name.starts_with(ENCRYPTION)).collect())
 }
 
 /// How a layer is compressed that is a tar file of files; `None` for what is a file, or packed in
@@ -126,7 +145,7 @@ fn parts(layers: &[Value]) -> Result<Vec<Part>, Error> {
             Some(packing) => (Contents::Files, packing),
             None => (Contents::File(checked_name(layer)?.to_owned()), Packing::None),
         };
-        Ok(Part { blob: descriptor(layer)?, contents, packing })
+        Ok(Part { blob: descriptor(layer)?, contents, packing, encryption: None })
     };
     layers.iter().map(part).collect()
 }
@@ -316,6 +335,15 @@ mod tests {
         assert_eq!(config.bytes, 7);
         let packings: Vec<_> = layers.iter().map(|layer| layer.packing).collect();
         assert_eq!(packings, [Packing::None, Packing::Gzip, Packing::Gzip, Packing::Zstd]);
+        assert!(layers.iter().all(|layer| layer.encryption.is_none()));
+        let note = r#""org.opencontainers.image.enc.pubopts":"x","other":"y""#;
+        let encrypted = layer("application/vnd.oci.image.layer.v1.tar+gzip+encrypted", note);
+        let Ok(Document::Image { layers, .. }) = image(&format!("{plain},{encrypted}")) else {
+            panic!("no image");
+        };
+        assert_eq!(layers[1].packing, Packing::Gzip);
+        let found = layers[1].encryption.as_ref().unwrap();
+        assert_eq!(found.keys().collect::<Vec<_>>(), ["org.opencontainers.image.enc.pubopts"]);
         assert!(image("").is_err());
         assert!(image(&vec![plain.as_str(); LAYERS_MAX + 1].join(",")).is_err());
         assert!(parse(&format!(r#"{{"layers":[{plain}]}}"#)).is_err());

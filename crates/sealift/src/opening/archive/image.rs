@@ -14,6 +14,7 @@ use flate2::read::MultiGzDecoder;
 use publish::{PlannedFile, Staging};
 use seal::manifest::Manifest;
 use seal::name::BundlePath;
+use seal::ocicrypt::{LayerKey, Opening};
 use seal::segment::SEGMENT_BYTES;
 use store::{Contents, Layer, Packing, Store};
 
@@ -40,35 +41,50 @@ const OPAQUE: &str = ".wh..opq";
 /// An image's model.
 #[derive(Debug)]
 pub(in crate::opening) struct Image {
-    layers: Vec<(Layer, Object)>,
+    layers: Vec<Part>,
     /// Of each layer, the files that no other hides: where they are among `files`.
     visible: Vec<BTreeMap<String, usize>>,
     pub(in crate::opening) files: Vec<PlannedFile>,
 }
 
+/// A layer, and how to read it.
+#[derive(Debug, Clone)]
+struct Part {
+    layer: Layer,
+    object: Object,
+    /// Of a layer that is encrypted.
+    key: Option<Arc<LayerKey>>,
+}
+
 impl Image {
-    /// Reads the layers' lists, and lays one over the other.
+    /// Reads the layers' lists, and lays one over the other. With `only_encrypted`, what is not
+    /// encrypted may say nothing of the model.
     pub(in crate::opening) async fn index(
         store: &Store,
-        layers: Vec<Layer>,
+        layers: Vec<(Layer, Option<LayerKey>)>,
+        only_encrypted: bool,
         limits: &Limits,
     ) -> Result<Self, Failure> {
-        let object = |layer: Layer| {
+        let part = |(layer, key): (Layer, Option<LayerKey>)| {
             let (name, bytes) = (layer.object.clone(), layer.bytes);
             let object = Object { store: store.clone(), name, bytes, etag: None };
-            (layer, object)
+            Part { layer, object, key: key.map(Arc::new) }
         };
-        let layers: Vec<_> = layers.into_iter().map(object).collect();
+        let layers: Vec<_> = layers.into_iter().map(part).collect();
         let mut merged = Merged::default();
-        for (number, (layer, object)) in layers.iter().enumerate() {
-            let read = layer.clone();
-            let changes = blocking(object.clone(), limits.clone(), move |reader| {
+        for (number, part) in layers.iter().enumerate() {
+            let read = part.clone();
+            let changes = blocking(part.object.clone(), limits.clone(), move |reader| {
                 let mut changes = Changes::default();
                 walk(&read, reader, &mut changes)?;
                 Ok(changes)
             });
-            let changes = changes.await.map_err(|failure| failure.at(&object.name))?;
-            match layer.contents {
+            let changes = changes.await.map_err(|failure| failure.at(&part.object.name))?;
+            if only_encrypted && part.key.is_none() && !changes.is_empty() {
+                let what = "a layer that is not encrypted changes what is below models/";
+                return Err(Failure::new(Code::NotSealed, what).at(&part.object.name));
+            }
+            match part.layer.contents {
                 Contents::Changes => merged.lay(number, changes)?,
                 Contents::Files | Contents::File(_) => merged.add(number, changes.files)?,
             }
@@ -94,11 +110,11 @@ impl Image {
         limits: &Limits,
         progress: Arc<Progress>,
     ) -> Result<(), Failure> {
-        for ((layer, object), visible) in self.layers.into_iter().zip(self.visible) {
+        for (part, visible) in self.layers.into_iter().zip(self.visible) {
             if visible.is_empty() {
                 continue;
             }
-            let name = object.name.clone();
+            let name = part.object.name.clone();
             let unpack = Unpack {
                 files: self.files.clone(),
                 next: 0,
@@ -106,9 +122,9 @@ impl Image {
                 progress: Arc::clone(&progress),
                 buffer: vec![0; SEGMENT_BYTES],
             };
-            let written = blocking(object, limits.clone(), move |reader| {
+            let written = blocking(part.object.clone(), limits.clone(), move |reader| {
                 let mut pick = Pick { visible, unpack };
-                walk(&layer, reader, &mut pick)?;
+                walk(&part, reader, &mut pick)?;
                 if pick.visible.is_empty() { Ok(()) } else { Err(changed()) }
             });
             written.await.map_err(|failure| failure.at(&name))?;
@@ -129,6 +145,13 @@ struct Changes {
 }
 
 impl Changes {
+    fn is_empty(&self) -> bool {
+        self.files.is_empty()
+            && self.directories.is_empty()
+            && self.removed.is_empty()
+            && self.emptied.is_empty()
+    }
+
     fn check_room(&self) -> Result<(), Failure> {
         let others = self.directories.len() + self.removed.len() + self.emptied.len();
         match self.files.len() >= Manifest::FILES_MAX || others >= Manifest::FILES_MAX {
@@ -273,10 +296,34 @@ impl Overlay for Pick {
     }
 }
 
-/// One layer from its beginning to its end, held against its digests.
-fn walk(layer: &Layer, reader: impl Read, overlay: &mut impl Overlay) -> Result<(), Failure> {
+/// One layer from its beginning to its end, held against its digests, and decrypted if need be.
+fn walk(part: &Part, reader: impl Read, overlay: &mut impl Overlay) -> Result<(), Failure> {
+    let Part { layer, key, .. } = part;
     let mut packed = Hashing::new(reader);
-    let buffered = BufReader::with_capacity(256 * 1024, &mut packed);
+    let unpacked = match key {
+        None => unpack(layer, &mut packed, overlay)?,
+        Some(key) => {
+            let mut decrypting = Decrypting::new(&mut packed, key.opening());
+            let unpacked = unpack(layer, &mut decrypting, overlay)?;
+            decrypting.opening.finish(&unpacked)?;
+            unpacked
+        }
+    };
+    let as_named =
+        layer.diff_id.is_none_or(|diff_id| diff_id == unpacked) && layer.sha256 == packed.finish();
+    match as_named {
+        true => Ok(()),
+        false => Err(refused("the layer is not what its digest names")),
+    }
+}
+
+/// What a layer holds, to its end; the SHA-256 of what it unpacks to.
+fn unpack(
+    layer: &Layer,
+    packed: impl Read,
+    overlay: &mut impl Overlay,
+) -> Result<[u8; 32], Failure> {
+    let buffered = BufReader::with_capacity(256 * 1024, packed);
     let plain: Box<dyn Read + '_> = match layer.packing {
         Packing::None => Box::new(buffered),
         Packing::Gzip => Box::new(MultiGzDecoder::new(buffered)),
@@ -295,15 +342,36 @@ fn walk(layer: &Layer, reader: impl Read, overlay: &mut impl Overlay) -> Result<
         }
     }
     let padding = io::copy(&mut (&mut plain).take(PADDING_BYTES_MAX + 1), &mut io::sink());
-    if padding.map_err(unreadable)? > PADDING_BYTES_MAX {
-        return Err(refused("the layer goes on after its end"));
+    match padding.map_err(unreadable)? > PADDING_BYTES_MAX {
+        true => Err(refused("the layer goes on after its end")),
+        false => Ok(plain.finish()),
     }
-    let unpacked = plain.finish();
-    let as_named =
-        layer.diff_id.is_none_or(|diff_id| diff_id == unpacked) && layer.sha256 == packed.finish();
-    match as_named {
-        true => Ok(()),
-        false => Err(refused("the layer is not what its digest names")),
+}
+
+/// Decrypts what is read through it; whether that is authentic, its end tells.
+struct Decrypting<R> {
+    inner: R,
+    opening: Opening,
+    ciphertext: Vec<u8>,
+    plaintext: Vec<u8>,
+}
+
+impl<R> Decrypting<R> {
+    fn new(inner: R, opening: Opening) -> Self {
+        const BUFFER_BYTES: usize = 64 * 1024;
+        let ciphertext = vec![0; BUFFER_BYTES];
+        let plaintext = vec![0; BUFFER_BYTES + Opening::ROOM_BYTES];
+        Self { inner, opening, ciphertext, plaintext }
+    }
+}
+
+impl<R: Read> Read for Decrypting<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let room = buffer.len().min(self.ciphertext.len());
+        let length = self.inner.read(&mut self.ciphertext[..room])?;
+        let opened = self.opening.update(&self.ciphertext[..length], &mut self.plaintext);
+        buffer[..length].copy_from_slice(opened);
+        Ok(length)
     }
 }
 

@@ -77,7 +77,7 @@ pub(super) fn tell(outcome: &Outcome) {
     let fetched = outcome.bytes - outcome.resumed_bytes;
     let name = match (&outcome.model, outcome.generation) {
         (Some(model), Some(generation)) => format!("{model} generation {generation}"),
-        _ => "plain model".into(),
+        _ => "unsealed model".into(),
     };
     let dest = outcome.destination.display();
     if outcome.unchanged {

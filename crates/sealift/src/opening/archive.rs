@@ -7,6 +7,7 @@
 
 mod entries;
 mod image;
+mod layer;
 mod object;
 mod zstd;
 

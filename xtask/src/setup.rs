@@ -25,7 +25,7 @@ pub(crate) fn all(bench: bool) -> Result<()> {
     let mut ready =
         vec![strace()?, runc()?, swtpm()?, python()?, model()?, s3s_fs()?, cargo_deny()?];
     ready.extend([openbao()?, moto_server()?, softhsm()?, gcs_emulator()?, azurite()?, jq()?]);
-    ready.extend([docker_registry()?, podman()?]);
+    ready.extend([docker_registry()?, podman()?, skopeo()?]);
     if bench {
         ready.extend([nginx()?, curl()?, rage()?, upstream_python()?]);
     }
@@ -143,6 +143,11 @@ pub(crate) fn podman() -> Result<PathBuf> {
 /// A container registry.
 pub(crate) fn docker_registry() -> Result<PathBuf> {
     debian_program("docker-registry", "docker-registry")
+}
+
+/// Makes encrypted and compressed container images.
+pub(crate) fn skopeo() -> Result<PathBuf> {
+    debian_program("skopeo", "skopeo")
 }
 
 /// Reads evidence in an example of docs/keys.md.

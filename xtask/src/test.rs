@@ -62,6 +62,7 @@ pub(crate) fn run() -> Result<()> {
         .env("SEALIFT_GCS_EMULATOR", setup::gcs_emulator()?)
         .env("SEALIFT_AZURITE", setup::azurite()?)
         .env("SEALIFT_REGISTRY", setup::docker_registry()?)
+        .env("SEALIFT_SKOPEO", setup::skopeo()?)
         .env("SEALIFT_TEST_SKIPPED", &skipped)
         // What a test needs is here now, so nothing may be skipped for want of it.
         .env("SEALIFT_TEST_STRICT", "1");

@@ -47,6 +47,9 @@ pub enum Error {
     /// The manifest's authentication code does not hold under the bundle's data key.
     #[error("the manifest is not authentic")]
     ManifestForged,
+    /// An encrypted layer is not the one that was encrypted.
+    #[error("the encrypted layer is not authentic")]
+    LayerForged,
     /// A segment does not authenticate.
     #[error("segment {segment} is not authentic")]
     Segment {

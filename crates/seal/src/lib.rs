@@ -7,6 +7,7 @@
 //! - [`segment`]: Tink streaming AEAD, `AES256_GCM_HKDF_1MB`: the bytes of each file.
 //! - [`key`]: the data key (DEK) of one sealing and the key that wraps it (KEK), with its pins.
 //! - [`jwe`]: RFC 7516 as far as recipients, key brokers and upstream's files need it.
+//! - [`ocicrypt`]: encrypted layers of container images, as far as they are read.
 //! - [`manifest`]: the in-toto statement in its DSSE envelope.
 //! - [`pin`]: freshness: which manifest may be opened now.
 //! - [`bundle`]: `sealift.json`: parse, open (unwrap, verify, check the pin), seal, rewrap.
@@ -18,6 +19,7 @@ pub mod jwe;
 pub mod key;
 pub mod manifest;
 pub mod name;
+pub mod ocicrypt;
 pub mod pin;
 pub mod segment;
 

@@ -192,6 +192,9 @@ pub struct Init {
     /// Open upstream's *.jwe files too: no protection against swapped, missing or old files
     #[arg(long, env = "SEALIFT_ACCEPT_JWE")]
     pub accept_jwe: bool,
+    /// Open encrypted container images too (ocicrypt): name them by their digest, since nothing else says which layers belong together
+    #[arg(long, env = "SEALIFT_ACCEPT_ENCRYPTED_IMAGES")]
+    pub accept_encrypted_images: bool,
     /// Refuse plain models. Only `false` allows them, and only while CONFIDENTIAL_ENABLED is unset or false
     #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set, env = "SEALIFT_REQUIRE_SEALED")]
     pub require_sealed: bool,

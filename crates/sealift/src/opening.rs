@@ -6,6 +6,7 @@
 //! complete and its audit record was accepted.
 
 mod archive;
+mod layers;
 mod plain;
 mod plan;
 mod rehearsal;
@@ -42,12 +43,20 @@ pub(crate) use rehearsal::rehearse;
 /// What may be opened besides sealed bundles.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Accept {
-    /// Nothing: the default.
-    SealedOnly,
-    /// Upstream's `*.jwe` files (`--accept-jwe`).
-    Jwe,
+    /// Nothing plain.
+    Sealed {
+        /// But upstream's `*.jwe` files (`--accept-jwe`).
+        jwe: bool,
+        /// But encrypted container images (`--accept-encrypted-images`).
+        images: bool,
+    },
     /// Plain models (`SEALIFT_REQUIRE_SEALED=false`): of them the files that these patterns take.
     Plain(Patterns),
+}
+
+impl Accept {
+    /// Bundles alone: the default.
+    pub const SEALED_ONLY: Self = Self::Sealed { jwe: false, images: false };
 }
 
 /// One model to open.
@@ -145,13 +154,13 @@ struct Staged<'a> {
 impl Run<'_> {
     async fn all(&self, targets: &[Target]) -> Result<Vec<Outcome>, Failure> {
         refuse_nested(targets)?;
+        let keys = Keys::new(&self.options.key, &self.options.remote, "open", self.log);
         let mut planned = Vec::with_capacity(targets.len());
         for target in targets {
             let place = &target.source.location;
             self.say(format_args!("plan {place} -> {}", target.dest.display()));
-            planned.push(self.plan(target).await.map_err(|failure| failure.at(place))?);
+            planned.push(self.plan(target, &keys).await.map_err(|failure| failure.at(place))?);
         }
-        let keys = Keys::new(&self.options.key, &self.options.remote, "open", self.log);
         let keks = self.release(&keys, &planned).await?;
         let mut demands = Vec::with_capacity(targets.len());
         for (target, planned) in targets.iter().zip(&planned) {
@@ -252,7 +261,10 @@ impl Run<'_> {
                 (Fetch::Tokens(tokens, kek()), Identity::unsealed(resource.to_string()))
             }
             Work::Archive(archive) => (Fetch::Archive(archive), Identity::unsealed(String::new())),
-            Work::Image(image) => (Fetch::Image(image), Identity::unsealed(String::new())),
+            Work::Image(image, key) => {
+                let key = key.map(|key| key.to_string()).unwrap_or_default();
+                (Fetch::Image(image), Identity::unsealed(key))
+            }
             Work::Plain { items, store: from } => {
                 store = from;
                 (Fetch::Items(items), Identity::unsealed(String::new()))
@@ -421,7 +433,7 @@ enum Fetch<'a> {
     Tokens(Vec<upstream::Token>, &'a Kek),
     /// Out of one archive.
     Archive(Archive),
-    /// Out of the layers of a container image.
+    /// Out of layers.
     Image(Image),
 }
 

@@ -52,7 +52,7 @@ impl Scene {
         let mut flags = vec!["--resource-id", RESOURCE, "--kbs-url", &url, "--insecure-dev"];
         flags.extend(more);
         // A key source that is not there is not waited for.
-        open_edited(Accept::SealedOnly, &[(source, dest)], &flags, |opening| {
+        open_edited(Accept::SEALED_ONLY, &[(source, dest)], &flags, |opening| {
             opening.key.key_timeout = Duration::from_secs(5);
         })
     }

@@ -143,7 +143,7 @@ fn silence_from_any_offset_on_is_noticed_and_publishes_nothing() {
                     let mut flags = vec!["--endpoint-url", &endpoint, "--retries", "0"];
                     flags.extend(["--resource-id", RESOURCE, "--key-file", text(&sealed.key)]);
                     let opened =
-                        open_edited(Accept::SealedOnly, &[(SOURCE, &dest)], &flags, |opening| {
+                        open_edited(Accept::SEALED_ONLY, &[(SOURCE, &dest)], &flags, |opening| {
                             opening.patience.stall_timeout = Duration::from_millis(50);
                         });
                     refused_untouched(opened, Code::Network, &dest, &BTreeMap::new());

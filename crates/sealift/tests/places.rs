@@ -4,12 +4,14 @@
 
 mod common;
 
+use std::path::Path;
 use std::process::Command;
 
 use common::{RESOURCE, Sealed, model_tree, refuse, sealift, succeed, text, tree};
 use sealift::code::Code;
 use testkit::clouds::{Azurite, GcsEmulator};
 use testkit::hostile::{Fault, Hostile};
+use testkit::ocicrypt::{self, Encrypted};
 use testkit::registry::{Door, Registry};
 use testkit::s3::S3Server;
 
@@ -441,7 +443,6 @@ fn plain_files_of_an_artifact_are_held_against_their_digests() {
 
 /// One layer of an image: entries by name, content and type, perhaps compressed.
 fn layer(entries: &[(&str, &str, tar::EntryType)], gzip: bool) -> (Vec<u8>, Vec<u8>) {
-    use std::io::Write;
     let mut archive = tar::Builder::new(Vec::new());
     for (name, content, kind) in entries {
         let mut header = tar::Header::new_gnu();
@@ -461,12 +462,19 @@ fn layer(entries: &[(&str, &str, tar::EntryType)], gzip: bool) -> (Vec<u8>, Vec<
         archive.append(&header, content).unwrap();
     }
     let tar = archive.into_inner().unwrap();
-    if !gzip {
-        return (tar.clone(), tar);
-    }
+    let blob = if gzip { gzipped(&tar) } else { tar.clone() };
+    (tar, blob)
+}
+
+fn gzipped(bytes: &[u8]) -> Vec<u8> {
+    use std::io::Write;
     let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    packed.write_all(&tar).unwrap();
-    (tar, packed.finish().unwrap())
+    packed.write_all(bytes).unwrap();
+    packed.finish().unwrap()
+}
+
+fn zstandard(bytes: &[u8]) -> Vec<u8> {
+    ruzstd::encoding::compress_to_vec(bytes, ruzstd::encoding::CompressionLevel::Fastest)
 }
 
 /// Serves an image of these layers (each as a tar file, and as its blob).
@@ -482,13 +490,98 @@ fn serve_image(server: &Hostile, layers: &[(Vec<u8>, Vec<u8>)]) {
     let mut described = Vec::new();
     for (tar, blob) in layers {
         let mut layer = put(blob);
-        let suffix = if tar == blob { "" } else { "+gzip" };
+        let suffix = match blob {
+            blob if tar == blob => "",
+            blob if blob.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) => "+zstd",
+            _ => "+gzip",
+        };
         layer["mediaType"] = format!("application/vnd.oci.image.layer.v1.tar{suffix}").into();
         described.push(layer);
     }
     let config = put(config.to_string().as_bytes());
     let manifest = serde_json::json!({ "schemaVersion": 2, "config": config, "layers": described });
     server.put("v2/team/m/manifests/v1", manifest.to_string());
+}
+
+/// ModelPack, KitOps and `oras` with files in archives, beside files that are not.
+#[test]
+fn packed_files_of_an_artifact_arrive_unpacked() {
+    use aws_lc_rs::digest::{SHA256, digest};
+    use tar::EntryType::{Directory, Regular, Symlink};
+    let sealed = Sealed::small();
+    let server = Hostile::start().unwrap();
+    let uri = format!("{}/team/m:v1", server.endpoint().replace("http://", "oci://"));
+    let serve = |layers: &[(&str, &str, &[u8])]| {
+        let described = layers.iter().map(|(media, name, bytes)| {
+            let digest = format!("sha256:{}", hex::encode(digest(&SHA256, bytes)));
+            server.put(&format!("v2/team/m/blobs/{digest}"), bytes.to_vec());
+            serde_json::json!({
+                "mediaType": media, "digest": digest, "size": bytes.len(),
+                "annotations": { "org.cncf.model.filepath": name },
+            })
+        });
+        let layers: Vec<_> = described.collect();
+        server.put("v2/team/m/manifests/v1", serde_json::json!({ "layers": layers }).to_string());
+    };
+    let fetch = |name: &str| {
+        let dest = sealed.dest(name);
+        let mut command = sealift();
+        command.args(["init", &uri, text(&dest)]).env("SEALIFT_REQUIRE_SEALED", "false");
+        (command, dest)
+    };
+    let large = "weights ".repeat(400_000);
+    let (weights, _) = layer(&[("sub/", "", Directory), ("sub/w.bin", &large, Regular)], false);
+    let weights = zstandard(&weights);
+    let (_, config) = layer(&[("./config.json", "{}", Regular)], true);
+    let (doc, _) = layer(&[("docs/a.md", "words", Regular)], false);
+    let [zst, gz, tar, raw] = [
+        "application/vnd.cncf.model.weight.v1.tar+zstd",
+        "application/vnd.kitops.modelkit.model.v1.tar+gzip",
+        "application/vnd.cncf.model.doc.v1.tar",
+        "application/vnd.cncf.model.code.v1.raw",
+    ];
+    let code = "print()".repeat(200_000);
+    let all = [
+        (zst, "sub", &weights[..]),
+        (gz, "config.json", &config),
+        (tar, "docs", &doc),
+        (raw, "run.py", code.as_bytes()),
+    ];
+    serve(&all);
+    let (mut command, dest) = fetch("1");
+    succeed(&mut command);
+    let found = model_tree(&dest);
+    let names: Vec<_> = found.keys().filter(|name| !name.ends_with('/')).collect();
+    assert_eq!(names, ["config.json", "docs/a.md", "run.py", "sub/w.bin"]);
+    assert!(found["sub/w.bin"] == large.as_bytes() && found["run.py"] == code.as_bytes());
+
+    let refused = |code: Code| {
+        let (mut command, dest) = fetch("2");
+        refuse(&mut command, code);
+        assert!(tree(&dest).is_empty());
+    };
+    for entry in [("../x", "x", Regular), ("/x", "x", Regular), ("x", "/etc/passwd", Symlink)] {
+        let (evil, _) = layer(&[entry], false);
+        serve(&[(tar, "x", &evil), (raw, "run.py", b"x")]);
+        refused(Code::Tampered);
+    }
+    // The same name twice: nothing says which is meant.
+    serve(&[(gz, "config.json", &config), (raw, "config.json", b"other")]);
+    refused(Code::Tampered);
+    // Blobs are what their digests name, however they are packed.
+    for index in 0..all.len() {
+        serve(&all);
+        let digest = hex::encode(digest(&SHA256, all[index].2));
+        let mut another = all[index].2.to_vec();
+        let last = another.len() - 1;
+        another[last] ^= 1;
+        server.put(&format!("v2/team/m/blobs/sha256:{digest}"), another);
+        refused(Code::Tampered);
+    }
+    refuse(
+        sealift().args(["init", &uri, text(&sealed.dest("3")), "--resource-id", RESOURCE]),
+        Code::NotSealed,
+    );
 }
 
 /// KServe's modelcar: a model below `models/` of a container image, in the image's last state.
@@ -528,7 +621,9 @@ fn a_model_inside_of_a_container_image_is_its_last_state() {
         ("models-evil/x", "x", Regular),
     ];
     let lower = layer(&base, true);
-    serve_image(&server, &[lower.clone(), layer(&upper, false), layer(&[], true)]);
+    let empty = layer(&[], false).0;
+    let top = (empty.clone(), zstandard(&empty));
+    serve_image(&server, &[lower.clone(), layer(&upper, false), top]);
     let (mut command, dest) = fetch("1");
     succeed(&mut command);
     let found = model_tree(&dest);
@@ -605,4 +700,250 @@ fn a_model_inside_of_a_container_image_is_its_last_state() {
         sealift().args(["init", &uri, text(&sealed.dest("5")), "--resource-id", RESOURCE]),
         Code::NotSealed,
     );
+}
+
+/// Serves an image of layers that are encrypted, if they are, for [`RESOURCE`]; its digest.
+fn serve_encrypted(server: &Hostile, layers: &[(Vec<u8>, Vec<u8>, Option<&Encrypted>)]) -> String {
+    use aws_lc_rs::digest::{SHA256, digest};
+    let sha256 = |bytes: &[u8]| format!("sha256:{}", hex::encode(digest(&SHA256, bytes)));
+    let put = |bytes: &[u8]| {
+        server.put(&format!("v2/team/m/blobs/{}", sha256(bytes)), bytes.to_vec());
+        serde_json::json!({ "digest": sha256(bytes), "size": bytes.len() })
+    };
+    let ids: Vec<_> = layers.iter().map(|(tar, ..)| sha256(tar)).collect();
+    let config = put(serde_json::json!({ "rootfs": { "diff_ids": ids } }).to_string().as_bytes());
+    let described = layers.iter().map(|(tar, blob, encrypted)| {
+        let gzip = if tar == blob { "" } else { "+gzip" };
+        let media = format!("application/vnd.oci.image.layer.v1.tar{gzip}");
+        let Some(encrypted) = encrypted else {
+            let mut layer = put(blob);
+            layer["mediaType"] = media.into();
+            return layer;
+        };
+        let mut layer = put(&encrypted.ciphertext);
+        layer["mediaType"] = format!("{media}+encrypted").into();
+        layer["annotations"] = serde_json::json!({
+            ocicrypt::PACKETS: encrypted.packets, ocicrypt::PUBLIC: encrypted.public,
+        });
+        layer
+    });
+    let layers: Vec<_> = described.collect();
+    let manifest = serde_json::json!({ "config": config, "layers": layers }).to_string();
+    server.put("v2/team/m/manifests/v1", manifest.clone());
+    let digest = sha256(manifest.as_bytes());
+    server.put(&format!("v2/team/m/manifests/{digest}"), manifest);
+    digest
+}
+
+/// The 32 bytes of a key's file.
+fn key_bytes(file: &Path) -> Vec<u8> {
+    use base64::Engine as _;
+    let jwk: serde_json::Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+    base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(jwk["k"].as_str().unwrap()).unwrap()
+}
+
+/// Confidential Containers' encrypted images, of layers that OpenSSL encrypted.
+#[test]
+fn an_encrypted_image_opens_with_its_key_and_under_its_digest() {
+    use tar::EntryType::{Directory, Regular};
+    let sealed = Sealed::small();
+    let server = Hostile::start().unwrap();
+    let place = format!("{}/team/m", server.endpoint().replace("http://", "oci://"));
+    let kek = key_bytes(&sealed.key);
+    let encrypt = |layer: &[u8]| Encrypted::new(layer, RESOURCE, &kek).unwrap();
+    let init = |digest: &str, name: &str, more: &[&str]| {
+        let dest = sealed.dest(name);
+        let mut command = sealift();
+        command.args(["init", &format!("{place}@{digest}"), text(&dest)]).args(more);
+        (command, dest)
+    };
+    let accept = "--accept-encrypted-images";
+    let key = ["--resource-id", RESOURCE, "--key-file", text(&sealed.key)];
+    let all = [&[accept][..], &key].concat();
+
+    let large = "weights ".repeat(400_000);
+    let base = layer(&[("etc/passwd", "root", Regular), ("dir", "", Directory)], true);
+    let lower = layer(&[("models/w.bin", &large, Regular), ("models/old", "old", Regular)], true);
+    let upper = layer(&[("models/.wh.old", "", Regular), ("models/a", "a", Regular)], false);
+    let Some(first) = encrypt(&lower.1) else { return };
+    let second = encrypt(&upper.1).unwrap();
+    let layers = |lower: &(Vec<u8>, Vec<u8>)| {
+        [
+            (base.0.clone(), base.1.clone(), None),
+            (lower.0.clone(), lower.1.clone(), Some(&first)),
+            (upper.0.clone(), upper.1.clone(), Some(&second)),
+        ]
+    };
+    let digest = serve_encrypted(&server, &layers(&lower));
+    let (mut command, dest) = init(&digest, "1", &all);
+    let audit = sealed.dir.path().join("audit");
+    succeed(command.args(["--audit-file", text(&audit)]));
+    let found = model_tree(&dest);
+    assert_eq!(found.keys().collect::<Vec<_>>(), ["a", "w.bin"]);
+    assert!(found["w.bin"] == large.as_bytes() && found["a"] == b"a");
+    let recorded = std::fs::read_to_string(audit).unwrap();
+    assert!(recorded.contains(RESOURCE) && !recorded.contains(&hex::encode(&kek)), "{recorded}");
+
+    let refused = |digest: &str, more: &[&str], code: Code| {
+        let (mut command, dest) = init(digest, "2", more);
+        let said = refuse(&mut command, code);
+        assert!(tree(&dest).is_empty());
+        said
+    };
+    // Nobody asked for such images, or named the key, or another key than the image's.
+    let said = refused(&digest, &key, Code::NotSealed);
+    assert!(said.contains(accept), "{said}");
+    let said = refused(&digest, &[accept], Code::NoKeyNamed);
+    assert!(said.contains(RESOURCE), "{said}");
+    let other = ["--resource-id", "kbs:///team/other/v1", "--key-file", text(&sealed.key)];
+    refused(&digest, &[&[accept][..], &other].concat(), Code::Tampered);
+    let wrong = sealed.dir.path().join("wrong.jwk");
+    common::keygen(&wrong, RESOURCE, "model@1");
+    let wrong = ["--resource-id", RESOURCE, "--key-file", text(&wrong)];
+    refused(&digest, &[&[accept][..], &wrong].concat(), Code::Tampered);
+    // A tag says not which layers belong together.
+    let tag = |more: &[&str]| {
+        let mut command = sealift();
+        command.args(["init", &format!("{place}:v1"), text(&sealed.dest("3"))]).args(&all);
+        command.args(more);
+        command
+    };
+    refuse(&mut tag(&[]), Code::Stale);
+    succeed(&mut tag(&["--allow-unpinned"]));
+
+    // What is not encrypted says nothing of the model, not even that it is gone.
+    for entry in
+        [("models/b", "b", Regular), ("models/.wh.a", "", Regular), ("models/d", "", Directory)]
+    {
+        let plain = layer(&[entry], false);
+        let mixed = [&layers(&lower)[..], &[(plain.0, plain.1, None)]].concat();
+        let digest = serve_encrypted(&server, &mixed);
+        refused(&digest, &all, Code::NotSealed);
+        // Where plain models are allowed, it may.
+        let (mut command, _) = init(&digest, &entry.0.replace('/', "-"), &key);
+        succeed(command.env("SEALIFT_REQUIRE_SEALED", "false"));
+    }
+    // Of none of its layers: a plain image.
+    let digest = serve_encrypted(&server, &[(lower.0.clone(), lower.1.clone(), None)]);
+    refused(&digest, &all, Code::NotSealed);
+
+    // The manifest names what was changed: only the layer's own code and digest tell.
+    for at in [0, first.ciphertext.len() / 2, first.ciphertext.len() - 1] {
+        let mut changed = first.clone();
+        changed.ciphertext[at] ^= 1;
+        let digest =
+            serve_encrypted(&server, &[(lower.0.clone(), lower.1.clone(), Some(&changed))]);
+        refused(&digest, &all, Code::Tampered);
+    }
+    let mut cut = first.clone();
+    cut.ciphertext.pop();
+    let mut public = first.clone();
+    public.public = second.public.clone();
+    let mut packets = first.clone();
+    packets.packets = second.packets.clone();
+    let mut provider = first.clone();
+    provider.packets = "e30=".to_owned();
+    for changed in [cut, public, packets, provider] {
+        let digest =
+            serve_encrypted(&server, &[(lower.0.clone(), lower.1.clone(), Some(&changed))]);
+        refused(&digest, &all, Code::Tampered);
+    }
+    // What it unpacks to is what the image's configuration says.
+    let digest = serve_encrypted(&server, &[(upper.0.clone(), lower.1.clone(), Some(&first))]);
+    refused(&digest, &all, Code::Tampered);
+    // The second time that it is read, it is another.
+    let digest = serve_encrypted(&server, &layers(&lower));
+    let blob =
+        hex::encode(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &first.ciphertext));
+    server.clear_log();
+    server.plan(move |seen| {
+        let again = seen.object.ends_with(&blob) && seen.nth > 0;
+        again.then_some(Fault::Garbage { after: 1_000 })
+    });
+    refused(&digest, &all, Code::Tampered);
+}
+
+/// Real tools on real ground: skopeo compresses with zstd, and encrypts with containers/ocicrypt.
+#[test]
+fn an_image_that_skopeo_compressed_and_encrypted_opens() {
+    use aws_lc_rs::digest::{SHA256, digest};
+    let Some(registry) = Registry::start(&Door::Open).unwrap() else { return };
+    let sealed = Sealed::small();
+    let dir = sealed.dir.path();
+    let large = "weights ".repeat(400_000);
+    let (tar, _) = layer(&[("models/w.bin", &large, tar::EntryType::Regular)], false);
+    let source = dir.join("source");
+    std::fs::create_dir_all(source.join("blobs/sha256")).unwrap();
+    let put = |bytes: &[u8], media: &str| {
+        let name = hex::encode(digest(&SHA256, bytes));
+        std::fs::write(source.join("blobs/sha256").join(&name), bytes).unwrap();
+        serde_json::json!({
+            "digest": format!("sha256:{name}"), "size": bytes.len(),
+            "mediaType": format!("application/vnd.oci.image.{media}"),
+        })
+    };
+    let layer = put(&tar, "layer.v1.tar");
+    let config = serde_json::json!({
+        "architecture": "amd64", "os": "linux",
+        "rootfs": { "type": "layers", "diff_ids": [layer["digest"]] },
+    });
+    let config = put(config.to_string().as_bytes(), "config.v1+json");
+    let manifest = serde_json::json!({ "schemaVersion": 2, "config": config, "layers": [layer] });
+    let manifest = put(manifest.to_string().as_bytes(), "manifest.v1+json");
+    let index = serde_json::json!({ "schemaVersion": 2, "manifests": [manifest] });
+    std::fs::write(source.join("index.json"), index.to_string()).unwrap();
+    std::fs::write(source.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
+    let from = format!("oci:{}", source.display());
+    let place = format!("{}/team/m", registry.host());
+    let copy = |arguments: &[&str]| ocicrypt::skopeo_copy(arguments).unwrap();
+    let plain_http = "--dest-tls-verify=false";
+    let fetched = |name: &str, uri: &str, more: &[&str]| {
+        let dest = sealed.dest(name);
+        let mut command = sealift();
+        command.args(["init", uri, text(&dest)]).args(more);
+        if more.is_empty() {
+            command.env("SEALIFT_REQUIRE_SEALED", "false");
+        }
+        succeed(&mut command);
+        assert!(model_tree(&dest)["w.bin"] == large.as_bytes());
+    };
+    let to = format!("docker://{place}:zstd");
+    let zstd = ["--dest-compress", "--dest-compress-format", "zstd", plain_http, &from, &to];
+    if copy(&zstd).is_none() {
+        return;
+    }
+    fetched("unpacked", &format!("oci://{place}:zstd"), &[]);
+
+    let rsa = rsa_key(dir);
+    let encrypted = dir.join("encrypted");
+    let directory = format!("dir:{}", encrypted.display());
+    // Compressed on the way: what it notes as the layer's digest is that of the tar file.
+    let recipient = format!("jwe:{}", rsa.1.display());
+    copy(&["--encryption-key", &recipient, "--dest-compress", &from, &directory]).unwrap();
+    let kek = key_bytes(&sealed.key);
+    let manifest = encrypted.join("manifest.json");
+    ocicrypt::rewrap(&manifest, &rsa.0, RESOURCE, &kek).unwrap();
+    let digest = hex::encode(digest(&SHA256, &std::fs::read(&manifest).unwrap()));
+    let to = format!("docker://{place}:encrypted");
+    copy(&["--preserve-digests", plain_http, &directory, &to]).unwrap();
+    let key = ["--resource-id", RESOURCE, "--key-file", text(&sealed.key)];
+    let all = [&["--accept-encrypted-images"][..], &key].concat();
+    fetched("decrypted", &format!("oci://{place}@sha256:{digest}"), &all);
+}
+
+/// An RSA key in PEM, and the file of its public half.
+fn rsa_key(dir: &Path) -> (String, std::path::PathBuf) {
+    use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der, PublicKeyX509Der};
+    use aws_lc_rs::rsa::{KeySize, PrivateDecryptingKey};
+    use base64::Engine as _;
+    let pem = |kind: &str, der: &[u8]| {
+        let body = base64::engine::general_purpose::STANDARD.encode(der);
+        format!("-----BEGIN {kind}-----\n{body}\n-----END {kind}-----\n")
+    };
+    let key = PrivateDecryptingKey::generate(KeySize::Rsa2048).unwrap();
+    let private: Pkcs8V1Der<'_> = key.as_der().unwrap();
+    let public: PublicKeyX509Der<'_> = key.public_key().as_der().unwrap();
+    let file = dir.join("rsa.pub");
+    std::fs::write(&file, pem("PUBLIC KEY", public.as_ref())).unwrap();
+    (pem("PRIVATE KEY", private.as_ref()), file)
 }

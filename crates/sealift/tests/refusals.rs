@@ -164,7 +164,8 @@ fn plain_models_and_jwe_files_are_refused_where_a_bundle_is_required() {
     // With --accept-jwe every file must be one.
     let flags = ["--resource-id", RESOURCE, "--key-file", text(&sealed.key)];
     write_tree(&jwe, &[("config.json", b"{}")]);
-    let result = open_as(Accept::Jwe, &[(text(&jwe), &dest)], &flags);
+    let result =
+        open_as(Accept::Sealed { jwe: true, images: false }, &[(text(&jwe), &dest)], &flags);
     refused_untouched(result, Code::NotSealed, &dest, &untouched);
 }
 

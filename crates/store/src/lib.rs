@@ -9,6 +9,7 @@
 //! Nothing here tries again, but for single parts of an upload: the caller knows which range is
 //! worth what, so each [`Error`] says whether trying again could help.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -65,20 +66,46 @@ pub struct Entry {
     pub etag: Option<String>,
 }
 
-/// A layer of a container image: an object that is an archive of files (OCI image-spec, "Image Layer
-/// Filesystem Changeset").
+/// A part of a model in a registry that is more than a file of it: see [`Contents`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layer {
     /// The object, to be read with [`Store::stream`].
     pub object: String,
     /// Its length in bytes.
     pub bytes: u64,
-    /// It is compressed.
-    pub gzip: bool,
-    /// What its bytes must hash to.
+    /// What it holds.
+    pub contents: Contents,
+    /// How that is compressed.
+    pub packing: Packing,
+    /// What the object's bytes must hash to (SHA-256).
     pub sha256: [u8; 32],
-    /// What the tar file inside must hash to.
-    pub diff_id: [u8; 32],
+    /// What they must hash to when they are unpacked; only images say so.
+    pub diff_id: Option<[u8; 32]>,
+    /// The annotations that say how it is encrypted (`org.opencontainers.image.enc.…`), if it is.
+    pub encryption: Option<BTreeMap<String, String>>,
+}
+
+/// What a layer holds of a model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Contents {
+    /// Changes of a container image's file system, as a tar file (OCI image-spec, "Image Layer
+    /// Filesystem Changeset").
+    Changes,
+    /// Files of the model, as a tar file (CNCF ModelPack, KitOps, `oras`).
+    Files,
+    /// The one file of this name.
+    File(String),
+}
+
+/// How a layer is compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Packing {
+    /// Not at all.
+    None,
+    /// RFC 1952.
+    Gzip,
+    /// RFC 8878.
+    Zstd,
 }
 
 /// What becomes of a place's other objects when what was written is committed.

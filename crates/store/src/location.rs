@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use url::Url;
 
-use crate::oci::Reference;
+use crate::oci::{Reference, Version};
 use crate::service::{
     AzureContainer, HubKind, HubRepo, S3Cloud, Service, bucket_name, percent_decoded,
 };
@@ -182,6 +182,12 @@ impl Location {
                 Some((Self(Place::Local(parent.to_owned())), name.to_owned()))
             }
         }
+    }
+
+    /// Whether it names what is there by its digest, so that it cannot be replaced.
+    #[must_use]
+    pub fn is_pinned(&self) -> bool {
+        matches!(&self.0, Place::Oci(Reference { version: Version::Digest(_), .. }))
     }
 
     /// Whether this is a file of this machine, and so no folder.

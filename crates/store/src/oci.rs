@@ -6,6 +6,7 @@
 //! held against its digest here. A blob is not, since it is read in ranges: see
 //! [`crate::Store::sha256`].
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Arc, PoisonError};
 
@@ -21,10 +22,10 @@ mod push;
 mod reference;
 mod registry;
 
-use manifest::{Descriptor, Document};
+use manifest::{Descriptor, Document, Part};
 pub(crate) use push::Upload;
-pub(crate) use reference::Reference;
-use reference::{Sha256, Version};
+use reference::Sha256;
+pub(crate) use reference::{Reference, Version};
 use registry::Registry;
 
 /// One artifact.
@@ -38,9 +39,9 @@ pub(crate) struct Oci {
 
 /// What the reference means; for a tag, when it was asked for.
 struct Snapshot {
-    /// By name; those of an image are its layers, named by their digests.
+    /// By name; where files are packed, the layers, named by their digests.
     files: Files<Descriptor>,
-    image: Option<Vec<Layer>>,
+    layers: Option<Vec<Layer>>,
     manifest: Vec<u8>,
     digest: Sha256,
     /// It was chosen out of an index.
@@ -87,31 +88,23 @@ impl Oci {
         digest: Sha256,
         chosen: bool,
     ) -> Result<Snapshot, Error> {
-        let (files, image) = match document {
+        let (files, layers) = match document {
             Document::Artifact(files) => (files, None),
-            Document::Image { config, layers } => {
+            Document::Packed(parts) => (by_digest(&parts), Some(layers(parts, Vec::new()))),
+            Document::Image { config, layers: parts } => {
                 let config = self.registry.small_blob(&config).await?;
-                let ids = manifest::diff_ids(&config, layers.len())?;
-                let image = layers.iter().zip(ids).map(|((blob, gzip), id)| Layer {
-                    object: blob.digest.to_string(),
-                    bytes: blob.bytes,
-                    gzip: *gzip,
-                    sha256: blob.digest.0,
-                    diff_id: id.0,
-                });
-                let image: Vec<_> = image.collect();
-                let name = |layer: &(Descriptor, bool)| (layer.0.digest.to_string(), layer.0);
-                (layers.iter().map(name).collect(), Some(image))
+                let ids = manifest::diff_ids(&config, parts.len())?;
+                (by_digest(&parts), Some(layers(parts, ids)))
             }
             Document::Index(_) => {
                 return Err(manifest::malformed("is an index inside of an index"));
             }
         };
-        Ok(Snapshot { files: files.into(), image, manifest, digest, chosen })
+        Ok(Snapshot { files: files.into(), layers, manifest, digest, chosen })
     }
 
     pub(crate) async fn layers(&self) -> Result<Option<Vec<Layer>>, Error> {
-        Ok(self.snapshot().await?.image.clone())
+        Ok(self.snapshot().await?.layers.clone())
     }
 
     /// Whether the tag points to anything.
@@ -132,11 +125,11 @@ impl Oci {
     }
 
     pub(crate) async fn list(&self, entries_max: usize) -> Result<Vec<Entry>, Error> {
-        let Snapshot { files, image, .. } = self.snapshot().await?;
-        if image.is_some() {
+        let Snapshot { files, layers, .. } = self.snapshot().await?;
+        if layers.is_some() {
             return Err(Error::Unsupported {
                 object: String::new(),
-                what: "a container image lists layers and no files",
+                what: "what is packed lists layers and no files",
             });
         }
         files.list(entries_max)
@@ -197,4 +190,23 @@ impl Oci {
         };
         self.registry.push_manifest(tag, manifest).await
     }
+}
+
+fn by_digest(parts: &[Part]) -> BTreeMap<String, Descriptor> {
+    parts.iter().map(|part| (part.blob.digest.to_string(), part.blob)).collect()
+}
+
+/// With the identities that an image's configuration gives them.
+fn layers(parts: Vec<Part>, diff_ids: Vec<Sha256>) -> Vec<Layer> {
+    let mut diff_ids = diff_ids.into_iter();
+    let layer = |part: Part| Layer {
+        object: part.blob.digest.to_string(),
+        bytes: part.blob.bytes,
+        contents: part.contents,
+        packing: part.packing,
+        sha256: part.blob.digest.0,
+        diff_id: diff_ids.next().map(|id| id.0),
+        encryption: part.encryption,
+    };
+    parts.into_iter().map(layer).collect()
 }

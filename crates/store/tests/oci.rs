@@ -122,6 +122,19 @@ async fn a_registry_that_asks_for_a_password() {
 async fn a_registry_that_asks_for_tokens() {
     let Some(registry) = Registry::start(&Door::Token).unwrap() else { return };
     behind(&registry, &[]).await;
+    // The same by a refresh token, as `docker login` leaves one: never sent as a password.
+    let config = registry.identity_config().unwrap();
+    let known = [("KSERVE_OCI_DOCKER_CONFIG", config.to_str().unwrap())];
+    let uri = format!("oci://{}/team/m:v1", registry.host());
+    let store = open(&uri, &known);
+    assert_eq!(store.read("w", 9).await.unwrap(), b"weights");
+    put(&store, "w", b"weights").await.unwrap();
+    store.commit(Rest::Gone).await.unwrap();
+    let unknown = std::fs::read_to_string(&config).unwrap().replace(Registry::REFRESH, "hunter2");
+    std::fs::write(&config, unknown).unwrap();
+    let refused = open(&uri, &known).read("w", 9).await.unwrap_err();
+    assert!(matches!(refused, Error::Denied { .. }), "{refused:?}");
+    assert!(!format!("{refused:?} {refused}").contains("hunter2"), "{refused:?}");
     let scopes = registry.scopes();
     let allowed = ["repository:team/m:pull", "repository:team/m:pull,push"];
     assert!(scopes.iter().all(|scope| allowed.contains(&scope.as_str())), "{scopes:?}");
@@ -170,7 +183,9 @@ fn a_configuration_that_is_named_must_be_one() {
     for content in [
         "hunter2",
         r#"{"auths":{"r.example":{}}}"#,
-        r#"{"auths":{"r.example":{"identitytoken":"hunter2"}}}"#,
+        r#"{"credHelpers":{"r.example":"hunter2"}}"#,
+        r#"{"credHelpers":{"r.example":"hunter2"},"auths":{"r.example":{}}}"#,
+        r#"{"credsStore":"hunter2","auths":{"r.example":{}}}"#,
         r#"{"auths":{"r.example":{"username":"hunter2"}}}"#,
         "{\"auths\":{\"r.example\":{\"auth\":\"hunter2\\n\"}}}",
     ] {
@@ -179,5 +194,7 @@ fn a_configuration_that_is_named_must_be_one() {
         assert!(!format!("{error:?} {error}").contains("hunter2"), "{error:?}");
     }
     assert!(refused(Some("{}")).is_none());
+    assert!(refused(Some(r#"{"credsStore":"x","credHelpers":{"other.example":"x"}}"#)).is_none());
+    assert!(refused(Some(r#"{"auths":{"r.example":{"identitytoken":"t"}}}"#)).is_none());
     assert!(refused(Some(r#"{"auths":{"r.example":{"username":"u","password":"p"}}}"#)).is_none());
 }

@@ -14,6 +14,7 @@ pub mod kills;
 pub mod kubelet;
 pub mod line;
 pub mod moto;
+pub mod ocicrypt;
 pub mod oracle;
 pub mod planted;
 pub mod proto;

@@ -48,6 +48,8 @@ pub struct Registry {
 impl Registry {
     /// The one user.
     pub const USER: &str = "sealift";
+    /// Its refresh token, at a registry with tokens.
+    pub const REFRESH: &str = "refresh+/=&token";
     /// Its password.
     pub const PASSWORD: &str = "hunter2-registry";
     /// The same as `htpasswd` writes it.
@@ -119,6 +121,18 @@ impl Registry {
         Ok(path)
     }
 
+    /// The same with a refresh token.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn identity_config(&self) -> Result<PathBuf> {
+        // As Azure's registries have it: a user without a password beside the token.
+        let entry = json!({ "auth": STANDARD.encode("nobody:"), "identitytoken": Self::REFRESH });
+        let path = self.root.path().join("identity.json");
+        std::fs::write(&path, json!({ "auths": { self.host(): entry } }).to_string())?;
+        Ok(path)
+    }
+
     /// Where a blob lies in the registry's own store, so that a test can change it behind its back.
     #[must_use]
     pub fn blob_file(&self, sha256_hex: &str) -> PathBuf {
@@ -151,12 +165,28 @@ impl Tokens {
         let log = Arc::clone(&scopes);
         let password = STANDARD.encode(format!("{}:{}", Registry::USER, Registry::PASSWORD));
         let web = Web::start(move |asked| {
-            let form = Asked::form(&asked.query);
-            let known = asked.header("authorization") == format!("Basic {password}");
+            let posted = asked.method == "POST";
+            let body = String::from_utf8_lossy(&asked.body);
+            let form = Asked::form(if posted { &body } else { &asked.query });
+            let given = |name: &str| form.get(name).map_or("", String::as_str);
+            let known = match posted {
+                // Distribution's "OAuth2 Token Authentication".
+                true => {
+                    asked.header("content-type") == "application/x-www-form-urlencoded"
+                        && given("grant_type") == "refresh_token"
+                        && given("refresh_token") == Registry::REFRESH
+                        && given("service") == SERVICE
+                        && !given("client_id").is_empty()
+                        && asked.header("authorization").is_empty()
+                        && asked.query.is_empty()
+                }
+                false => asked.header("authorization") == format!("Basic {password}"),
+            };
             let scope = form.get("scope").cloned().unwrap_or_default();
             let token = known.then(|| signer.token(&scope)).and_then(Result::ok);
             log.lock().unwrap_or_else(PoisonError::into_inner).push(scope);
             let (status, body) = match token {
+                Some(token) if posted => (200, json!({ "access_token": token }).to_string()),
                 Some(token) => (200, json!({ "token": token }).to_string()),
                 None => (401, String::new()),
             };

@@ -34,10 +34,9 @@ pub(crate) async fn run(args: &Init, global: &Global) -> Result<(), Failure> {
 fn accepted(args: &Init, confidential: Option<&str>) -> Result<Accept, Failure> {
     let confidential = confidential.is_some_and(|value| !value.eq_ignore_ascii_case("false"));
     let patterns = Patterns::parse(&args.allow_patterns, &args.ignore_patterns)?;
-    Ok(match (args.require_sealed || confidential, args.accept_jwe) {
-        (false, _) => Accept::Plain(patterns),
-        (true, true) => Accept::Jwe,
-        (true, false) => Accept::SealedOnly,
+    Ok(match args.require_sealed || confidential {
+        false => Accept::Plain(patterns),
+        true => Accept::Sealed { jwe: args.accept_jwe, images: args.accept_encrypted_images },
     })
 }
 
@@ -78,7 +77,7 @@ pub(super) fn tell(outcome: &Outcome) {
     let fetched = outcome.bytes - outcome.resumed_bytes;
     let name = match (&outcome.model, outcome.generation) {
         (Some(model), Some(generation)) => format!("{model} generation {generation}"),
-        _ => "plain model".into(),
+        _ => "unsealed model".into(),
     };
     let dest = outcome.destination.display();
     if outcome.unchanged {
@@ -115,14 +114,14 @@ mod tests {
         for confidential in [None, Some("false"), Some("true"), Some("1"), Some(""), Some("TRUE")] {
             assert_eq!(
                 accepted(&sealed, confidential).unwrap(),
-                Accept::SealedOnly,
+                Accept::SEALED_ONLY,
                 "{confidential:?}"
             );
         }
         for confidential in [Some("true"), Some("1"), Some(""), Some("yes"), Some("TRUE")] {
             assert_eq!(
                 accepted(&plain, confidential).unwrap(),
-                Accept::SealedOnly,
+                Accept::SEALED_ONLY,
                 "{confidential:?}"
             );
         }

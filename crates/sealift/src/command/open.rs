@@ -13,7 +13,7 @@ pub(crate) async fn run(args: &Open, global: &Global) -> Result<(), Failure> {
     let settings = crate::settings::store(&options.store, Some(&options.patience))?;
     let log = super::audit::log_beside_result(&options.audit)?;
     let outcomes =
-        opening::open_all(&[target], Accept::SealedOnly, options, global, &settings, &log).await?;
+        opening::open_all(&[target], Accept::SEALED_ONLY, options, global, &settings, &log).await?;
     output::print(global.output, &outcomes[0], |outcome| {
         let mut rows = vec![
             row([&"destination", &outcome.destination.display()]),

@@ -7,7 +7,9 @@
 
 mod entries;
 mod image;
+mod layer;
 mod object;
+mod zstd;
 
 use std::collections::BTreeSet;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};

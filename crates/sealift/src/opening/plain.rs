@@ -7,7 +7,7 @@ use publish::{Plan, PlannedFile};
 use seal::name::{BundlePath, Digest};
 use store::{Location, ObjectMeta, Settings, Store};
 
-use super::archive::{Archive, Format, Image, Object};
+use super::archive::{Archive, Format, Object};
 use super::plan::Work;
 use crate::code::Code;
 use crate::failure::Failure;
@@ -23,10 +23,6 @@ pub(super) async fn plan(
     patterns: &Patterns,
     settings: &Settings,
 ) -> Result<(Plan, Work), Failure> {
-    if let Some(layers) = objects.retried(|| objects.store.layers()).await? {
-        let image = Image::index(objects.store, layers, objects.limits).await?;
-        return Ok((unpacked("image\n", &image.files), Work::Image(image)));
-    }
     let listed = objects.list().await;
     let mut whole = false;
     let (store, found) = match listed {
@@ -82,7 +78,7 @@ pub(super) async fn plan(
 }
 
 /// What an archive or an image unpacks to. It is taken whole: upstream's patterns are for objects.
-fn unpacked(kind: &str, files: &[PlannedFile]) -> Plan {
+pub(super) fn unpacked(kind: &str, files: &[PlannedFile]) -> Plan {
     let mut identity = String::from(kind);
     for file in files {
         identity.push_str(&format!("{} {}\n", file.bytes, file.path));

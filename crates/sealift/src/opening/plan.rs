@@ -3,14 +3,15 @@
 use publish::{Destination, Plan, PlannedFile, Policy};
 use seal::bundle::{Bundle, MANIFEST_OBJECT};
 use seal::name::KeyUri;
-use store::Store;
+use store::{Layer, Store};
 
 use super::archive::{Archive, Image};
 use super::upstream::{self, Token};
-use super::{Accept, Run, Target, plain};
+use super::{Accept, Run, Target, layers, plain};
 use crate::code::Code;
 use crate::failure::Failure;
 use crate::objects::Objects;
+use crate::recipients::Keys;
 use crate::transfer::Item;
 
 /// A target that can be opened as far as can be known without a key.
@@ -40,26 +41,27 @@ pub(super) enum Work {
     },
     /// Out of one archive.
     Archive(Archive),
-    /// Out of the layers of a container image.
-    Image(Image),
+    /// Out of layers, which this key has opened if they are encrypted.
+    Image(Image, Option<KeyUri>),
 }
 
 impl Work {
+    /// The key that is still to be asked for.
     pub(super) fn resource(&self) -> Option<&KeyUri> {
         match self {
             Self::Sealed { resource, .. } | Self::Jwe { resource, .. } => Some(resource),
-            Self::Plain { .. } | Self::Archive(_) | Self::Image(_) => None,
+            Self::Plain { .. } | Self::Archive(_) | Self::Image(..) => None,
         }
     }
 }
 
 impl Run<'_> {
-    pub(super) async fn plan(&self, target: &Target) -> Result<Planned, Failure> {
+    pub(super) async fn plan(&self, target: &Target, keys: &Keys<'_>) -> Result<Planned, Failure> {
         let policy = Policy { allow_disk: self.options.allow_disk };
         let destination = Destination::open(&target.dest, &policy)?;
         let store = Store::open(&target.source.location, self.settings)?;
         let objects = Objects { store: &store, limits: &self.limits };
-        let (plan, work) = self.plan_work(target, &objects).await?;
+        let (plan, work) = self.plan_work(target, &objects, keys).await?;
         // Only a manifest's digest names content. What has none is fetched anew, from the start.
         let digest = matches!(work, Work::Sealed { .. }).then_some(plan.digest);
         let unchanged = match (digest, destination.receipt()?) {
@@ -80,19 +82,29 @@ impl Run<'_> {
         &self,
         target: &Target,
         objects: &Objects<'_>,
+        keys: &Keys<'_>,
     ) -> Result<(Plan, Work), Failure> {
         let manifest = match &self.accept {
             // Nothing lies below a file.
             Accept::Plain(_) if target.source.location.is_file() => None,
             _ => objects.manifest().await?,
         };
-        match (manifest, &self.accept) {
-            (Some(json), _) => self.plan_sealed(target, objects, &json).await,
-            (None, Accept::SealedOnly) => Err(not_sealed(objects).await?),
-            (None, Accept::Jwe) => self.plan_jwe(target, objects).await,
-            (None, Accept::Plain(patterns)) => {
+        if let Some(json) = manifest {
+            return self.plan_sealed(target, objects, &json).await;
+        }
+        let layers = objects.retried(|| objects.store.layers()).await?;
+        match (&self.accept, layers) {
+            (Accept::Plain(_), Some(layers)) => {
+                self.plan_layers(target, objects, keys, layers).await
+            }
+            (Accept::Plain(patterns), None) => {
                 plain::plan(&target.source.location, objects, patterns, self.settings).await
             }
+            (Accept::Sealed { images: true, .. }, Some(layers)) if layers::encrypted(&layers) => {
+                self.plan_layers(target, objects, keys, layers).await
+            }
+            (Accept::Sealed { jwe: true, .. }, None) => self.plan_jwe(target, objects).await,
+            (Accept::Sealed { .. }, layers) => Err(not_sealed(objects, layers).await?),
         }
     }
 
@@ -135,15 +147,21 @@ impl Run<'_> {
     }
 
     /// The key that the deployer names: for this source, or for all.
-    fn resource(&self, target: &Target) -> Option<KeyUri> {
+    pub(super) fn resource(&self, target: &Target) -> Option<KeyUri> {
         target.source.key.as_ref().or(self.options.resource_id.as_ref()).cloned()
     }
 }
 
 /// There is no `sealift.json`: says what is there instead, so that the fix is plain.
-async fn not_sealed(objects: &Objects<'_>) -> Result<Failure, Failure> {
-    let found = objects.list().await?.unwrap_or_default();
+async fn not_sealed(objects: &Objects<'_>, layers: Option<Vec<Layer>>) -> Result<Failure, Failure> {
     let refused = Failure::new(Code::NotSealed, format!("there is no {MANIFEST_OBJECT}"));
+    if layers.is_some_and(|layers| layers::encrypted(&layers)) {
+        return Ok(refused.hint(
+            "This is an encrypted container image, which protects no set of layers: seal the \
+             model, or name the image by its digest and say --accept-encrypted-images",
+        ));
+    }
+    let found = objects.list().await?.unwrap_or_default();
     Ok(if found.is_empty() {
         refused.hint("Seal the model with `sealift seal`, or check the URI")
     } else if found.keys().any(|name| name.to_ascii_lowercase().ends_with(".jwe")) {

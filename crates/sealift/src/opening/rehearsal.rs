@@ -27,12 +27,14 @@ pub(crate) async fn rehearse(
     checks: &mut Checks,
 ) {
     let limits = limits(&options.patience, options.max_memory);
-    let run = Run { accept: Accept::SealedOnly, options, global, settings, log, limits, check };
+    let run = Run { accept: Accept::SEALED_ONLY, options, global, settings, log, limits, check };
     let policy = Policy { allow_disk: options.allow_disk };
     let destination = Destination::open(&target.dest, &policy).map_err(Failure::from);
     let destination =
         checks.take("destination", destination, |place| place.filesystem().to_string());
-    let planned = run.look(target).await.map_err(|failure| failure.at(&target.source.location));
+    let keys = Keys::new(&options.key, &options.remote, "doctor", log);
+    let planned =
+        run.look(target, &keys).await.map_err(|failure| failure.at(&target.source.location));
     let planned = checks.take("bundle", planned, |(plan, _)| {
         let bytes: u64 = plan.files.iter().map(|file| file.bytes).sum();
         format!("{} files, {}, sealed for this key", plan.files.len(), size(bytes))
@@ -55,7 +57,6 @@ pub(crate) async fn rehearse(
         checks.not_tried("current");
         return;
     };
-    let keys = Keys::new(&options.key, &options.remote, "doctor", log);
     let kek = keys.opening(&resource, None, &bundle).await;
     let kek = checks.release(keys.holder(&resource), kek, |_| resource.to_string());
     match kek {
@@ -74,8 +75,12 @@ pub(crate) async fn rehearse(
 }
 
 impl Run<'_> {
-    async fn look(&self, target: &Target) -> Result<(publish::Plan, Work), Failure> {
+    async fn look(
+        &self,
+        target: &Target,
+        keys: &Keys<'_>,
+    ) -> Result<(publish::Plan, Work), Failure> {
         let store = Store::open(&target.source.location, self.settings)?;
-        self.plan_work(target, &Objects { store: &store, limits: &self.limits }).await
+        self.plan_work(target, &Objects { store: &store, limits: &self.limits }, keys).await
     }
 }

@@ -170,7 +170,7 @@ pub(crate) fn seal(model: &Path, bundle: &Path, resource: &str, key: &Path, gene
 
 /// `init` in this process: the same code that the program runs, without its start.
 pub(crate) fn open(pairs: &[(&str, &Path)], flags: &[&str]) -> Result<Vec<Outcome>, Failure> {
-    open_as(Accept::SealedOnly, pairs, flags)
+    open_as(Accept::SEALED_ONLY, pairs, flags)
 }
 
 /// The same with what may be accepted.

@@ -15,12 +15,20 @@ const CONFIG_BYTES_MAX: u64 = 1024 * 1024;
 /// The longest challenge that is read, in bytes.
 const CHALLENGE_BYTES_MAX: usize = 8 * 1024;
 
-/// `Basic …` for this artifact's registry, out of the configuration file; `None` where it names
-/// none, or nobody made such a file.
+/// Who we are.
+pub(super) enum Credentials {
+    /// `Basic …`, for the registry or its token server.
+    Password(HeaderValue),
+    /// A refresh token (RFC 6749 6), for the token server alone.
+    Identity(String),
+}
+
+/// For this artifact's registry, out of the configuration file; `None` where it names none, or
+/// nobody made such a file.
 pub(super) fn configured(
     settings: &Settings,
     reference: &Reference,
-) -> Result<Option<HeaderValue>, Error> {
+) -> Result<Option<Credentials>, Error> {
     let ambient = |name: &str| settings.ambient.get(name).map(PathBuf::from);
     let (path, named) = match (&settings.oci_docker_config, ambient("DOCKER_CONFIG")) {
         _ if settings.anonymous => return Ok(None),
@@ -40,22 +48,37 @@ pub(super) fn configured(
     };
     // The parser's own message could repeat a password.
     let config: Value = serde_json::from_slice(&config).map_err(|_| unusable("is not JSON"))?;
-    let Some(entry) = entry(&config, reference) else { return Ok(None) };
+    // An empty entry is what `docker login` leaves with a helper for every registry, which by itself
+    // says nothing of this one.
+    let helper = || !config["credHelpers"][&reference.registry].is_null();
+    let entry = match entry(&config, reference) {
+        Some(entry) if entry.as_object().is_none_or(|entry| !entry.is_empty()) => entry,
+        None if !helper() => return Ok(None),
+        _ => {
+            return Err(unusable(
+                "a credential helper has this registry's credentials, and programs are not run: \
+                 write `auth` into its entry",
+            ));
+        }
+    };
     let text = |name: &str| entry[name].as_str().filter(|text| !text.is_empty());
+    if let Some(token) = text("identitytoken") {
+        return Ok(Some(Credentials::Identity(token.to_owned())));
+    }
     let auth = match (text("auth"), text("username"), text("password")) {
         (Some(auth), ..) => auth.to_owned(),
         (None, Some(user), Some(password)) => STANDARD.encode(format!("{user}:{password}")),
         _ => {
             return Err(unusable(
-                "its entry for this registry has neither `auth` nor `username` and `password`: \
-                 identity tokens and credential helpers are not read",
+                "its entry for this registry has neither `auth`, nor `identitytoken`, nor `username` \
+                 and `password`",
             ));
         }
     };
     let mut value = HeaderValue::try_from(format!("Basic {auth}"))
         .map_err(|_| unusable("its entry for this registry holds no credentials"))?;
     value.set_sensitive(true);
-    Ok(Some(value))
+    Ok(Some(Credentials::Password(value)))
 }
 
 /// The most special entry: `registry/namespace` before `registry`.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::reference::Sha256;
-use crate::{Error, name};
+use crate::{Contents, Error, Packing, name};
 
 pub(super) const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
 /// What we can read, for the `Accept` header.
@@ -17,6 +17,10 @@ pub(super) const ACCEPTED: &str = "application/vnd.oci.image.manifest.v1+json, \
 pub(super) const TITLE: &str = "org.opencontainers.image.title";
 /// The same in CNCF's ModelPack.
 const FILEPATH: &str = "org.cncf.model.filepath";
+/// What annotations begin with that say how a layer is encrypted, and how the type of such a layer
+/// ends (containers/ocicrypt, `spec`).
+const ENCRYPTION: &str = "org.opencontainers.image.enc.";
+const ENCRYPTED: &str = "+encrypted";
 /// What `oras` writes at a directory that it packed.
 const UNPACK: &str = "io.deis.oras.content.unpack";
 /// A layer of an image; but `oras` calls any file so when nobody says what it is.
@@ -32,12 +36,26 @@ pub(super) struct Descriptor {
 /// Most layers of an image; Docker's own limit is 127.
 const LAYERS_MAX: usize = 512;
 
+/// Most layers of an artifact with packed files: as many as a model may have files.
+const PARTS_MAX: usize = 16_384;
+
+/// A layer that is not just a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Part {
+    pub(super) blob: Descriptor,
+    pub(super) contents: Contents,
+    pub(super) packing: Packing,
+    pub(super) encryption: Option<BTreeMap<String, String>>,
+}
+
 /// A document behind a tag or digest.
 pub(super) enum Document {
     /// One artifact: its files by name.
     Artifact(BTreeMap<String, Descriptor>),
+    /// An artifact with files that are packed.
+    Packed(Vec<Part>),
     /// A container image: where its configuration is, and its layers, the lowest first.
-    Image { config: Descriptor, layers: Vec<(Descriptor, bool)> },
+    Image { config: Descriptor, layers: Vec<Part> },
     /// A choice by platform: ours.
     Index(Descriptor),
 }
@@ -48,9 +66,12 @@ impl Document {
             serde_json::from_slice(json).map_err(|_| malformed("is no JSON document"))?;
         // A document that could be read as either is read differently by different programs.
         match (value.get("layers"), value.get("manifests")) {
-            (Some(Value::Array(layers)), None) => match archives(layers) {
+            (Some(Value::Array(layers)), None) => match changes(layers) {
                 Some(layers) => {
                     Ok(Self::Image { config: descriptor(&value["config"])?, layers: layers? })
+                }
+                None if layers.iter().any(|layer| packed_files(layer).is_some()) => {
+                    parts(layers).map(Self::Packed)
                 }
                 None => files(layers).map(Self::Artifact),
             },
@@ -61,23 +82,72 @@ impl Document {
     }
 }
 
-/// The layers of a container image, and whether each is compressed; `None` if it is none.
-fn archives(layers: &[Value]) -> Option<Result<Vec<(Descriptor, bool)>, Error>> {
+/// The layers of a container image; `None` if it is none.
+fn changes(layers: &[Value]) -> Option<Result<Vec<Part>, Error>> {
     let named =
         |layer: &Value| [TITLE, FILEPATH].iter().any(|name| !layer["annotations"][name].is_null());
-    let gzip = |layer: &Value| match layer["mediaType"].as_str()? {
+    let packing = |layer: &Value| match without_encryption(layer["mediaType"].as_str()?).0 {
         _ if named(layer) => None,
-        TAR_TYPE => Some(false),
+        TAR_TYPE => Some(Packing::None),
         "application/vnd.oci.image.layer.v1.tar+gzip"
-        | "application/vnd.docker.image.rootfs.diff.tar.gzip" => Some(true),
+        | "application/vnd.docker.image.rootfs.diff.tar.gzip" => Some(Packing::Gzip),
+        "application/vnd.oci.image.layer.v1.tar+zstd"
+        | "application/vnd.docker.image.rootfs.diff.tar.zstd" => Some(Packing::Zstd),
         _ => None,
     };
-    let compressed: Vec<bool> = layers.iter().map(gzip).collect::<Option<_>>()?;
+    let packings: Vec<Packing> = layers.iter().map(packing).collect::<Option<_>>()?;
     if layers.is_empty() || layers.len() > LAYERS_MAX {
         return Some(Err(malformed("has no layers, or more than an image can have")));
     }
-    let described = layers.iter().map(descriptor).zip(compressed);
-    Some(described.map(|(layer, gzip)| Ok((layer?, gzip))).collect())
+    let part = |(layer, packing): (&Value, Packing)| {
+        let encryption = encryption(layer);
+        Ok(Part { blob: descriptor(layer)?, contents: Contents::Changes, packing, encryption })
+    };
+    Some(layers.iter().zip(packings).map(part).collect())
+}
+
+/// A layer's type, and whether it is encrypted.
+fn without_encryption(media: &str) -> (&str, bool) {
+    media.strip_suffix(ENCRYPTED).map_or((media, false), |media| (media, true))
+}
+
+/// How a layer is encrypted, if it is.
+fn encryption(layer: &Value) -> Option<BTreeMap<String, String>> {
+    let (_, encrypted) = without_encryption(layer["mediaType"].as_str()?);
+    let annotations = layer["annotations"].as_object().into_iter().flatten();
+    let text = annotations.filter_map(|(name, value)| Some((name.clone(), value.as_str()?.into())));
+    encrypted.then(|| text.filter(|(name, _)| name.starts_with(ENCRYPTION)).collect())
+}
+
+/// How a layer is compressed that is a tar file of files; `None` for what is a file, or packed in
+/// ways that we do not know.
+fn packed_files(layer: &Value) -> Option<Packing> {
+    let media = layer["mediaType"].as_str()?;
+    let (kind, packing) = match media.rsplit_once('+') {
+        None => (media, Packing::None),
+        Some((kind, "gzip")) => (kind, Packing::Gzip),
+        Some((kind, "zstd")) => (kind, Packing::Zstd),
+        Some(_) => return None,
+    };
+    let annotations = &layer["annotations"];
+    // Of the types of images, only if a tool for artifacts says what it means.
+    let meant = || annotations[FILEPATH].is_string() || annotations[UNPACK] == "true";
+    (kind.ends_with(".tar") && (kind != TAR_TYPE || meant())).then_some(packing)
+}
+
+/// An artifact's layers, some of them packed. What a packed one is called is in its archive.
+fn parts(layers: &[Value]) -> Result<Vec<Part>, Error> {
+    if layers.len() > PARTS_MAX {
+        return Err(malformed("has more layers than a model has files"));
+    }
+    let part = |layer: &Value| {
+        let (contents, packing) = match packed_files(layer) {
+            Some(packing) => (Contents::Files, packing),
+            None => (Contents::File(checked_name(layer)?.to_owned()), Packing::None),
+        };
+        Ok(Part { blob: descriptor(layer)?, contents, packing, encryption: None })
+    };
+    layers.iter().map(part).collect()
 }
 
 /// What an image's layers unpack to, out of its configuration: the SHA-256 of each as a tar file.
@@ -94,15 +164,20 @@ pub(super) fn diff_ids(config: &[u8], layers: usize) -> Result<Vec<Sha256>, Erro
 fn files(layers: &[Value]) -> Result<BTreeMap<String, Descriptor>, Error> {
     let mut files = BTreeMap::new();
     for layer in layers {
-        let name = file_name(layer)?;
-        if let Some(fault) = name::fault(name) {
-            return Err(malformed(&format!("holds {}, which {fault}", name::quoted(name))));
-        }
+        let name = checked_name(layer)?;
         if files.insert(name.to_owned(), descriptor(layer)?).is_some() {
             return Err(malformed(&format!("holds {} twice", name::quoted(name))));
         }
     }
     Ok(files)
+}
+
+fn checked_name(layer: &Value) -> Result<&str, Error> {
+    let name = file_name(layer)?;
+    match name::fault(name) {
+        Some(fault) => Err(malformed(&format!("holds {}, which {fault}", name::quoted(name)))),
+        None => Ok(name),
+    }
 }
 
 /// The name of the file that a layer is.
@@ -119,7 +194,7 @@ pub(super) fn file_name(layer: &Value) -> Result<&str, Error> {
         _ => Err(Error::Unsupported {
             object: String::new(),
             what: "has packed layers of a kind that is not read: push each file as a plain layer, or \
-                   the model as a container image with layers in tar or gzip",
+                   the model as a container image with layers in tar, gzip or zstd",
         }),
     }
 }
@@ -162,6 +237,7 @@ mod tests {
     fn artifact(layers: &str) -> Result<BTreeMap<String, Descriptor>, Error> {
         match parse(&format!(r#"{{"schemaVersion":2,"layers":[{layers}]}}"#))? {
             Document::Artifact(files) => Ok(files),
+            Document::Packed(_) => panic!("packed"),
             Document::Image { .. } => panic!("an image"),
             Document::Index(_) => panic!("an index"),
         }
@@ -194,16 +270,11 @@ mod tests {
     fn archives_are_not_taken_for_files() {
         let path = r#""org.cncf.model.filepath":"w""#;
         let title = r#""org.opencontainers.image.title":"w""#;
-        let unpack = format!(r#"{title},"io.deis.oras.content.unpack":"true""#);
         for (media, annotations) in [
-            ("application/vnd.oci.image.layer.v1.tar+zstd", ""),
-            ("application/vnd.oci.image.layer.v1.tar+gzip", title),
-            ("application/vnd.oci.image.layer.v1.tar", &unpack),
-            ("application/vnd.oci.image.layer.v1.tar", path),
-            ("application/vnd.oci.image.layer.v1.tar+zstd", title),
+            ("application/vnd.oci.image.layer.v1.tar+lz4", ""),
             ("application/vnd.docker.image.rootfs.diff.tar.gzip", title),
-            ("application/vnd.cncf.model.weight.v1.tar", path),
-            ("application/vnd.kitops.modelkit.model.v1.tar+gzip", title),
+            ("application/vnd.oci.image.layer.v1.tar+encrypted", title),
+            ("application/vnd.cncf.model.weight.v1.tar+lz4", path),
             ("application/octet-stream", ""),
         ] {
             let refused = artifact(&layer(media, annotations));
@@ -212,23 +283,67 @@ mod tests {
     }
 
     #[test]
+    fn packed_files_are_told_from_files() {
+        let path = r#""org.cncf.model.filepath":"w""#;
+        let title = r#""org.opencontainers.image.title":"w""#;
+        let unpack = format!(r#"{title},"io.deis.oras.content.unpack":"true""#);
+        let raw = layer("application/vnd.cncf.model.doc.v1.raw", path);
+        for (media, annotations, packing) in [
+            ("application/vnd.cncf.model.weight.v1.tar", path, Packing::None),
+            ("application/vnd.cncf.model.weight.config.v1.tar+gzip", path, Packing::Gzip),
+            ("application/vnd.cncf.model.weight.v1.tar+zstd", path, Packing::Zstd),
+            ("application/vnd.cnai.model.layer.v1.tar", path, Packing::None),
+            ("application/vnd.kitops.modelkit.model.v1.tar+gzip", "", Packing::Gzip),
+            ("application/vnd.kitops.modelkit.modelpart.v1.tar", title, Packing::None),
+            (TAR_TYPE, path, Packing::None),
+            (TAR_TYPE, &unpack, Packing::None),
+            ("application/vnd.oci.image.layer.v1.tar+gzip", &unpack, Packing::Gzip),
+        ] {
+            let packed = layer(media, annotations);
+            let found = parse(&format!(r#"{{"layers":[{packed},{raw}]}}"#));
+            let Ok(Document::Packed(parts)) = found else { panic!("{media}") };
+            assert_eq!((&parts[0].contents, parts[0].packing), (&Contents::Files, packing));
+            assert_eq!(parts[1].contents, Contents::File("w".to_owned()));
+        }
+        let packed = layer("application/vnd.cncf.model.weight.v1.tar", path);
+        for lie in [raw.replace(":\"w", ":\"../w"), raw.replace("DIGEST", "sha256:00")] {
+            let refused = parse(&format!(r#"{{"layers":[{packed},{lie}]}}"#));
+            assert!(matches!(refused, Err(Error::Protocol { .. })), "{lie}");
+        }
+        let many = vec![packed.as_str(); PARTS_MAX + 1].join(",");
+        assert!(parse(&format!(r#"{{"layers":[{many}]}}"#)).is_err());
+    }
+
+    #[test]
     fn a_container_image_is_its_layers() {
         let image = |layers: &str| {
             let config = r#"{"digest":"DIGEST","size":7}"#;
             parse(&format!(r#"{{"config":{config},"layers":[{layers}]}}"#))
         };
-        let [plain, gzip, docker] = [
+        let [plain, gzip, docker, zstd] = [
             "application/vnd.oci.image.layer.v1.tar",
             "application/vnd.oci.image.layer.v1.tar+gzip",
             "application/vnd.docker.image.rootfs.diff.tar.gzip",
+            "application/vnd.oci.image.layer.v1.tar+zstd",
         ]
         .map(|media| layer(media, ""));
-        let Ok(Document::Image { config, layers }) = image(&[&*plain, &gzip, &docker].join(","))
+        let Ok(Document::Image { config, layers }) =
+            image(&[&*plain, &gzip, &docker, &zstd].join(","))
         else {
             panic!("no image");
         };
         assert_eq!(config.bytes, 7);
-        assert_eq!(layers.iter().map(|it| it.1).collect::<Vec<_>>(), [false, true, true]);
+        let packings: Vec<_> = layers.iter().map(|layer| layer.packing).collect();
+        assert_eq!(packings, [Packing::None, Packing::Gzip, Packing::Gzip, Packing::Zstd]);
+        assert!(layers.iter().all(|layer| layer.encryption.is_none()));
+        let note = r#""org.opencontainers.image.enc.pubopts":"x","other":"y""#;
+        let encrypted = layer("application/vnd.oci.image.layer.v1.tar+gzip+encrypted", note);
+        let Ok(Document::Image { layers, .. }) = image(&format!("{plain},{encrypted}")) else {
+            panic!("no image");
+        };
+        assert_eq!(layers[1].packing, Packing::Gzip);
+        let found = layers[1].encryption.as_ref().unwrap();
+        assert_eq!(found.keys().collect::<Vec<_>>(), ["org.opencontainers.image.enc.pubopts"]);
         assert!(image("").is_err());
         assert!(image(&vec![plain.as_str(); LAYERS_MAX + 1].join(",")).is_err());
         assert!(parse(&format!(r#"{{"layers":[{plain}]}}"#)).is_err());

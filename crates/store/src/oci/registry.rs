@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, AUTHORIZATION, LOCATION, RANGE, WWW_AUTHENTICATE};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, LOCATION, RANGE, WWW_AUTHENTICATE};
 use http::{HeaderName, HeaderValue, StatusCode};
 use reqwest::redirect::Policy;
 use reqwest::{Method, RequestBuilder, Response};
@@ -12,7 +12,7 @@ use serde_json::Value;
 use tokio::sync::Mutex;
 use url::Url;
 
-use super::credentials::{self, Challenge};
+use super::credentials::{self, Challenge, Credentials};
 use super::manifest::{ACCEPTED, Descriptor, MANIFEST_TYPE, malformed};
 use super::reference::{Reference, Sha256, Version};
 use crate::answer::{self, Asked};
@@ -27,6 +27,9 @@ const TOKEN_BYTES_MAX: usize = 256 * 1024;
 /// How often what is pushed is sent: the caller cannot send it again, it has moved on.
 const PUSH_ATTEMPTS_MAX: u32 = 4;
 const PUSH_BACKOFF: Duration = Duration::from_millis(200);
+/// Who we say that we are to a token server that knows us by a refresh token.
+const CLIENT_ID: &str = "sealift";
+const FORM_TYPE: &str = "application/x-www-form-urlencoded";
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
 /// What a request is for; tokens are made out for one of them.
@@ -44,7 +47,7 @@ pub(super) struct Registry {
     direct: reqwest::Client,
     base: Url,
     repository: String,
-    credentials: Option<HeaderValue>,
+    credentials: Option<Credentials>,
     /// What the registry last wanted to see.
     authorizations: Mutex<HashMap<Access, HeaderValue>>,
     pub(super) limits: Limits,
@@ -259,8 +262,8 @@ impl Registry {
                 self.token(access, &realm, service.as_deref()).await?
             }
             Some(Challenge::Basic) if used.is_none() => match &self.credentials {
-                Some(credentials) => credentials.clone(),
-                None => return Err(nobody()),
+                Some(Credentials::Password(credentials)) => credentials.clone(),
+                Some(Credentials::Identity(_)) | None => return Err(nobody()),
             },
             _ => return Err(refusal(response)),
         };
@@ -287,16 +290,30 @@ impl Registry {
             ));
         }
         let actions = if access == Access::Pull { "pull" } else { "pull,push" };
-        if let Some(service) = service {
-            realm.query_pairs_mut().append_pair("service", service);
-        }
-        realm
-            .query_pairs_mut()
-            .append_pair("scope", &format!("repository:{}:{actions}", self.repository));
-        let mut request = self.direct.get(realm);
-        if let Some(credentials) = &self.credentials {
-            request = request.header(AUTHORIZATION, credentials.clone());
-        }
+        let scope = format!("repository:{}:{actions}", self.repository);
+        let asked = [("service", service.unwrap_or_default()), ("scope", &scope)];
+        let asked = asked.into_iter().filter(|(_, value)| !value.is_empty());
+        let request = match &self.credentials {
+            // Distribution's "OAuth2 Token Authentication".
+            Some(Credentials::Identity(token)) => {
+                let grant = [
+                    ("grant_type", "refresh_token"),
+                    ("client_id", CLIENT_ID),
+                    ("refresh_token", token),
+                ];
+                let mut form = url::form_urlencoded::Serializer::new(String::new());
+                form.extend_pairs(grant.into_iter().chain(asked));
+                self.direct.post(realm).header(CONTENT_TYPE, FORM_TYPE).body(form.finish())
+            }
+            Some(Credentials::Password(credentials)) => {
+                realm.query_pairs_mut().extend_pairs(asked);
+                self.direct.get(realm).header(AUTHORIZATION, credentials.clone())
+            }
+            None => {
+                realm.query_pairs_mut().extend_pairs(asked);
+                self.direct.get(realm)
+            }
+        };
         let response = within(self.limits.answer, request.send())
             .await?
             .map_err(|error| client::failure(&error))?;

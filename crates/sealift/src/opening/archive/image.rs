@@ -1,71 +1,70 @@
-//! Plain models inside of container images, as KServe's modelcars are: what lies below `models/` in
-//! the image's last state, layer over layer.
+//! Models in the layers of a registry: of container images, as KServe's modelcars are, what lies
+//! below `models/` in the image's last state, layer over layer; of artifacts (ModelPack, KitOps,
+//! `oras`) all that their layers hold, side by side.
 //!
-//! As with any archive, each layer is read twice, and each time to its end: both its digest and that
-//! of the tar file inside must hold before anything is published.
+//! As with any archive, each layer is read twice, and each time to its end: both its digest and, of
+//! an image, that of the tar file inside must hold before anything is published.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, BufReader, Read};
+use std::io::Read;
 use std::sync::Arc;
 
-use aws_lc_rs::digest;
-use flate2::read::MultiGzDecoder;
 use publish::{PlannedFile, Staging};
 use seal::manifest::Manifest;
 use seal::name::BundlePath;
+use seal::ocicrypt::LayerKey;
 use seal::segment::SEGMENT_BYTES;
-use store::{Layer, Store};
+use store::{Contents, Layer, Store};
 
+use super::layer::{Overlay, Part, walk};
 use super::object::Object;
-use super::{
-    PADDING_BYTES_MAX, Unpack, Visit, blocking, changed, entries, refused, too_many, unreadable,
-};
+use super::{Unpack, Visit, blocking, changed, refused, too_many};
 use crate::code::Code;
 use crate::failure::Failure;
 use crate::progress::Progress;
 use crate::transfer::{Limits, plain_segments};
 
-/// Most entries of one layer, those outside of `models/` included.
-const ENTRIES_MAX: usize = 1_000_000;
-/// The longest name of an entry below `models/`, in bytes.
-const PATH_BYTES_MAX: usize = 4_096;
-/// What a layer's file is called that removes one below it, and what follows that for all of a
-/// directory (image-spec, "Whiteouts").
-const WHITEOUT: &str = ".wh.";
-const OPAQUE: &str = ".wh..opq";
-
 /// An image's model.
 #[derive(Debug)]
 pub(in crate::opening) struct Image {
-    layers: Vec<(Layer, Object)>,
+    layers: Vec<Part>,
     /// Of each layer, the files that no other hides: where they are among `files`.
     visible: Vec<BTreeMap<String, usize>>,
     pub(in crate::opening) files: Vec<PlannedFile>,
 }
 
 impl Image {
-    /// Reads the layers' lists, and lays one over the other.
+    /// Reads the layers' lists, and lays one over the other. With `only_encrypted`, what is not
+    /// encrypted may say nothing of the model.
     pub(in crate::opening) async fn index(
         store: &Store,
-        layers: Vec<Layer>,
+        layers: Vec<(Layer, Option<LayerKey>)>,
+        only_encrypted: bool,
         limits: &Limits,
     ) -> Result<Self, Failure> {
-        let object = |layer: Layer| {
+        let part = |(layer, key): (Layer, Option<LayerKey>)| {
             let (name, bytes) = (layer.object.clone(), layer.bytes);
             let object = Object { store: store.clone(), name, bytes, etag: None };
-            (layer, object)
+            Part { layer, object, key: key.map(Arc::new) }
         };
-        let layers: Vec<_> = layers.into_iter().map(object).collect();
+        let layers: Vec<_> = layers.into_iter().map(part).collect();
         let mut merged = Merged::default();
-        for (number, (layer, object)) in layers.iter().enumerate() {
-            let layer = layer.clone();
-            let changes = blocking(object.clone(), limits.clone(), move |reader| {
+        for (number, part) in layers.iter().enumerate() {
+            let read = part.clone();
+            let changes = blocking(part.object.clone(), limits.clone(), move |reader| {
                 let mut changes = Changes::default();
-                walk(&layer, reader, &mut changes)?;
+                walk(&read, reader, &mut changes)?;
                 Ok(changes)
             });
-            let changes = changes.await.map_err(|failure| failure.at(&object.name))?;
-            merged.lay(number, changes)?;
+            let changes = changes.await.map_err(|failure| failure.at(&part.object.name))?;
+            if only_encrypted && part.key.is_none() && !changes.is_empty() {
+                let what = "a layer that is not encrypted changes what is below models/";
+                return Err(Failure::new(Code::NotSealed, what).at(&part.object.name));
+            }
+            match part.layer.contents {
+                Contents::Changes => merged.lay(number, changes)?,
+                Contents::Files | Contents::File(_) => merged.add(number, changes.files)?,
+            }
         }
         let mut visible = vec![BTreeMap::new(); layers.len()];
         let mut files = Vec::with_capacity(merged.0.len());
@@ -75,7 +74,8 @@ impl Image {
             files.push(PlannedFile { path, mode, bytes, segments: plain_segments(bytes) });
         }
         match files.is_empty() {
-            true => Err(Failure::new(Code::NotFound, "the image holds nothing below models/")),
+            true => Err(Failure::new(Code::NotFound, "the layers hold nothing of a model")
+                .hint("Of a container image, only what lies below models/ is the model")),
             false => Ok(Self { layers, visible, files }),
         }
     }
@@ -87,11 +87,11 @@ impl Image {
         limits: &Limits,
         progress: Arc<Progress>,
     ) -> Result<(), Failure> {
-        for ((layer, object), visible) in self.layers.into_iter().zip(self.visible) {
+        for (part, visible) in self.layers.into_iter().zip(self.visible) {
             if visible.is_empty() {
                 continue;
             }
-            let name = object.name.clone();
+            let name = part.object.name.clone();
             let unpack = Unpack {
                 files: self.files.clone(),
                 next: 0,
@@ -99,9 +99,9 @@ impl Image {
                 progress: Arc::clone(&progress),
                 buffer: vec![0; SEGMENT_BYTES],
             };
-            let written = blocking(object, limits.clone(), move |reader| {
+            let written = blocking(part.object.clone(), limits.clone(), move |reader| {
                 let mut pick = Pick { visible, unpack };
-                walk(&layer, reader, &mut pick)?;
+                walk(&part, reader, &mut pick)?;
                 if pick.visible.is_empty() { Ok(()) } else { Err(changed()) }
             });
             written.await.map_err(|failure| failure.at(&name))?;
@@ -122,6 +122,13 @@ struct Changes {
 }
 
 impl Changes {
+    fn is_empty(&self) -> bool {
+        self.files.is_empty()
+            && self.directories.is_empty()
+            && self.removed.is_empty()
+            && self.emptied.is_empty()
+    }
+
     fn check_room(&self) -> Result<(), Failure> {
         let others = self.directories.len() + self.removed.len() + self.emptied.len();
         match self.files.len() >= Manifest::FILES_MAX || others >= Manifest::FILES_MAX {
@@ -164,6 +171,20 @@ impl Merged {
         }
     }
 
+    /// Puts files beside the others.
+    fn add(&mut self, layer: usize, files: BTreeMap<String, (u64, bool)>) -> Result<(), Failure> {
+        for (path, (bytes, executable)) in files {
+            let failure = refused("two layers hold this name").at(&path);
+            if self.0.insert(path, (layer, bytes, executable)).is_some() {
+                return Err(failure);
+            }
+        }
+        match self.0.len() > Manifest::FILES_MAX {
+            true => Err(too_many()),
+            false => Ok(()),
+        }
+    }
+
     fn remove_below(&mut self, path: &str) {
         let below = if path.is_empty() { String::new() } else { format!("{path}/") };
         let found = self.0.range(below.clone()..).map(|(name, _)| name);
@@ -172,20 +193,6 @@ impl Merged {
             self.0.remove(&name);
         }
     }
-}
-
-/// What is done with the entries below `models/`, named without it.
-trait Overlay {
-    fn directory(&mut self, path: &str) -> Result<(), Failure>;
-    fn remove(&mut self, path: &str) -> Result<(), Failure>;
-    fn empty(&mut self, path: &str) -> Result<(), Failure>;
-    fn file(
-        &mut self,
-        path: &str,
-        bytes: u64,
-        executable: bool,
-        content: &mut dyn Read,
-    ) -> Result<(), Failure>;
 }
 
 impl Overlay for Changes {
@@ -249,92 +256,5 @@ impl Overlay for Pick {
         let Some(index) = self.visible.remove(path) else { return Ok(()) };
         self.unpack.next = index;
         self.unpack.file(path, bytes, executable, content)
-    }
-}
-
-/// One layer from its beginning to its end, held against both of its digests.
-fn walk(layer: &Layer, reader: impl Read, overlay: &mut impl Overlay) -> Result<(), Failure> {
-    let mut packed = Hashing::new(reader);
-    let buffered = BufReader::with_capacity(256 * 1024, &mut packed);
-    let plain: Box<dyn Read + '_> = match layer.gzip {
-        true => Box::new(MultiGzDecoder::new(buffered)),
-        false => Box::new(buffered),
-    };
-    let mut plain = Hashing::new(plain);
-    walk_entries(&mut plain, overlay)?;
-    let padding = io::copy(&mut (&mut plain).take(PADDING_BYTES_MAX + 1), &mut io::sink());
-    if padding.map_err(unreadable)? > PADDING_BYTES_MAX {
-        return Err(refused("the layer goes on after its end"));
-    }
-    plain.check(&layer.diff_id)?;
-    packed.check(&layer.sha256)
-}
-
-fn walk_entries(reader: impl Read, overlay: &mut impl Overlay) -> Result<(), Failure> {
-    entries::each(reader, ENTRIES_MAX, |entry| {
-        let path = entry.path_bytes().into_owned();
-        let Some(path) = below_models(&path) else { return Ok(()) };
-        if path.len() > PATH_BYTES_MAX {
-            return Err(refused("an entry's name is longer than any path"));
-        }
-        let path =
-            std::str::from_utf8(path).map_err(|_| refused("an entry's name is not UTF-8"))?;
-        let path = path.trim_end_matches('/').to_owned();
-        let (parent, name) = path.rsplit_once('/').unwrap_or(("", &path));
-        let kind = entry.header().entry_type();
-        let result = match name.strip_prefix(WHITEOUT) {
-            Some(OPAQUE) => overlay.empty(parent),
-            Some(hidden) => {
-                let slash = if parent.is_empty() { "" } else { "/" };
-                overlay.remove(&format!("{parent}{slash}{hidden}"))
-            }
-            None if kind.is_dir() => overlay.directory(&path),
-            None if kind.is_file() => {
-                let mode = entry.header().mode().map_err(unreadable)?;
-                let bytes = entry.size();
-                overlay.file(&path, bytes, mode & 0o100 != 0, entry)
-            }
-            None => Err(refused("an entry below models/ is neither a file nor a directory")),
-        };
-        result.map_err(|failure| failure.at(format!("models/{path}")))
-    })
-}
-
-/// The part of an entry's name below `models/`; empty for that directory itself. What removes it is
-/// given as the whiteout of all: the image's root is nobody's but ours to look at.
-fn below_models(path: &[u8]) -> Option<&[u8]> {
-    let path = path.strip_prefix(b"./").unwrap_or(path);
-    let path = path.strip_prefix(b"/").unwrap_or(path);
-    match path {
-        b".wh.models" | b".wh..wh..opq" => Some(b".wh..wh..opq"),
-        b"models" => Some(b""),
-        _ => path.strip_prefix(b"models/"),
-    }
-}
-
-/// Hashes what is read through it.
-struct Hashing<R> {
-    inner: R,
-    hash: digest::Context,
-}
-
-impl<R> Hashing<R> {
-    fn new(inner: R) -> Self {
-        Self { inner, hash: digest::Context::new(&digest::SHA256) }
-    }
-
-    fn check(self, expected: &[u8; 32]) -> Result<(), Failure> {
-        match self.hash.finish().as_ref() == expected {
-            true => Ok(()),
-            false => Err(refused("the layer is not what its digest names")),
-        }
-    }
-}
-
-impl<R: Read> Read for Hashing<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let length = self.inner.read(buffer)?;
-        self.hash.update(&buffer[..length]);
-        Ok(length)
     }
 }

@@ -5,8 +5,8 @@
 use std::path::{Path, PathBuf};
 
 use audit::{
-    BrokerKeys, Countersigned, Event, Head, Log, Parts, RECEIPT_BYTES_MAX, Uncountersigned,
-    Unreceipted, verify, verify_receipts,
+    BrokerKeys, Countersigned, Event, Head, Log, PART_BYTES_MIN, Parts, RECEIPT_BYTES_MAX,
+    Uncountersigned, Unreceipted, verify, verify_receipts,
 };
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
@@ -26,7 +26,7 @@ struct Broker {
 impl Broker {
     fn new(dir: &Path, kid: &'static str) -> Self {
         let path = dir.join(format!("{kid}.log"));
-        let log = Log::file(&path).unwrap();
+        let log = Log::file_in_parts(&path, PART_BYTES_MIN).unwrap();
         let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
         Self { pair, kid, path, log }
     }
@@ -204,6 +204,28 @@ fn what_the_brokers_log_does_not_say_is_refused() {
     assert!(matches!(result, Err(Uncountersigned::BrokerLog(_))), "{result:?}");
     let result = against(&log[..log.len() - 1], &broker.keys(), true, None);
     assert!(matches!(result, Err(Uncountersigned::Log(_))), "{result:?}");
+}
+
+#[test]
+fn receipts_are_found_in_a_log_of_parts() {
+    let (dir, broker) = scene();
+    let mut receipts = Vec::new();
+    while receipts.len() < 100 {
+        receipts.push(broker.receipt(ONE));
+    }
+    let records: Vec<_> = receipts.iter().map(|receipt| (ONE, "kbs", Some(&receipt[..]))).collect();
+    let guests = dir.path().join("guests");
+    std::fs::write(&guests, guest(&records)).unwrap();
+    let guests = Parts::of(&[guests]).unwrap();
+    let brokers = Parts::of(std::slice::from_ref(&broker.path)).unwrap();
+    assert!(brokers.files().len() > 2, "{brokers:?}");
+    let found = verify_receipts(&guests, &broker.keys(), true, Some(&brokers)).unwrap();
+    assert_eq!(found, Countersigned { releases: 100, countersigned: 100 });
+    std::fs::remove_file(&brokers.files()[0]).unwrap();
+    let rest = Parts::of(std::slice::from_ref(&broker.path)).unwrap();
+    let result = verify_receipts(&guests, &broker.keys(), true, Some(&rest));
+    let Err(Uncountersigned::BrokerLog(broken)) = result else { panic!("{result:?}") };
+    assert_eq!((broken.line, broken.path.as_deref()), (1, Some(brokers.files()[1].as_path())));
 }
 
 #[test]

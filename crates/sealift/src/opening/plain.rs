@@ -15,8 +15,7 @@ use crate::objects::Objects;
 use crate::patterns::Patterns;
 use crate::transfer::{Content, Item, PIECE_BYTES, plain_segments};
 
-/// What the location names: every object below it, else the one of its name, as far as the patterns
-/// take them.
+/// What the location names: every object below it that the patterns take, else the one of its name.
 pub(super) async fn plan(
     location: &Location,
     objects: &Objects<'_>,
@@ -28,10 +27,15 @@ pub(super) async fn plan(
         return Ok((unpacked("image\n", &image.files), Work::Image(image)));
     }
     let listed = objects.list().await;
-    let mut whole = false;
+    let (mut whole, mut total) = (false, 0);
     let (store, found) = match listed {
-        Ok(Some(found)) if !found.is_empty() => (objects.store.clone(), found),
-        // A folder that is empty, a file, or a server that lists nothing.
+        Ok(Some(mut found)) if !found.is_empty() => {
+            total = found.len();
+            found.retain(|name, _| patterns.take(name));
+            (objects.store.clone(), found)
+        }
+        // A folder that is empty, a file, or a server that lists nothing. Patterns choose among the
+        // files of a folder: who names one wants it.
         listed => match single(location, objects, settings).await? {
             Some((store, name, meta)) => {
                 whole = meta.bytes > PIECE_BYTES && !store.has_ranges(&name).await?;
@@ -40,6 +44,14 @@ pub(super) async fn plan(
             None => (objects.store.clone(), listed?.unwrap_or_default()),
         },
     };
+    if found.is_empty() {
+        let what = match total {
+            0 => "there is no object of this name, and none below it".to_owned(),
+            total => format!("the patterns take none of the {total} files"),
+        };
+        return Err(Failure::new(Code::NotFound, what)
+            .hint("Compare the URI, STORAGE_ALLOW_PATTERNS and STORAGE_IGNORE_PATTERNS"));
+    }
     if let [(name, meta)] = &found.iter().collect::<Vec<_>>()[..]
         && let Some(format) = Format::of(name)
         // An artifact's files are what was pushed, and are held against their digests as such.
@@ -49,16 +61,6 @@ pub(super) async fn plan(
         let object = Object { store, name, bytes, etag };
         let archive = Archive::index(format, object, objects.limits).await?;
         return Ok((unpacked("archive\n", &archive.files), Work::Archive(archive)));
-    }
-    let total = found.len();
-    let found: BTreeMap<_, _> = found.into_iter().filter(|(name, _)| patterns.take(name)).collect();
-    if found.is_empty() {
-        let what = match total {
-            0 => "there is no object of this name, and none below it".to_owned(),
-            total => format!("the patterns take none of the {total} files"),
-        };
-        return Err(Failure::new(Code::NotFound, what)
-            .hint("Compare the URI, STORAGE_ALLOW_PATTERNS and STORAGE_IGNORE_PATTERNS"));
     }
     let mut files = Vec::with_capacity(found.len());
     let mut identity = String::from("plain\n");

@@ -1,4 +1,4 @@
-//! Developer and CI recipes: `cargo xtask setup|check|test|demo|bench`.
+//! Developer and CI recipes: `cargo xtask setup|check|test|compare|demo|bench`.
 //!
 //! Each recipe runs on a fresh machine: what it needs beyond Rust and Python it installs first,
 //! below the repository (`.venv`, `.tools`), and says so. It depends on nothing but the standard
@@ -6,6 +6,7 @@
 
 mod bench;
 mod check;
+mod compare;
 mod demo;
 mod process;
 mod promises;
@@ -23,6 +24,7 @@ usage: cargo xtask RECIPE
   setup                 install what check, test and demo need; `setup --bench`: what bench needs, too
   check                 format, lints, licences, documentation, files
   test                  every test, and the interoperability suites
+  compare               upstream's initializer beside ours, and README.md's table of it
   demo [MODEL_DIR]      the whole story: seal, upload, attest, open into memory, refuse
   demo volumes [--namespaces]
                         a Secret, a ConfigMap and a token, kept current in a virtual machine
@@ -38,6 +40,7 @@ fn main() -> ExitCode {
         ["setup", "--bench"] => setup::all(true),
         ["check"] => check::run(),
         ["test"] => test::run(),
+        ["compare"] => compare::run(),
         ["demo", "volumes"] => demo::volumes::run(true),
         ["demo", "volumes", "--namespaces"] => demo::volumes::run(false),
         ["demo"] => demo::run(None),

@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use super::lab::{Lab, Variant};
-use super::sample::{Sample, ratio};
+use super::sample::{self, Sample, ratio};
 use super::{Bar, Line};
 use crate::process;
 use crate::setup;
@@ -102,11 +102,18 @@ fn against_others(
     let ratio = |what: &str, other: &[Sample], bar| {
         line(bench, &format!("ours / {what}, wall"), ratio(ours, other, wall), bar)
     };
+    // On a machine with other work, the wall time is also how many processes ask for a share.
+    let cpu_ratio = |what: &str, other: &[Sample]| {
+        let measured = sample::ratio(ours, other, |sample| sample.cpu);
+        line(bench, &format!("ours / {what}, CPU"), measured, Bar::None)
+    };
     Ok(vec![
         ratio("kserve-storage", upstream, Bar::AtMost(0.5)),
         ratio("the better of s5cmd and AWS CRT", &best, Bar::AtMost(1.0)),
         ratio("s5cmd", s5cmd, Bar::None),
         ratio("AWS CRT", crt, Bar::None),
+        cpu_ratio("kserve-storage", upstream),
+        cpu_ratio("s5cmd", s5cmd),
         Line { unit: "MiB", ..line(bench, "resident memory, ours", rss, Bar::AtMost(64.0)) },
     ])
 }

@@ -15,6 +15,10 @@ use crate::objects::Objects;
 use crate::patterns::Patterns;
 use crate::transfer::{Content, Item, PIECE_BYTES, plain_segments};
 
+/// Longest names of all files together, in bytes. They are held a few times over, and the receipt
+/// has room for these.
+const NAMES_BYTES_MAX: usize = 6 << 20;
+
 /// What the location names: every object below it that the patterns take, else the one of its name.
 pub(super) async fn plan(
     location: &Location,
@@ -26,7 +30,7 @@ pub(super) async fn plan(
         let image = Image::index(objects.store, layers, objects.limits).await?;
         return Ok((unpacked("image\n", &image.files), Work::Image(image)));
     }
-    let listed = objects.list().await;
+    let listed = objects.list_up_to(publish::FILES_MAX).await;
     let (mut whole, mut total) = (false, 0);
     let (store, found) = match listed {
         Ok(Some(mut found)) if !found.is_empty() => {
@@ -36,12 +40,14 @@ pub(super) async fn plan(
         }
         // A folder that is empty, a file, or a server that lists nothing. Patterns choose among the
         // files of a folder: who names one wants it.
-        listed => match single(location, objects, settings).await? {
-            Some((store, name, meta)) => {
+        listed => match single(location, objects, settings).await {
+            Ok(Some((store, name, meta))) => {
                 whole = meta.bytes > PIECE_BYTES && !store.has_ranges(&name).await?;
                 (store, BTreeMap::from([(name, meta)]))
             }
-            None => (objects.store.clone(), listed?.unwrap_or_default()),
+            Ok(None) => (objects.store.clone(), listed?.unwrap_or_default()),
+            // Of a folder that cannot be listed, that is the reason.
+            Err(error) => return Err(listed.err().unwrap_or(error)),
         },
     };
     if found.is_empty() {
@@ -61,6 +67,10 @@ pub(super) async fn plan(
         let object = Object { store, name, bytes, etag };
         let archive = Archive::index(format, object, objects.limits).await?;
         return Ok((unpacked("archive\n", &archive.files), Work::Archive(archive)));
+    }
+    if found.keys().map(String::len).sum::<usize>() > NAMES_BYTES_MAX {
+        let what = format!("the names of its {} files are too long in all", found.len());
+        return Err(Failure::new(Code::Tampered, what));
     }
     let mut files = Vec::with_capacity(found.len());
     let mut identity = String::from("plain\n");

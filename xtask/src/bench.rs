@@ -7,6 +7,7 @@ mod broker;
 mod kernel;
 mod lab;
 mod lines;
+mod plain;
 mod sample;
 mod volumes;
 
@@ -77,8 +78,10 @@ impl Line {
 /// One bench: its name, the memory that it needs at `Sizes`, and how to run it.
 type Bench = (&'static str, fn(&Sizes) -> u64, fn(&mut Lab) -> Result<Vec<Line>>);
 
-const BENCHES: [Bench; 11] = [
+const BENCHES: [Bench; 13] = [
     ("download", |sizes| 3 * sizes.model, lines::download),
+    ("plain", |sizes| 3 * sizes.model, plain::plain),
+    ("small", |sizes| sizes.gib, plain::small),
     ("upstream", |sizes| 7 * sizes.gib, lines::upstream),
     ("local", |sizes| 3 * sizes.gib, lines::local),
     ("tink", |sizes| 3 * sizes.gib, lines::tink),

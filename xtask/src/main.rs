@@ -1,4 +1,4 @@
-//! Developer and CI recipes: `cargo xtask setup|check|test|image|demo|bench`.
+//! Developer and CI recipes: `cargo xtask setup|check|test|compare|image|demo|bench`.
 //!
 //! Each recipe runs on a fresh machine: what it needs beyond Rust and Python it installs first,
 //! below the repository (`.venv`, `.tools`), and says so. It depends on nothing but the standard
@@ -6,6 +6,7 @@
 
 mod bench;
 mod check;
+mod compare;
 mod demo;
 mod image;
 mod process;
@@ -24,6 +25,7 @@ usage: cargo xtask RECIPE
   setup                 install what check, test and demo need; `setup --bench`: what bench needs, too
   check                 format, lints, licences, documentation, files
   test                  every test, and the interoperability suites
+  compare               upstream's initializer beside ours, and README.md's table of it
   image                 OCI images, their bills of materials, and what they were built from
   demo [MODEL_DIR]      the whole story: seal, upload, attest, open into memory, refuse
   demo images           the same, in containers of the images as a restricted namespace runs them
@@ -41,6 +43,7 @@ fn main() -> ExitCode {
         ["setup", "--bench"] => setup::all(true),
         ["check"] => check::run(),
         ["test"] => test::run(),
+        ["compare"] => compare::run(),
         ["image"] => image::run().map(drop),
         ["demo", "images"] => demo::run(None, true),
         ["demo", "volumes"] => demo::volumes::run(true),

@@ -1,9 +1,9 @@
 //! What the recipes need beyond Rust and Python. Every function is idempotent: it looks, installs
 //! what is missing, says what it does, and returns where the thing is.
 //!
-//! Python packages go to `.venv`; programs from the Rust registry, those of Node.js, and the bench's Python peer, go
-//! to `.tools`, as do Debian packages that are only unpacked; nothing else outside `target` is
-//! written, except Debian packages.
+//! Python packages go to `.venv`; programs from the Rust registry, those of Node.js, and upstream's
+//! Python packages, go to `.tools`, as do Debian packages that are only unpacked; nothing else
+//! outside `target` is written, except Debian packages.
 
 pub(crate) mod vm;
 
@@ -25,9 +25,9 @@ pub(crate) fn all(bench: bool) -> Result<()> {
     let mut ready =
         vec![strace()?, runc()?, swtpm()?, python()?, model()?, s3s_fs()?, cargo_deny()?];
     ready.extend([openbao()?, moto_server()?, softhsm()?, gcs_emulator()?, azurite()?, jq()?]);
-    ready.extend([docker_registry()?, podman()?, skopeo()?]);
+    ready.extend([docker_registry()?, podman()?, skopeo()?, upstream_python()?]);
     if bench {
-        ready.extend([nginx()?, curl()?, rage()?, upstream_python()?]);
+        ready.extend([nginx()?, curl()?, rage()?]);
     }
     // Without it the tests have something else, and say so.
     match vm::machine() {
@@ -73,7 +73,8 @@ pub(crate) fn python() -> Result<PathBuf> {
     virtual_environment(".venv", "tests/requirements.txt")
 }
 
-/// The bench's Python with upstream's storage initializer, whose many packages nobody else needs.
+/// A Python with upstream's storage initializer, whose many packages nobody else needs, and with
+/// other downloaders for the bench.
 pub(crate) fn upstream_python() -> Result<PathBuf> {
     virtual_environment(".tools/upstream", "tests/bench/requirements-upstream.txt")
 }

@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
+use crate::compare;
 use crate::demo::volumes::{self, Place};
 use crate::process;
 use crate::setup;
@@ -43,31 +44,19 @@ struct Report {
 
 pub(crate) fn run() -> Result<()> {
     let python = setup::python()?;
-    setup::runc()?;
-    setup::softhsm()?;
-    setup::jq()?;
     let mut report = Report::default();
     let skipped = root().join("target/skipped-tests");
-    // What an earlier run left in it is not of this one.
+    let compared = root().join("target/compared.jsonl");
+    // What an earlier run left in them is not of this one.
     fs::write(&skipped, "")?;
+    fs::write(&compared, "")?;
     let mut tests = cargo();
-    tests
-        .args(["test", "--workspace", "--locked", "--no-fail-fast"])
-        .env("SEALIFT_S3S_FS", setup::s3s_fs()?)
-        .env("SEALIFT_STRACE", setup::strace()?)
-        .env("SEALIFT_SWTPM", setup::swtpm()?)
-        .env("SEALIFT_PYTHON", &python)
-        .env("SEALIFT_BAO", setup::openbao()?)
-        .env("SEALIFT_MOTO", setup::moto_server()?)
-        .env("SEALIFT_GCS_EMULATOR", setup::gcs_emulator()?)
-        .env("SEALIFT_AZURITE", setup::azurite()?)
-        .env("SEALIFT_REGISTRY", setup::docker_registry()?)
-        .env("SEALIFT_SKOPEO", setup::skopeo()?)
-        .env("SEALIFT_TEST_SKIPPED", &skipped)
-        // What a test needs is here now, so nothing may be skipped for want of it.
-        .env("SEALIFT_TEST_STRICT", "1");
-    report.suite("cargo test", &mut tests)?;
+    tests.args(["test", "--workspace", "--locked", "--no-fail-fast"]);
+    let tests = environment(&mut tests)?;
+    tests.env("SEALIFT_TEST_SKIPPED", &skipped).env(compare::RESULTS, &compared);
+    report.suite("cargo test", tests)?;
     report.skipped(&fs::read_to_string(&skipped)?);
+    report.comparison(&compared);
     let programs = build(&["sealift", "tinkfile", "josefile"], Profile::Dev)?;
     for path in interop_suites()? {
         let mut suite = script(&python, &path);
@@ -77,6 +66,27 @@ pub(crate) fn run() -> Result<()> {
     report.suite(reader, script(&python, reader).arg(root().join("tests/vectors")))?;
     report.vm();
     report.conclude()
+}
+
+/// With all that tests need beyond Rust, installed and named.
+pub(crate) fn environment(tests: &mut Command) -> Result<&mut Command> {
+    setup::runc()?;
+    setup::softhsm()?;
+    setup::jq()?;
+    Ok(tests
+        .env("SEALIFT_S3S_FS", setup::s3s_fs()?)
+        .env("SEALIFT_STRACE", setup::strace()?)
+        .env("SEALIFT_SWTPM", setup::swtpm()?)
+        .env("SEALIFT_PYTHON", setup::python()?)
+        .env("SEALIFT_UPSTREAM", setup::upstream_python()?)
+        .env("SEALIFT_BAO", setup::openbao()?)
+        .env("SEALIFT_MOTO", setup::moto_server()?)
+        .env("SEALIFT_GCS_EMULATOR", setup::gcs_emulator()?)
+        .env("SEALIFT_AZURITE", setup::azurite()?)
+        .env("SEALIFT_REGISTRY", setup::docker_registry()?)
+        .env("SEALIFT_SKOPEO", setup::skopeo()?)
+        // What a test needs is here now, so nothing may be skipped for want of it.
+        .env("SEALIFT_TEST_STRICT", "1"))
 }
 
 /// The suites' paths below the root.
@@ -134,6 +144,18 @@ impl Report {
         let lines: BTreeSet<&str> = lines.lines().collect();
         self.totals.skipped += u32::try_from(lines.len()).unwrap_or(u32::MAX);
         self.remarks.extend(lines.into_iter().map(str::to_owned));
+    }
+
+    /// README.md's table against what tests saw, as one test.
+    fn comparison(&mut self, compared: &Path) {
+        match compare::check(compared) {
+            Ok(()) => self.totals.passed += 1,
+            Err(error) => {
+                self.totals.failed += 1;
+                self.remarks.push(format!("failed: {error:#}"));
+                self.broken.push("README.md".into());
+            }
+        }
     }
 
     /// The demo of volumes, as one test.

@@ -38,7 +38,15 @@ impl Objects<'_> {
 
     /// Every other object's name, size and version; `None` where the store does not tell.
     pub(crate) async fn list(&self) -> Result<Option<BTreeMap<String, ObjectMeta>>, Failure> {
-        match self.retried(|| self.store.list(OBJECTS_MAX)).await {
+        self.list_up_to(OBJECTS_MAX).await
+    }
+
+    /// The same where more objects than a bundle has may be.
+    pub(crate) async fn list_up_to(
+        &self,
+        objects_max: usize,
+    ) -> Result<Option<BTreeMap<String, ObjectMeta>>, Failure> {
+        match self.retried(|| self.store.list(objects_max)).await {
             Ok(entries) => Ok(Some(by_name(entries))),
             // Web servers have no listing, and some buckets forbid it.
             Err(store::Error::Unsupported { .. } | store::Error::Denied { .. }) => Ok(None),

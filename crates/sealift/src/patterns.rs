@@ -20,7 +20,7 @@ pub struct Patterns {
 }
 
 impl Patterns {
-    /// Reads both lists: each a JSON array of strings, or separated by commas.
+    /// Reads both lists: each a JSON array of strings, a JSON string, or separated by commas.
     ///
     /// # Errors
     /// Too many, or too long.
@@ -42,9 +42,10 @@ impl Patterns {
 }
 
 fn list(text: &str) -> Result<Vec<Vec<char>>, Failure> {
-    let parsed: Vec<String> = match serde_json::from_str(text) {
-        Ok(patterns) => patterns,
-        Err(_) => text.split(',').map(str::to_owned).collect(),
+    let parsed: Vec<String> = match (serde_json::from_str(text), serde_json::from_str(text)) {
+        (Ok(patterns), _) => patterns,
+        (_, Ok(pattern)) => vec![pattern],
+        _ => text.split(',').map(str::to_owned).collect(),
     };
     let patterns: Vec<Vec<char>> = parsed
         .iter()
@@ -182,6 +183,8 @@ mod tests {
             Patterns::parse(r#"["*.safetensors", "*.json"]"#, " *.bin , training/* ").unwrap();
         assert!(both.take("a.json") && both.take("x/a.safetensors"));
         assert!(!both.take("a.bin") && !both.take("training/a.json") && !both.take("README.md"));
+        let one = Patterns::parse(r#" "*.bin" "#, "").unwrap();
+        assert!(one.take("a.bin") && !one.take("a.json"));
         assert!(Patterns::parse("", " ").unwrap().take("anything"));
         assert!(Patterns::parse("", "").unwrap().is_empty());
         assert!(Patterns::parse(&"a,".repeat(257), "").is_err());

@@ -947,3 +947,30 @@ fn rsa_key(dir: &Path) -> (String, std::path::PathBuf) {
     std::fs::write(&file, pem("PUBLIC KEY", public.as_ref())).unwrap();
     (pem("PRIVATE KEY", private.as_ref()), file)
 }
+
+/// A bundle's manifest has a limit of its own; what a listing names has this one.
+#[test]
+fn a_plain_model_may_have_more_files_than_a_bundle() {
+    let sealed = Sealed::small();
+    let many = sealed.dir.path().join("many");
+    std::fs::create_dir(&many).unwrap();
+    let add = |numbers: std::ops::Range<usize>| {
+        for number in numbers {
+            std::fs::write(many.join(number.to_string()), [1]).unwrap();
+        }
+    };
+    add(0..20_000);
+    let fetch = |name: &str| {
+        let dest = sealed.dest(name);
+        let mut command = sealift();
+        command.args(["init", text(&many), text(&dest)]).env("SEALIFT_REQUIRE_SEALED", "false");
+        (command, dest)
+    };
+    let (mut command, dest) = fetch("1");
+    succeed(&mut command);
+    assert_eq!(model_tree(&dest).len(), 20_000);
+    add(20_000..publish::FILES_MAX + 1);
+    let (mut command, dest) = fetch("2");
+    let said = refuse(&mut command, Code::Tampered);
+    assert!(said.contains("32768") && tree(&dest).is_empty(), "{said}");
+}

@@ -11,6 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use tempfile::TempDir;
 
 use crate::server::{Server, named_by};
+use crate::tls::Issued;
 
 /// Azurite, Microsoft's own emulator of Azure Storage. It checks signatures.
 #[derive(Debug)]
@@ -32,16 +33,41 @@ impl Azurite {
     /// # Errors
     /// If the server does not come up.
     pub fn start() -> Result<Option<Self>> {
+        Self::start_with(None)
+    }
+
+    /// The same over TLS, with this certificate.
+    ///
+    /// # Errors
+    /// If the server does not come up.
+    pub fn start_tls(issued: &Issued) -> Result<Option<Self>> {
+        Self::start_with(Some(issued))
+    }
+
+    fn start_with(issued: Option<&Issued>) -> Result<Option<Self>> {
         let Some(program) = named_by("SEALIFT_AZURITE") else { return Ok(None) };
         let root = TempDir::new()?;
+        let (certificate, key) = (root.path().join("cert.pem"), root.path().join("key.pem"));
+        if let Some(issued) = issued {
+            issued.write(&certificate, &key)?;
+        }
         let server = Server::start(|port| {
             let mut command = Command::new(&program);
             command.args(["--blobHost", "127.0.0.1", "--blobPort", &port.to_string()]);
             command.args(["--silent", "--skipApiVersionCheck", "--disableTelemetry", "--location"]);
             command.arg(root.path());
+            if issued.is_some() {
+                command.arg("--cert").arg(&certificate).arg("--key").arg(&key);
+            }
             command
         })?;
         Ok(Some(Self { server, _root: root }))
+    }
+
+    /// The port that it listens on.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.server.port()
     }
 
     /// Makes a container, with a request signed for the account (Shared Key, version 2015-02-21 and

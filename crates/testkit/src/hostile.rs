@@ -172,6 +172,7 @@ struct Object {
     etag: String,
     bytes: u64,
     make: Make,
+    headers: Vec<(&'static str, String)>,
 }
 
 #[derive(Default)]
@@ -192,7 +193,8 @@ impl Shared {
 
     fn put(&self, name: &str, bytes: u64, make: Make) {
         let etag = format!("\"v{}\"", self.next_version());
-        lock(&self.objects).insert(name.to_owned(), Object { etag, bytes, make });
+        let headers = Vec::new();
+        lock(&self.objects).insert(name.to_owned(), Object { etag, bytes, make, headers });
     }
 
     fn put_bytes(&self, name: &str, bytes: Bytes) {
@@ -251,6 +253,19 @@ impl Hostile {
     /// Adds or replaces an object; its `ETag` changes each time.
     pub fn put(&self, object: &str, bytes: impl Into<Bytes>) {
         self.shared.put_bytes(object, bytes.into());
+    }
+
+    /// Adds an object whose answers have these headers too.
+    pub fn put_with(
+        &self,
+        object: &str,
+        bytes: impl Into<Bytes>,
+        headers: Vec<(&'static str, String)>,
+    ) {
+        self.put(object, bytes);
+        if let Some(object) = lock(&self.shared.objects).get_mut(object) {
+            object.headers = headers;
+        }
     }
 
     /// Adds an object of any size whose bytes are made when asked for: `make(offset, length)` gives

@@ -29,6 +29,7 @@ pub mod steps;
 pub mod swtpm;
 pub mod tls;
 pub mod torn;
+pub mod tunnel;
 pub mod web;
 
 pub use skip::{COLLECTED, skip};

@@ -15,27 +15,45 @@ use crate::objects::Objects;
 use crate::patterns::Patterns;
 use crate::transfer::{Content, Item, PIECE_BYTES, plain_segments};
 
-/// What the location names: every object below it, else the one of its name, as far as the patterns
-/// take them.
+/// Longest names of all files together, in bytes. They are held a few times over, and the receipt
+/// has room for these.
+const NAMES_BYTES_MAX: usize = 6 << 20;
+
+/// What the location names: every object below it that the patterns take, else the one of its name.
 pub(super) async fn plan(
     location: &Location,
     objects: &Objects<'_>,
     patterns: &Patterns,
     settings: &Settings,
 ) -> Result<(Plan, Work), Failure> {
-    let listed = objects.list().await;
-    let mut whole = false;
+    let listed = objects.list_up_to(publish::FILES_MAX).await;
+    let (mut whole, mut total) = (false, 0);
     let (store, found) = match listed {
-        Ok(Some(found)) if !found.is_empty() => (objects.store.clone(), found),
-        // A folder that is empty, a file, or a server that lists nothing.
-        listed => match single(location, objects, settings).await? {
-            Some((store, name, meta)) => {
+        Ok(Some(mut found)) if !found.is_empty() => {
+            total = found.len();
+            found.retain(|name, _| patterns.take(name));
+            (objects.store.clone(), found)
+        }
+        // A folder that is empty, a file, or a server that lists nothing. Patterns choose among the
+        // files of a folder: who names one wants it.
+        listed => match single(location, objects, settings).await {
+            Ok(Some((store, name, meta))) => {
                 whole = meta.bytes > PIECE_BYTES && !store.has_ranges(&name).await?;
                 (store, BTreeMap::from([(name, meta)]))
             }
-            None => (objects.store.clone(), listed?.unwrap_or_default()),
+            Ok(None) => (objects.store.clone(), listed?.unwrap_or_default()),
+            // Of a folder that cannot be listed, that is the reason.
+            Err(error) => return Err(listed.err().unwrap_or(error)),
         },
     };
+    if found.is_empty() {
+        let what = match total {
+            0 => "there is no object of this name, and none below it".to_owned(),
+            total => format!("the patterns take none of the {total} files"),
+        };
+        return Err(Failure::new(Code::NotFound, what)
+            .hint("Compare the URI, STORAGE_ALLOW_PATTERNS and STORAGE_IGNORE_PATTERNS"));
+    }
     if let [(name, meta)] = &found.iter().collect::<Vec<_>>()[..]
         && let Some(format) = Format::of(name)
         // What was pushed as a file is one, and is held against its digest as such.
@@ -46,15 +64,9 @@ pub(super) async fn plan(
         let archive = Archive::index(format, object, objects.limits).await?;
         return Ok((unpacked("archive\n", &archive.files), Work::Archive(archive)));
     }
-    let total = found.len();
-    let found: BTreeMap<_, _> = found.into_iter().filter(|(name, _)| patterns.take(name)).collect();
-    if found.is_empty() {
-        let what = match total {
-            0 => "there is no object of this name, and none below it".to_owned(),
-            total => format!("the patterns take none of the {total} files"),
-        };
-        return Err(Failure::new(Code::NotFound, what)
-            .hint("Compare the URI, STORAGE_ALLOW_PATTERNS and STORAGE_IGNORE_PATTERNS"));
+    if found.keys().map(String::len).sum::<usize>() > NAMES_BYTES_MAX {
+        let what = format!("the names of its {} files are too long in all", found.len());
+        return Err(Failure::new(Code::Tampered, what));
     }
     let mut files = Vec::with_capacity(found.len());
     let mut identity = String::from("plain\n");

@@ -48,12 +48,14 @@ pub(super) fn answer(shared: &Shared, seen: &Seen, body: Bytes, fault: Option<&F
     if !matches!(seen.method.as_str(), "GET" | "HEAD") {
         return upload::answer(shared, seen, body);
     }
-    if parameter(&seen.query, "list-type").is_some() {
+    // Older clients list without a type; they read pages of this form as well.
+    if parameter(&seen.query, "list-type").is_some() || parameter(&seen.query, "prefix").is_some() {
         return listing(shared, seen);
     }
     let Some(object) = lock(&shared.objects).get(&seen.object).cloned() else {
         return refusal(404, "NoSuchKey");
     };
+    let more = object.headers.clone();
     let etag = match fault {
         Some(Fault::ClaimEtag { value }) => value.clone(),
         _ => object.etag.clone(),
@@ -71,6 +73,7 @@ pub(super) fn answer(shared: &Shared, seen: &Seen, body: Bytes, fault: Option<&F
         }
         (Some(asked), _) => ranged(object, &asked, fault),
     };
+    answer.headers.extend(more);
     answer.headers.push(("ETag", etag));
     answer.headers.push(("Accept-Ranges", "bytes".to_owned()));
     match fault {

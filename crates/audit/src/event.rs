@@ -114,6 +114,9 @@ pub enum Event {
         manifest_digest: String,
         /// Resources of the keys that open it.
         recipients: Vec<String>,
+        /// Where the files of another format lay, if they were converted.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        converted_from: Option<String>,
         /// Number of files.
         files: u64,
         /// Sum of their sizes.

@@ -90,6 +90,8 @@ pub enum Command {
     Init(Init),
     /// Open one sealed bundle, for a person with the key
     Open(Open),
+    /// Put a sealed bundle on a node as it is, verified without a key: KServe's localModelDownloadJob
+    Cache(Cache),
     /// Go through all that opening needs, and say what is wrong first
     Doctor(Doctor),
     /// Show what a bundle says of itself; needs no key
@@ -248,6 +250,26 @@ pub struct Open {
     /// What opening needs
     #[command(flatten)]
     pub opening: Opening,
+}
+
+/// `sealift cache`
+#[derive(Debug, Args)]
+pub struct Cache {
+    /// The bundle; of a fragment `#digest=…`, `name=…` and `generation=…` are held against it
+    #[arg(value_name = "SRC")]
+    pub source: String,
+    /// A directory, for this bundle alone
+    #[arg(value_name = "DEST")]
+    pub dest: PathBuf,
+    /// Where audit records go; `-` is stderr
+    #[arg(long, value_name = "FILE", default_value = "-", env = "SEALIFT_AUDIT_FILE")]
+    pub audit_file: PathBuf,
+    /// How to reach the store
+    #[command(flatten)]
+    pub store: StoreArgs,
+    /// How patient to be
+    #[command(flatten)]
+    pub patience: Patience,
 }
 
 /// `sealift doctor`

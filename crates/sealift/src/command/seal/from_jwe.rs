@@ -16,7 +16,7 @@ use tokio::task::spawn_blocking;
 use zeroize::Zeroizing;
 
 use super::{Found, Input, changed, ended};
-use crate::cli::{KeyArgs, NamedKey, Seal};
+use crate::cli::{KeyArgs, KeySourceKind, NamedKey, Seal};
 use crate::code::Code;
 use crate::failure::Failure;
 use crate::objects::Objects;
@@ -60,7 +60,12 @@ pub(super) async fn key(
     args: &Seal,
     log: &audit::Log,
 ) -> Result<Arc<Kek>, Failure> {
-    let apart = KeyArgs { key_file: named.file.clone(), ..args.key.clone() };
+    let key_source = match (&named.file, args.key.key_source) {
+        (Some(_), _) => Some(KeySourceKind::File),
+        (None, Some(KeySourceKind::File)) => None,
+        (None, other) => other,
+    };
+    let apart = KeyArgs { key_file: named.file.clone(), key_source, ..args.key.clone() };
     let kek = Keys::new(&apart, &args.remote, "convert", log).released(&named.key).await?;
     kek.permits(Purpose::Open).map_err(|error| Failure::from(error).at(&named.key))?;
     Ok(Arc::new(kek))

@@ -102,6 +102,23 @@ pub enum Event {
         /// Its message.
         reason: String,
     },
+    /// A bundle was put on a node as it is.
+    ModelCached {
+        /// Location of the bundle, without credentials.
+        source: String,
+        /// Directory.
+        destination: String,
+        /// Name that its manifest claims; nothing has proven it.
+        model: String,
+        /// Generation that its manifest claims.
+        generation: u64,
+        /// SHA-256 of its manifest, hex.
+        manifest_digest: String,
+        /// Number of files.
+        files: u64,
+        /// Sum of the sealed objects' sizes.
+        bytes: u64,
+    },
     /// A model was sealed.
     ModelSealed {
         /// Location of the bundle, without credentials.
@@ -114,6 +131,9 @@ pub enum Event {
         manifest_digest: String,
         /// Resources of the keys that open it.
         recipients: Vec<String>,
+        /// Where the files of another format lay, if they were converted.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        converted_from: Option<String>,
         /// Number of files.
         files: u64,
         /// Sum of their sizes.

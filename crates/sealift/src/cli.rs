@@ -90,6 +90,8 @@ pub enum Command {
     Init(Init),
     /// Open one sealed bundle, for a person with the key
     Open(Open),
+    /// Put a sealed bundle on a node as it is, verified without a key: KServe's localModelDownloadJob
+    Cache(Cache),
     /// Go through all that opening needs, and say what is wrong first
     Doctor(Doctor),
     /// Show what a bundle says of itself; needs no key
@@ -138,12 +140,22 @@ pub enum Command {
 /// `sealift seal`
 #[derive(Debug, Args)]
 pub struct Seal {
-    /// The model's directory; it is only read
+    /// The model's directory; with --from-jwe, any place. It is only read
     #[arg(value_name = "DIR")]
     pub dir: PathBuf,
     /// Where the bundle goes: a directory or s3://bucket/prefix
     #[arg(value_name = "DEST")]
     pub dest: String,
+    /// Convert: DIR is any place that can be listed and holds upstream's JWE files. Plaintext is in
+    /// memory only, one file at a time
+    #[arg(long, requires = "jwe_key", conflicts_with = "sign_key")]
+    pub from_jwe: bool,
+    /// The key that opens the JWE files, with its file unless the key source shall be asked
+    #[arg(long, value_name = "URI[=FILE]", value_parser = named_key, requires = "from_jwe")]
+    pub jwe_key: Option<NamedKey>,
+    /// Take files that are no JWE as they are: whoever can write there can have put them there
+    #[arg(long, requires = "from_jwe")]
+    pub accept_plain: bool,
     /// The key to seal for, as its users will name it; --key-file is that key, if it is released
     #[arg(long, value_name = "URI", value_parser = key_uri, env = "SEALIFT_RESOURCE_ID", required_unless_present = "recipients")]
     pub resource_id: Option<KeyUri>,
@@ -244,6 +256,26 @@ pub struct Open {
     /// What opening needs
     #[command(flatten)]
     pub opening: Opening,
+}
+
+/// `sealift cache`
+#[derive(Debug, Args)]
+pub struct Cache {
+    /// The bundle; of a fragment `#digest=…`, `name=…` and `generation=…` are held against it
+    #[arg(value_name = "SRC")]
+    pub source: String,
+    /// A directory, for this bundle alone
+    #[arg(value_name = "DEST")]
+    pub dest: PathBuf,
+    /// Where audit records go; `-` is stderr
+    #[arg(long, value_name = "FILE", default_value = "-", env = "SEALIFT_AUDIT_FILE")]
+    pub audit_file: PathBuf,
+    /// How to reach the store
+    #[command(flatten)]
+    pub store: StoreArgs,
+    /// How patient to be
+    #[command(flatten)]
+    pub patience: Patience,
 }
 
 /// `sealift doctor`

@@ -3,6 +3,7 @@
 pub(crate) mod attest;
 pub(crate) mod audit;
 pub(crate) mod beside;
+pub(crate) mod cache;
 pub(crate) mod completion;
 pub(crate) mod doctor;
 pub(crate) mod explain;

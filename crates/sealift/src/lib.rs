@@ -105,6 +105,7 @@ fn dispatch(cli: Cli) -> Result<(), Stop> {
             stop::in_runtime(command::init::run(&args, global))
         }
         Command::Open(args) => stop::in_runtime(command::open::run(&args, global)),
+        Command::Cache(args) => stop::in_runtime(command::cache::run(&args, global)),
         Command::Inspect(args) => stop::in_runtime(command::inspect::run(&args, global)),
         Command::Verify(args) => stop::in_runtime(command::verify::run(&args, global)),
         Command::Rewrap(args) => stop::in_runtime(command::rewrap::run(&args, global)),

@@ -39,6 +39,7 @@ use crate::transfer::{self, Content, Item, Limits, Sink};
 use archive::{Archive, Image};
 use plan::{Planned, Work};
 pub(crate) use rehearsal::rehearse;
+pub(crate) use upstream::{TOKEN_BYTES_MAX, open_token, strip_jwe, too_large};
 
 /// What may be opened besides sealed bundles.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -337,6 +337,16 @@ impl Store {
         matches!(&self.backend, Backend::Hub(hub) if hub.keeps(object))
     }
 
+    /// Removes what killed uploads have left in a directory; elsewhere there is no such thing that
+    /// could be seen. For those who alone write there.
+    ///
+    /// # Errors
+    /// The directory's.
+    pub async fn remove_unfinished(&self) -> Result<(), Error> {
+        let Backend::Local(local) = &self.backend else { return Ok(()) };
+        local.remove_unfinished().await.map_err(|error| error.at(&self.location.to_string()))
+    }
+
     /// Whether the location is a directory of this machine.
     pub fn is_local(&self) -> bool {
         matches!(self.backend, Backend::Local(_))

@@ -114,6 +114,16 @@ impl Local {
         Ok((dir, base))
     }
 
+    /// Removes what killed uploads have left behind.
+    pub(crate) async fn remove_unfinished(&self) -> Result<(), Error> {
+        let root = Arc::clone(&self.root);
+        blocking(move || match root.exists() {
+            true => sweep(&root, name::DEPTH_MAX).map_err(|error| failed("tidy", error)),
+            false => Ok(()),
+        })
+        .await
+    }
+
     pub(crate) async fn list(&self, entries_max: usize) -> Result<Vec<Entry>, Error> {
         let this = self.clone();
         blocking(move || {
@@ -127,6 +137,22 @@ impl Local {
         })
         .await
     }
+}
+
+/// Removes temporary files below `dir`; goes through no link, and no deeper than names do.
+fn sweep(dir: &Path, depth_left: usize) -> io::Result<()> {
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        let kind = entry.file_type()?;
+        if kind.is_dir() && depth_left > 0 {
+            sweep(&entry.path(), depth_left - 1)?;
+        } else if kind.is_file()
+            && entry.file_name().as_encoded_bytes().starts_with(TEMPORARY_PREFIX.as_bytes())
+        {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// Collects the files below `dir`; `Err(None)` when there are more than `left` files and

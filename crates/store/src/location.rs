@@ -104,6 +104,10 @@ impl Location {
             "oci" => Ok(Self(Place::Oci(Reference::parse(rest)?))),
             "file" => file(rest),
             "http" | "https" => http(uri),
+            "pvc" => Err(Error::usage(
+                "pvc:// names a volume of Kubernetes, which no process can open: mount the claim \
+                 into this container, and name the path below its mount (file:///mnt/pvc/…)",
+            )),
             _ => Err(Error::usage(format!(
                 "unknown scheme {}: expected s3://, gs://, abfs://, oss://, cos://, obs://, hf://, \
                  modelscope://, oci://, hdfs://, file://, https://, http:// or a path",

@@ -8,7 +8,7 @@ pub const NAME_BYTES_MAX: usize = 1_024;
 /// The longest component, in bytes: what Linux filesystems take.
 const COMPONENT_BYTES_MAX: usize = 255;
 /// The deepest nesting.
-const DEPTH_MAX: usize = 32;
+pub(crate) const DEPTH_MAX: usize = 32;
 
 /// Refuses a name that could mean something else than one object below the location.
 ///

@@ -5,6 +5,8 @@
 //! does not grow with the model. `sealift.json` is written last, so that a bundle is there as a
 //! whole or not at all.
 
+mod from_jwe;
+
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,7 +21,7 @@ use seal::manifest::{FileEntry, Manifest, Mode};
 use seal::name::{BundlePath, Digest, ModelName, check_set};
 use seal::segment::{FileKey, HEADER_BYTES, Header, Layout, TAG_BYTES};
 use serde::Serialize;
-use store::{LocalAppender, ObjectWriter, Rest, Store};
+use store::{LocalAppender, Location, ObjectWriter, Rest, Store};
 use tokio::sync::mpsc;
 use tokio::task::{JoinError, spawn_blocking};
 
@@ -54,16 +56,26 @@ pub(crate) async fn run(args: &Seal, global: &Global) -> Result<(), Failure> {
     let log = super::audit::log_beside_result(&args.audit)?;
     let keys =
         Keys::new(&args.key, &args.remote, "seal", &log).administered(args.admin_key.as_deref());
-    let name = match &args.name {
-        Some(name) => name.clone(),
-        None => name_of(&args.dir)?,
+    let dest = Source::parse(&args.dest)?;
+    let settings = crate::settings::store(&args.store, None)?;
+    let tokens = tokens(args, &dest.location)?;
+    let name = match (&args.name, &tokens) {
+        (Some(name), _) => name.clone(),
+        (None, Some((tokens, _))) => from_jwe::name_of(tokens)?,
+        (None, None) => name_of(&args.dir)?,
     };
-    let mut found = walk(&args.dir)?;
     let signing = &args.signing;
     let sign_key = signing.sign_key.as_deref().map(signature::signing_key).transpose()?;
-    let dest = Source::parse(&args.dest)?;
-    let store = Store::open(&dest.location, &crate::settings::store(&args.store, None)?)?;
+    let store = Store::open(&dest.location, &settings)?;
     refuse_existing(&store, args).await?;
+    let converted_from = tokens.as_ref().map(|(place, _)| place.to_string());
+    let mut found = match tokens {
+        None => walk(&args.dir)?,
+        Some((tokens, key)) => {
+            let kek = from_jwe::key(key, args, &log).await?;
+            from_jwe::find(&tokens, &settings, &kek, args.accept_plain).await?
+        }
+    };
 
     let sealing = Sealing::new(name.clone(), args.generation, jiff::Timestamp::now().to_string())?;
     // Before any byte is sealed: hours of work should not end at a key that is not there.
@@ -92,7 +104,8 @@ pub(crate) async fn run(args: &Seal, global: &Global) -> Result<(), Failure> {
         }
     });
     let entries: Vec<FileEntry> = futures::stream::iter(tasks)
-        .buffer_unordered(usize::from(args.concurrency))
+        // A token is in memory whole.
+        .buffer_unordered(if args.from_jwe { 1 } else { usize::from(args.concurrency) })
         .try_collect()
         .await?;
     let (json, digest) = sealing.finish(entries, &recipients)?;
@@ -104,6 +117,7 @@ pub(crate) async fn run(args: &Seal, global: &Global) -> Result<(), Failure> {
         generation: args.generation,
         manifest_digest: hex::encode(digest.as_bytes()),
         recipients: sealed_for.clone(),
+        converted_from,
         files: files as u64,
         bytes,
     })?;
@@ -137,6 +151,21 @@ pub(crate) async fn run(args: &Seal, global: &Global) -> Result<(), Failure> {
     })
 }
 
+/// Where upstream's files are and the key that opens them, if they are to be converted.
+fn tokens<'a>(
+    args: &'a Seal,
+    dest: &Location,
+) -> Result<Option<(Location, &'a NamedKey)>, Failure> {
+    let (true, Some(key)) = (args.from_jwe, &args.jwe_key) else { return Ok(None) };
+    let source = args.dir.to_str().ok_or_else(|| Failure::usage("the source is not UTF-8"))?;
+    let source = Location::parse(source)?;
+    if source == *dest {
+        return Err(Failure::usage("the bundle would lie among the files that it is made of")
+            .hint("Convert to a prefix of its own"));
+    }
+    Ok(Some((source, key)))
+}
+
 /// Puts a signature over the files beside them. A file that changes before it is sealed is noticed
 /// when the bundle is opened.
 async fn sign(
@@ -159,7 +188,9 @@ async fn sign(
         let open = |index: usize| match &found[index].source {
             Input::File(path) => std::fs::File::open(path)
                 .map_err(|error| Failure::new(Code::NotFound, error.to_string())),
-            Input::Memory(_) => Err(Failure::new(Code::Bug, "a signature signs itself")),
+            Input::Memory(_) | Input::Stored(_) => {
+                Err(Failure::new(Code::Bug, "only files are signed"))
+            }
         };
         let method = args.sign_method.method();
         let bytes = signature::make(&key, &model, method, &files, path.as_str(), open)?;
@@ -180,6 +211,7 @@ async fn sign(
 enum Input {
     File(PathBuf),
     Memory(Bytes),
+    Stored(from_jwe::Stored),
 }
 
 impl std::fmt::Display for Input {
@@ -187,6 +219,7 @@ impl std::fmt::Display for Input {
         match self {
             Self::File(path) => path.display().fmt(f),
             Self::Memory(_) => f.write_str("the new signature"),
+            Self::Stored(stored) => stored.fmt(f),
         }
     }
 }
@@ -294,8 +327,12 @@ async fn seal_file(
     progress: Arc<Progress>,
 ) -> Result<FileEntry, Failure> {
     let layout = Layout::of_plaintext(file.bytes)?;
+    let source = match file.source {
+        Input::Stored(stored) => Input::Memory(stored.plaintext().await?),
+        source => source,
+    };
     let mut writer = store.writer_sized(&file.path.object(), layout.ciphertext_bytes()).await?;
-    let sealer = Sealer { source: file.source, layout, header, key };
+    let sealer = Sealer { source, layout, header, key };
     let sealed = match writer.local_appender() {
         Some(local) => sealer.into_local(local, Arc::clone(&progress)).await,
         None => sealer.into_store(&mut writer, &progress).await,
@@ -390,6 +427,7 @@ impl Sealer {
         let mut input: Box<dyn Read> = match self.source {
             Input::File(path) => Box::new(std::fs::File::open(path).map_err(failed)?),
             Input::Memory(bytes) => Box::new(std::io::Cursor::new(bytes)),
+            Input::Stored(_) => return Err(Failure::new(Code::Bug, "it was not opened")),
         };
         let mut segment = BytesMut::new();
         for index in 0..self.layout.segments() {

@@ -162,7 +162,7 @@ fn key_to_use(args: &Verify) -> Result<Option<&KeyUri>, Failure> {
 }
 
 /// The fragment's digest and name, which need no key to be compared.
-fn demanded(source: &Source, bundle: &Bundle) -> Result<(), Failure> {
+pub(super) fn demanded(source: &Source, bundle: &Bundle) -> Result<(), Failure> {
     if source.pins.is_some() {
         return Err(Failure::usage("a document of pins is asked for by init, open and doctor")
             .hint("Leave #pins= out: freshness is for the opener to judge"));
@@ -196,7 +196,12 @@ async fn digests(
     futures::stream::iter(tasks).buffer_unordered(limits.workers).try_collect().await
 }
 
-async fn digest_one(store: &Store, file: &FileEntry, progress: &Progress) -> Result<(), Failure> {
+/// One object's SHA-256 against the manifest's subject.
+pub(super) async fn digest_one(
+    store: &Store,
+    file: &FileEntry,
+    progress: &Progress,
+) -> Result<(), Failure> {
     let object = file.path.object();
     let mut hash = digest::Context::new(&digest::SHA256);
     let mut stream = store.stream(&object, 0..file.layout.ciphertext_bytes(), None).await?;

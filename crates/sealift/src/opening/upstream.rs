@@ -11,6 +11,7 @@ use seal::key::Kek;
 use seal::name::{BundlePath, Digest};
 use seal::segment::SEGMENT_BYTES;
 use store::Store;
+use zeroize::Zeroizing;
 
 use crate::code::Code;
 use crate::failure::Failure;
@@ -19,7 +20,7 @@ use crate::progress::Progress;
 use crate::transfer::plain_segments;
 
 /// Longest token: what a pod can be expected to hold twice.
-const TOKEN_BYTES_MAX: u64 = 1 << 30;
+pub(crate) const TOKEN_BYTES_MAX: u64 = 1 << 30;
 
 /// Protected header, encrypted key and iv lie in front of the ciphertext; theirs is all of this.
 const HEAD_BYTES_MAX: u64 = 8 * 1024;
@@ -43,7 +44,7 @@ pub(super) async fn plan(objects: &Objects<'_>) -> Result<(Plan, Vec<Token>), Fa
     let mut tokens = Vec::with_capacity(found.len());
     let mut files = Vec::with_capacity(found.len());
     for (object, store::ObjectMeta { bytes, .. }) in found {
-        let name = strip_suffix(&object).ok_or_else(|| {
+        let name = strip_jwe(&object).ok_or_else(|| {
             Failure::new(Code::NotSealed, format!("{object} is not encrypted"))
                 .hint("With --accept-jwe every file must be a *.jwe file")
         })?;
@@ -71,10 +72,7 @@ pub(super) async fn open(
 ) -> Result<(), Failure> {
     for (index, token) in tokens.iter().enumerate() {
         let sealed = objects.retried(|| objects.store.read(&token.object, token.bytes)).await?;
-        let opened = Jwe::parse_up_to(&sealed, sealed.len())
-            .and_then(|jwe| jwe.decrypt(kek.expose(), None))
-            .map_err(|error| Failure::from(error).at(&token.object))?;
-        drop(sealed);
+        let opened = open_token(sealed, kek).map_err(|failure| failure.at(&token.object))?;
         let file = staging.open_file(index)?;
         let mut offset = 0;
         for (segment, bytes) in opened.chunks(SEGMENT_BYTES).enumerate() {
@@ -91,7 +89,26 @@ pub(super) async fn open(
     Ok(())
 }
 
-fn strip_suffix(object: &str) -> Option<&str> {
+/// A token's plaintext. Takes the token, so that it is gone before there is a second copy.
+pub(crate) fn open_token(token: Vec<u8>, kek: &Kek) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    let jwe = Jwe::parse_up_to(&token, token.len())?;
+    drop(token);
+    let opened = jwe.decrypt(kek.expose(), None).map_err(|error| {
+        let unsupported = matches!(error, seal::Error::Unsupported { .. });
+        let failure = Failure::from(error);
+        match unsupported {
+            true => failure.hint(
+                "Keys of dir, A…KW and A…GCMKW with A…GCM are read: encrypt it anew with one of \
+                 these, or seal the plaintext with `sealift seal`",
+            ),
+            false => failure,
+        }
+    })?;
+    Ok(Zeroizing::new(opened))
+}
+
+/// The name that upstream gives to the plaintext of a `*.jwe` file.
+pub(crate) fn strip_jwe(object: &str) -> Option<&str> {
     let at = object.len().checked_sub(".jwe".len())?;
     let (name, suffix) = object.split_at_checked(at)?;
     (suffix.eq_ignore_ascii_case(".jwe") && !name.is_empty()).then_some(name)
@@ -102,12 +119,7 @@ fn strip_suffix(object: &str) -> Option<&str> {
 async fn plaintext_bytes(store: &Store, object: &str, bytes: u64) -> Result<u64, Failure> {
     let refused = |why: &str| Failure::new(Code::NotSealed, why.to_owned()).at(object);
     if bytes > TOKEN_BYTES_MAX {
-        return Err(Failure::new(
-            Code::TooSmall,
-            format!("a JWE of {bytes} bytes must be held in memory whole; the limit is 1 GiB"),
-        )
-        .at(object)
-        .hint("Seal the model with `sealift seal`: a bundle is opened in constant memory"));
+        return Err(too_large(object, bytes));
     }
     let head = store.stream(object, 0..bytes.min(HEAD_BYTES_MAX), None).await?;
     let head = collect(head).await?;
@@ -120,6 +132,14 @@ async fn plaintext_bytes(store: &Store, object: &str, bytes: u64) -> Result<u64,
         .checked_sub(third as u64 + 1 + 1 + TAG_CHARS)
         .ok_or_else(|| refused("is no compact JWE"))?;
     Ok(chars / 4 * 3 + (chars % 4).saturating_sub(1))
+}
+
+/// What cannot be opened in one piece.
+pub(crate) fn too_large(object: &str, bytes: u64) -> Failure {
+    let what = format!("a JWE of {bytes} bytes must be held in memory whole; the limit is 1 GiB");
+    Failure::new(Code::TooSmall, what)
+        .at(object)
+        .hint("Seal the plain model with `sealift seal`: a bundle is opened in constant memory")
 }
 
 async fn collect(mut stream: store::ObjectStream) -> Result<Vec<u8>, store::Error> {

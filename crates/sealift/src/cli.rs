@@ -129,6 +129,8 @@ pub enum Command {
     /// Show how this node's volumes are (sealift host status)
     #[command(disable_help_flag = true)]
     Status(Passed),
+    /// Print manifests for Kubernetes, as the Helm chart has them; touches no cluster
+    Manifest(Manifest),
     /// Explain an error code, offline
     Explain(Explain),
     /// Print a shell completion script
@@ -267,9 +269,9 @@ pub struct Cache {
     /// A directory, for this bundle alone
     #[arg(value_name = "DEST")]
     pub dest: PathBuf,
-    /// Where audit records go; `-` is stderr
-    #[arg(long, value_name = "FILE", default_value = "-", env = "SEALIFT_AUDIT_FILE")]
-    pub audit_file: PathBuf,
+    /// Where audit records go
+    #[command(flatten)]
+    pub audit: AuditArgs,
     /// How to reach the store
     #[command(flatten)]
     pub store: StoreArgs,
@@ -798,6 +800,51 @@ pub struct Passed {
     /// See that program's own --help
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     pub arguments: Vec<std::ffi::OsString>,
+}
+
+/// `sealift manifest`
+#[derive(Debug, Args)]
+pub struct Manifest {
+    /// Which objects
+    #[arg(value_enum)]
+    pub kind: ManifestKind,
+    /// A file with values of the chart; may be repeated, the last one wins
+    #[arg(short = 'f', long, value_name = "FILE")]
+    pub values: Vec<PathBuf>,
+    /// A value of the chart, e.g. image.registry=registry.example/team; the value is YAML; may be
+    /// repeated
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub set: Vec<String>,
+    /// The namespace of what has one
+    #[arg(short, long, value_name = "NAME", default_value = "sealift", value_parser = namespace)]
+    pub namespace: String,
+}
+
+/// What `sealift manifest` prints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ManifestKind {
+    /// KServe's ClusterStorageContainers.
+    Csc,
+    /// An InferenceService, as an example.
+    Isvc,
+    /// An LLMInferenceService, as an example.
+    Llmisvc,
+    /// Admission policies: model volumes in memory, by annotation.
+    Policy,
+    /// The key broker.
+    Broker,
+    /// The agent of each node.
+    Agents,
+}
+
+/// A DNS label: anything else would change the YAML.
+fn namespace(text: &str) -> Result<String, &'static str> {
+    let inner = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
+    let whole = text.len() <= 63 && text.bytes().all(inner);
+    match whole && !text.is_empty() && !text.starts_with('-') && !text.ends_with('-') {
+        true => Ok(text.into()),
+        false => Err("at most 63 lower-case letters, digits and `-`"),
+    }
 }
 
 /// `sealift explain`

@@ -12,6 +12,7 @@ pub(crate) mod inspect;
 pub(crate) mod key;
 pub(crate) mod keygen;
 pub(crate) mod man;
+pub(crate) mod manifest;
 pub(crate) mod open;
 pub(crate) mod rewrap;
 pub(crate) mod seal;

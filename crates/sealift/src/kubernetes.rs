@@ -3,7 +3,7 @@
 //! Values are exchanged where they stand, and the result is read again and compared, so that it
 //! differs from what was given in those values and in nothing else.
 
-mod yaml;
+pub(crate) mod yaml;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;

@@ -12,6 +12,7 @@ mod confinement;
 pub mod failure;
 mod key_source;
 mod kubernetes;
+mod manifest;
 mod objects;
 mod opener;
 pub mod opening;
@@ -115,6 +116,7 @@ fn dispatch(cli: Cli) -> Result<(), Stop> {
         Command::Keygen(args) => Ok(command::keygen::run(&args, global)?),
         Command::Attest(args) => Ok(command::attest::run(&args, global)?),
         Command::Audit(args) => Ok(command::audit::run(&args, global)?),
+        Command::Manifest(args) => Ok(command::manifest::run(&args)?),
         Command::Explain(args) => Ok(command::explain::run(&args)?),
         Command::Completion(args) => Ok(command::completion::run(&args)?),
         Command::Man(args) => Ok(command::man::run(&args)?),

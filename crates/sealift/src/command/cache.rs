@@ -48,7 +48,7 @@ struct Cached {
 }
 
 pub(crate) async fn run(args: &Cache, global: &Global) -> Result<(), Failure> {
-    let log = super::audit::log_beside_result(&args.audit_file)?;
+    let log = super::audit::log_beside_result(&args.audit)?;
     let cached = cache(args, global, &log).await;
     if let Err(failure) = &cached {
         log.record(Event::ModelRefused {

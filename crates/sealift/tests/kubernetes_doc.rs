@@ -1,0 +1,80 @@
+//! docs/kubernetes.md as a newcomer reads it: every block of commands, with stand-ins for the
+//! cluster's own programs. What they would be given is checked by tests/interop.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+#[path = "keys_doc/markdown.rs"]
+mod markdown;
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::Path;
+use std::process::Command;
+
+use markdown::Kind;
+
+const PAGE: &str = include_str!("../../../docs/kubernetes.md");
+/// Takes what it is given, and knows no file that is not there.
+const STAND_IN: &str = "#!/bin/sh
+for word; do
+    case $word in
+        -) cat | grep -q '^kind: ' || exit 9 ;;
+        *.yaml | deploy/*) test -e \"$word\" || exit 8 ;;
+        --from-file=*) test -f \"${word#--from-file=}\" || exit 7 ;;
+    esac
+done
+";
+
+#[test]
+fn every_example_of_the_page_works_as_it_is_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let bin = dir.path().join("bin");
+    fs::create_dir(&bin).unwrap();
+    for name in ["kubectl", "helm"] {
+        let path = bin.join(name);
+        fs::write(&path, STAND_IN).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let sealift = Path::new(env!("CARGO_BIN_EXE_sealift"));
+    symlink(sealift, bin.join("sealift")).unwrap();
+    symlink(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy"), dir.path().join("deploy"))
+        .unwrap();
+    let broker = sealift.with_file_name("sealift-broker");
+    if broker.exists() {
+        symlink(broker, bin.join("sealift-broker")).unwrap();
+    }
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
+    let shell = |commands: &str| {
+        let mut shell = Command::new("bash");
+        shell.args(["-euo", "pipefail", "-c", commands]).env("PATH", &path);
+        let output = shell.current_dir(dir.path()).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{commands}\n{}: {said}", output.status);
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let mut run = 0;
+    for section in markdown::sections(PAGE).unwrap_or_else(|why| panic!("the page, {why}")) {
+        for block in section.blocks {
+            match block.kind {
+                Kind::Script(commands) if commands.contains("sealift-broker init") => {
+                    if bin.join("sealift-broker").exists() {
+                        shell(&commands);
+                    } else {
+                        testkit::skip(
+                            "docs/kubernetes.md, The broker: sealift-broker is not built",
+                        );
+                    }
+                }
+                Kind::Script(commands) => drop(shell(&commands)),
+                Kind::Session(all) => {
+                    for shown in all {
+                        assert_eq!(Some(shell(&shown.command)), shown.output, "{}", shown.command);
+                    }
+                }
+                Kind::File { name, text } => fs::write(dir.path().join(name), text).unwrap(),
+                Kind::NotRun => continue,
+            }
+            run += 1;
+        }
+    }
+    assert!(run > 8);
+}

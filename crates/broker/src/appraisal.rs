@@ -75,9 +75,7 @@ impl AttestationPolicy {
         references: Option<PathBuf>,
     ) -> Result<Self, Error> {
         let opened = Self {
-            default: Arc::new(
-                Rego::parse(DEFAULT.to_owned(), RULE).map_err(Error::AttestationPolicy)?,
-            ),
+            default: Arc::new(parse(DEFAULT.to_owned())?),
             file: policy.map(Watched::new),
             references: references.map(Watched::new),
         };
@@ -134,9 +132,14 @@ impl AttestationPolicy {
                 files::read(path, POLICY_BYTES_MAX).map_err(|source| Error::file(path, source))?;
             let text = String::from_utf8(text.to_vec())
                 .map_err(|_| Error::AttestationPolicy("not UTF-8 text".to_owned()))?;
-            Rego::parse(text, RULE).map_err(Error::AttestationPolicy)
+            parse(text)
         })
     }
+}
+
+fn parse(text: String) -> Result<Rego, Error> {
+    let parsed = Rego::parse(text).and_then(|policy| policy.prepared_for(RULE));
+    parsed.map_err(Error::AttestationPolicy)
 }
 
 /// The policy's function that looks a name up.

@@ -95,19 +95,23 @@ fn serve(options: &Serve) -> Result<(), Error> {
 }
 
 /// Gives up what a broker does not need, before its first thread: it hears everybody. It reads what
-/// its user may, and writes only its data, its audit log and its address.
+/// its user may, and writes only its data, and where its audit log and its address are.
 fn confine(options: &Serve, config: &broker::Config) -> Result<(), Error> {
     if !options.confine {
         warn!("not confined: --confine false");
         return Ok(());
     }
-    let mut files = Files::new().read("/").listen().connect().keep_below(&config.data_dir);
-    let log = match options.audit_to() {
-        Target::File(path) => Some(path),
-        _ => None,
-    };
-    for path in log.iter().chain(&options.ready_file) {
-        files = files.keep_below(path.parent().unwrap_or(path));
+    let mut files = Files::new().read("/").listen().connect().keep_if_there(&config.data_dir);
+    match options.audit_to() {
+        Target::File(path) => {
+            make_directory_of(&path)?;
+            files = files.keep_if_there(directory_of(&path));
+        }
+        Target::Journal | Target::Syslog(_) => files = files.connect_unix(),
+        Target::Stdout | Target::Http(_) => {}
+    }
+    if let Some(path) = &options.ready_file {
+        files = files.keep_if_there(directory_of(path));
     }
     let confined = confine::program(&files).map_err(Error::Confine)?;
     info!(%confined, "confined");
@@ -115,13 +119,20 @@ fn confine(options: &Serve, config: &broker::Config) -> Result<(), Error> {
 }
 
 fn open_audit(target: &Target, part_bytes: u64) -> Result<Log, Error> {
-    if let Target::File(path) = target
-        && let Some(dir) = path.parent()
-    {
-        std::fs::create_dir_all(dir)
-            .map_err(|source| Error::File { path: dir.to_owned(), source })?;
+    if let Target::File(path) = target {
+        make_directory_of(path)?;
     }
     target.open(part_bytes).map_err(Error::Audit)
+}
+
+fn make_directory_of(file: &Path) -> Result<(), Error> {
+    let dir = directory_of(file);
+    std::fs::create_dir_all(dir).map_err(|source| Error::File { path: dir.to_owned(), source })
+}
+
+/// Where a file is, or will be: of a bare name, here.
+fn directory_of(file: &Path) -> &Path {
+    file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// A script that waits for the file must never read half an address.

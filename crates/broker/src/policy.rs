@@ -113,7 +113,7 @@ impl Compiled {
     /// Parses a policy and tries it once on a guest without claims, which must not fail: it finds
     /// a missing `allow` and unsafe variables before anyone depends on them.
     pub(crate) fn parse(text: String) -> Result<Self, Error> {
-        let policy = Self(Rego::parse(text, RULE).map_err(Error::Policy)?);
+        let policy = Self(Rego::parse(text).map_err(Error::Policy)?);
         policy.evaluate(json!({ "plugin": "", "resource-path": [], "query": {} }), json!({}))?;
         Ok(policy)
     }

@@ -39,7 +39,7 @@ pub(crate) struct Function {
 
 impl Rego {
     /// Parses a text. An error says why not, with line and column.
-    pub(crate) fn parse(text: String, rule: &str) -> Result<Self, String> {
+    pub(crate) fn parse(text: String) -> Result<Self, String> {
         if text.len() > POLICY_BYTES_MAX {
             return Err(format!("larger than {POLICY_BYTES_MAX} bytes"));
         }
@@ -54,11 +54,16 @@ impl Rego {
         if package != "data.policy" {
             return Err("the package must be `policy`".to_owned());
         }
-        // Analysed here and shared by all clones: for upstream's longer policies that is most of an
-        // evaluation. What a rule calls is looked up when it runs, so functions can come later.
-        engine.compile_with_entrypoint(&rule.into()).map_err(|error| error.to_string())?;
         let digest = hex::encode(digest(&SHA256, text.as_bytes()));
         Ok(Self { engine, text, digest })
+    }
+
+    /// Analyses it, once for all evaluations of `rule`: of a long policy that is most of one. Not for
+    /// policies that are given data: data has them analysed anew, which refuses a rule with two
+    /// defaults as one that has them twice. What a rule calls is looked up when it runs.
+    pub(crate) fn prepared_for(mut self, rule: &str) -> Result<Self, String> {
+        self.engine.compile_with_entrypoint(&rule.into()).map_err(|error| error.to_string())?;
+        Ok(self)
     }
 
     /// The value of a rule.

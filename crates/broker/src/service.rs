@@ -4,7 +4,7 @@ mod admin;
 mod guest;
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use audit::{Event, Head, Log};
@@ -35,6 +35,9 @@ use crate::session::Sessions;
 use crate::throttle::{Sample, Throttle};
 use crate::token::TokenKey;
 
+/// How long a broker whose log refused a record is not ready: then somebody has to come who tries
+/// again, since whoever is not ready is asked for nothing.
+const UNREADY_SECONDS: u64 = 30;
 /// Longest cause written to the log, in characters: some of it comes from clients.
 const CAUSE_CHARS_MAX: usize = 200;
 /// Most log lines about refusals in a second.
@@ -135,7 +138,7 @@ impl Service {
                 config.reference_values_file.clone(),
             )?,
             admins: Admins::load(&config.admin_public_keys, config.admin_issuers.clone())?,
-            audit: Audit { log, works: AtomicBool::new(true) },
+            audit: Audit { log, failed_at: AtomicU64::new(0) },
             metrics: Metrics::new(),
             rates: Rates::new(config.client_rate),
             throttle: Throttle::new(LINES_PER_SECOND),
@@ -228,7 +231,8 @@ impl Service {
 
     /// Ready is: a release would not fail for a reason of ours.
     fn ready(&self) -> Result<Answer, Refusal> {
-        if !self.audit.works.load(Ordering::Relaxed) {
+        let failed_at = self.audit.failed_at.load(Ordering::Relaxed);
+        if self.clock.now() < failed_at.saturating_add(UNREADY_SECONDS) {
             return Err(audit_unavailable());
         }
         self.policy.current().map_err(policy_unusable)?;
@@ -291,7 +295,8 @@ impl Service {
     /// Records what is about to be done. An error means: do not do it.
     fn record(&self, event: Event) -> Result<Head, Refusal> {
         let recorded = self.audit.log.record_at(event);
-        self.audit.works.store(recorded.is_ok(), Ordering::Relaxed);
+        let failed_at = if recorded.is_ok() { 0 } else { self.clock.now() };
+        self.audit.failed_at.store(failed_at, Ordering::Relaxed);
         recorded.map_err(|error| {
             self.metrics.audit_failed();
             audit_unavailable().because(error)
@@ -307,8 +312,8 @@ impl Service {
 #[derive(Debug)]
 struct Audit {
     log: Log,
-    /// Whether the last record was accepted.
-    works: AtomicBool,
+    /// When the last record was refused, in seconds; 0: it was accepted.
+    failed_at: AtomicU64,
 }
 
 struct ClockCell(Clock);

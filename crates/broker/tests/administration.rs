@@ -446,6 +446,12 @@ fn without_an_audit_record_nothing_is_released_or_changed() {
     assert_eq!(listed["resources"][0]["version"], 1);
     let metrics = String::from_utf8(broker.wire.get("/metrics").body).unwrap();
     assert!(metrics.contains("\nsealift_broker_audit_failures_total 7\n"), "{metrics}");
+
+    // Whoever is not ready is asked for nothing, and so would never be ready again.
+    broker.pass(30);
+    assert_eq!(broker.wire.get("/readyz").status, 200);
+    broker.set_policy(DENY_ALL);
+    assert_eq!(broker.wire.get("/readyz").status, 503);
 }
 
 #[test]

@@ -60,7 +60,6 @@ const PROGRAM: &[c_long] = &[
     libc::SYS_fallocate,
     libc::SYS_fchmod,
     libc::SYS_fchmodat,
-    libc::SYS_fchown,
     libc::SYS_fcntl,
     libc::SYS_fdatasync,
     libc::SYS_flock,
@@ -96,7 +95,7 @@ const PROGRAM: &[c_long] = &[
     libc::SYS_write,
     libc::SYS_writev,
     // Sockets, and waiting for them.
-    libc::SYS_accept4,
+    // A client of the kernel's own (netlink) binds as well.
     libc::SYS_bind,
     libc::SYS_connect,
     libc::SYS_epoll_create1,
@@ -107,7 +106,6 @@ const PROGRAM: &[c_long] = &[
     libc::SYS_getpeername,
     libc::SYS_getsockname,
     libc::SYS_getsockopt,
-    libc::SYS_listen,
     libc::SYS_pipe2,
     libc::SYS_ppoll,
     libc::SYS_recvfrom,
@@ -187,10 +185,19 @@ const INTRUDER: &[c_long] = &[
     libc::SYS_userfaultfd,
 ];
 
+/// Which sockets a program may have beside those that connect to others on the network.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Sockets {
+    /// Those of this machine.
+    pub(crate) unix: bool,
+    /// Those that wait for others.
+    pub(crate) listen: bool,
+}
+
 /// Filters the calling thread as [`crate::program`] says.
-pub(crate) fn program() -> Result<(), Error> {
+pub(crate) fn program(sockets: Sockets) -> Result<(), Error> {
     apply_filter(&intruder()?)?;
-    apply_filter(&listed()?)
+    apply_filter(&listed(sockets)?)
 }
 
 /// Kills who makes one of [`INTRUDER`].
@@ -200,8 +207,11 @@ fn intruder() -> Result<BpfProgram, BackendError> {
 }
 
 /// Lets pass what is listed.
-fn listed() -> Result<BpfProgram, BackendError> {
+fn listed(sockets: Sockets) -> Result<BpfProgram, BackendError> {
     let mut rules: Rules = PROGRAM.iter().chain(OLDER).map(|call| (*call, vec![])).collect();
+    if sockets.listen {
+        rules.extend([libc::SYS_listen, libc::SYS_accept4].map(|call| (call, vec![])));
+    }
     for call in [libc::SYS_mmap, libc::SYS_mprotect] {
         rules.insert(call, vec![masked(2, libc::PROT_EXEC, 0)?]);
     }
@@ -212,7 +222,10 @@ fn listed() -> Result<BpfProgram, BackendError> {
     rules.insert(libc::SYS_prctl, any_of(0, &[libc::PR_SET_NAME, libc::PR_GET_DUMPABLE])?);
     // Limits of its own are read, not changed.
     rules.insert(libc::SYS_prlimit64, vec![all_of(vec![long_equal(2, 0)?])?]);
-    let families = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK];
+    let mut families = vec![libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK];
+    if sockets.unix {
+        families.push(libc::AF_UNIX);
+    }
     rules.insert(libc::SYS_socket, any_of(0, &families)?);
     // Without waiting; how much is there; whether it is a terminal, and how wide.
     rules.insert(libc::SYS_ioctl, any_of(1, &[FIONBIO, FIONREAD, TCGETS, TIOCGWINSZ])?);

@@ -2,7 +2,9 @@
 //!
 //! A rule holds for what is mounted below its directory, too, also if that comes later: Landlock
 //! looks from a file upwards through mounts. What it does not cover is metadata: `stat` and
-//! `readlink` see every path, and `chmod` and `chown` would change every one that the user owns.
+//! `readlink` see every path, and `chmod` changes every one that the user owns. Files cannot be
+//! emptied from Linux 6.2 on (Landlock 3), ports are refused from 6.7 on (4), signals and abstract
+//! sockets from 6.12 on (6).
 
 use std::path::{Path, PathBuf};
 
@@ -12,6 +14,7 @@ use landlock::{
 };
 
 use crate::Error;
+use crate::calls::Sockets;
 
 /// Versions of Landlock that are of use, newest first: in the first one nothing could be moved from
 /// one directory to another, and our programs do that.
@@ -44,6 +47,7 @@ const WRITE: [AccessFs; 3] = [AccessFs::ReadFile, AccessFs::WriteFile, AccessFs:
 pub struct Files {
     grants: Vec<(PathBuf, BitFlags<AccessFs>)>,
     tcp: BitFlags<AccessNet>,
+    unix: bool,
 }
 
 impl Files {
@@ -53,7 +57,7 @@ impl Files {
         Self::default()
     }
 
-    /// Lists a directory, and nothing below it... unless that is granted besides.
+    /// Lists a directory, and those below it.
     #[must_use]
     pub fn list(self, path: impl Into<PathBuf>) -> Self {
         self.grant(path.into(), AccessFs::ReadDir.into())
@@ -71,12 +75,21 @@ impl Files {
         self.grant(path.into(), KEEP.into_iter().collect())
     }
 
-    /// Keeps files below a directory that may be made first: the nearest one above it that is there.
-    #[must_use]
-    pub fn keep_below(self, path: &Path) -> Self {
-        let there = path.ancestors().find(|above| above.is_dir());
+    /// Keeps files below a directory that may have to be made first: below the nearest one above it
+    /// that is there. Not below all of them: that is an error.
+    pub fn keep_or_make(self, path: &Path) -> Result<Self, Error> {
         // Of a relative path, the last one is empty.
-        self.keep(there.filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new(".")))
+        let there = path.ancestors().find(|above| above.is_dir()).unwrap_or(Path::new("."));
+        match there == Path::new("/") {
+            true => Err(Error::TooMuch { path: path.to_path_buf() }),
+            false => Ok(self.keep(there)),
+        }
+    }
+
+    /// Keeps files below a directory, if it is there.
+    #[must_use]
+    pub fn keep_if_there(self, path: &Path) -> Self {
+        if path.is_dir() { self.keep(path) } else { self }
     }
 
     /// Writes a file, if it is there.
@@ -101,6 +114,24 @@ impl Files {
     pub fn listen(mut self) -> Self {
         self.tcp |= AccessNet::BindTcp;
         self
+    }
+
+    /// Connects to sockets that have a place in the file system, to any of them: Landlock knows no
+    /// rule for those.
+    #[must_use]
+    pub fn connect_unix(mut self) -> Self {
+        self.unix = true;
+        self
+    }
+
+    /// The directories and files that may be written.
+    pub fn written(&self) -> impl Iterator<Item = &Path> {
+        let writes = |access: &BitFlags<AccessFs>| access.contains(AccessFs::WriteFile);
+        self.grants.iter().filter(move |(_, access)| writes(access)).map(|(path, _)| path.as_path())
+    }
+
+    pub(crate) fn calls(&self) -> Sockets {
+        Sockets { unix: self.unix, listen: self.tcp.contains(AccessNet::BindTcp) }
     }
 
     fn grant(mut self, path: PathBuf, access: BitFlags<AccessFs>) -> Self {

@@ -22,12 +22,6 @@ use rustix::thread::{
 
 use files::Files;
 
-/// Capabilities that a program started as root keeps where it is to read and write what others own.
-pub const FILES_OF_OTHERS: CapabilitySet = CapabilitySet::CHOWN
-    .union(CapabilitySet::FOWNER)
-    .union(CapabilitySet::DAC_OVERRIDE)
-    .union(CapabilitySet::FSETID);
-
 /// Why a process is not confined as it has to be; it must end then, since a part may be.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -52,6 +46,12 @@ pub enum Error {
         /// Why not.
         #[source]
         source: ::landlock::PathFdError,
+    },
+    /// A directory that would have to be made in `/`, where everything is.
+    #[error("{path:?} is not there, and what is above it is all of the file system: make it first")]
+    TooMuch {
+        /// The directory.
+        path: PathBuf,
     },
     /// The kernel refused the filter of system calls.
     #[error("cannot filter system calls (CONFIG_SECCOMP_FILTER)")]
@@ -87,14 +87,17 @@ impl fmt::Display for Confined {
 }
 
 /// Confines the calling thread, which is the process's only one, to what a program does that reads
-/// files, writes `files`, talks to the network, and starts no other program.
+/// files, writes `files`, talks to the network, and starts no other program. What it cannot take away: to
+/// change times and modes of files that its user owns, and to ask another process over a socket that
+/// was [granted](Files::connect_unix).
 ///
 /// A call that only an intruder would make kills the process. One that is merely not on the list is
 /// answered as by a kernel that does not have it, for which libraries have another way.
 pub fn program(files: &Files) -> Result<Confined, Error> {
-    let capabilities = drop_privileges(FILES_OF_OTHERS)?;
+    // Of root's, the one that lets it read and write where others own the directory.
+    let capabilities = drop_privileges(CapabilitySet::DAC_OVERRIDE)?;
     let landlock = files.restrict()?;
-    calls::program().map_err(Error::Seccomp)?;
+    calls::program(files.calls()).map_err(Error::Seccomp)?;
     Ok(Confined { landlock, capabilities })
 }
 

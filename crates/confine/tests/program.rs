@@ -43,6 +43,15 @@ const REFUSED: &[(&str, Attempt)] = &[
 const MISSING: &[(&str, Attempt)] = &[
     ("a packet socket", |_| socket(libc::AF_PACKET, libc::SOCK_RAW)),
     ("a vsock socket", |_| socket(libc::AF_VSOCK, libc::SOCK_STREAM)),
+    ("a Unix socket", |_| socket(libc::AF_UNIX, libc::SOCK_STREAM)),
+    ("listen without a port", |_| {
+        let socket = rustix::net::socket(
+            rustix::net::AddressFamily::INET,
+            rustix::net::SocketType::STREAM,
+            None,
+        )?;
+        Ok(rustix::net::listen(socket, 1)?)
+    }),
     ("a signal to another", |_| Ok(kill_process(Pid::INIT, Signal::CONT)?)),
     ("other limits", |_| {
         let limit = rustix::process::Rlimit { current: Some(1), maximum: Some(1) };
@@ -118,8 +127,10 @@ fn child() {
         .read("/")
         .connect()
         // The second is not there yet.
-        .keep_below(&top.join("kept"))
-        .keep_below(&top.join("kept/not/yet"))
+        .keep_or_make(&top.join("kept"))
+        .and_then(|files| files.keep_or_make(&top.join("kept/not/yet")))
+        .unwrap()
+        .keep_if_there(&top.join("nothing"))
         .write_if_there(top.join("message"))
         .write_if_there(top.join("nothing"));
     let confined = confine::program(&files).unwrap();
@@ -176,6 +187,15 @@ fn only_what_is_granted_is_written() {
         assert!(refused.contains(&outcome), "{name}: {outcome:?}");
         assert_eq!(fs::read(world.0.path().join("outside")).unwrap(), b"theirs");
     }
+}
+
+#[test]
+fn all_of_the_file_system_is_never_granted() {
+    let made = Files::new().keep_or_make(Path::new("/sealift-is-not-there/a"));
+    assert!(matches!(made, Err(confine::Error::TooMuch { .. })), "{made:?}");
+    let top = tempfile::tempdir_in("/dev/shm").unwrap();
+    let files = Files::new().read("/").keep_or_make(&top.path().join("a/b")).unwrap();
+    assert_eq!(files.written().collect::<Vec<_>>(), [top.path()]);
 }
 
 #[test]

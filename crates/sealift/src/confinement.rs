@@ -1,10 +1,11 @@
 //! What `init` gives up before its first thread: it hears stores and key sources, of which it
 //! believes nothing, and holds a key and plaintext.
 //!
-//! It reads what its user may, writes only its destinations, its audit log and the termination
-//! message, and starts no other program. With a key in a PKCS#11 token it does start one, which loads
+//! It reads what its user may, writes only into its destinations (or where those have to be made), the
+//! directory of its audit log and the termination message, and starts no other program. With a key in a PKCS#11 token it does start one, which loads
 //! its vendor's library: nobody can say what that needs.
 
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
 use audit::Target;
@@ -30,7 +31,8 @@ pub(crate) fn initializer(args: &Init) -> Result<(), Failure> {
         return Ok(());
     }
     let destinations = targets.iter().map(|target| target.dest.as_path());
-    match confine::program(&files(&options, destinations, &args.termination_log)) {
+    let files = files(&options, destinations, &args.termination_log);
+    match files.and_then(|files| confine::program(&files)) {
         Ok(confined) => {
             tracing::info!(%confined, "confined");
             Ok(())
@@ -45,7 +47,7 @@ fn files<'a>(
     options: &Opening,
     destinations: impl Iterator<Item = &'a Path>,
     termination_log: &Path,
-) -> Files {
+) -> Result<Files, confine::Error> {
     let attester = &options.key.attester;
     let mut files = Files::new()
         .read("/")
@@ -54,17 +56,23 @@ fn files<'a>(
         .write_if_there("/dev/null")
         .write_if_there(&attester.tpm.tpm_device);
     for destination in destinations {
-        files = files.keep_below(destination);
+        files = files.keep_or_make(destination)?;
     }
-    if attester.tsm_root.is_dir() {
-        files = files.keep(&attester.tsm_root);
+    files = files.keep_if_there(&attester.tsm_root);
+    // A software TPM.
+    if attester.tpm.tpm_device.metadata().is_ok_and(|file| file.file_type().is_socket()) {
+        files = files.connect_unix();
     }
-    if let Target::File(log) = Target::parse(&options.audit.audit_file)
-        && let Some(directory) = log.parent()
-    {
-        files = files.keep_below(directory);
-    }
-    files
+    Ok(match Target::parse(&options.audit.audit_file) {
+        Target::File(log) => files.keep_if_there(directory_of(&log)),
+        Target::Journal | Target::Syslog(_) => files.connect_unix(),
+        Target::Stdout | Target::Http(_) => files,
+    })
+}
+
+/// Where a file is, or will be: of a bare name, here.
+fn directory_of(file: &Path) -> &Path {
+    file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 fn chain(error: &dyn std::error::Error) -> String {

@@ -32,7 +32,7 @@ impl Podman {
     pub(super) fn new(world: &World, archives: &Path) -> Result<Self> {
         let dir = world.path("");
         // The broker's user makes its files in it.
-        fs::set_permissions(&dir, fs::Permissions::from_mode(0o777))?;
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o1777))?;
         let version = env!("CARGO_PKG_VERSION").to_owned();
         let podman = Self { program: setup::podman()?, dir, version };
         for (name, program) in [

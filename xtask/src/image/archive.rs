@@ -107,6 +107,9 @@ impl Archive {
             fs::remove_dir_all(&dir)?;
         }
         fs::create_dir_all(dir.join("blobs/sha256"))?;
+        for directory in ["blobs", "blobs/sha256"] {
+            fs::set_permissions(dir.join(directory), fs::Permissions::from_mode(0o755))?;
+        }
         Ok(Self { dir, layers: Vec::new() })
     }
 
@@ -115,7 +118,8 @@ impl Archive {
         let (plain, packed) = (self.dir.join("layer.tar"), self.dir.join("layer.tar.gz"));
         process::run(&mut tar(&tree.0, &plain)?)?;
         let difference = sha256(&plain)?;
-        process::run(Command::new("gzip").args(["--no-name", "-9"]).arg(&plain))?;
+        let mut gzip = Command::new("gzip");
+        process::run(gzip.env_remove("GZIP").args(["--no-name", "-9"]).arg(&plain))?;
         let blob = self.blob("layer.v1.tar+gzip", &packed)?;
         self.layers.push((blob, difference));
         Ok(())
@@ -148,8 +152,11 @@ impl Archive {
             r#"{{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[{},"annotations":{{"org.opencontainers.image.ref.name":"{name}:{version}"}}}}]}}"#,
             descriptor.trim_end_matches('}')
         );
-        fs::write(self.dir.join("index.json"), index)?;
-        fs::write(self.dir.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#)?;
+        let layout = r#"{"imageLayoutVersion":"1.0.0"}"#.to_owned();
+        for (name, text) in [("index.json", index), ("oci-layout", layout)] {
+            fs::write(self.dir.join(name), text)?;
+            fs::set_permissions(self.dir.join(name), fs::Permissions::from_mode(0o644))?;
+        }
         process::run(&mut tar(&self.dir, to)?)?;
         let size = manifest.size
             + config.size
@@ -195,7 +202,8 @@ fn tar(tree: &Path, to: &Path) -> Result<Command> {
         fs::read_dir(tree)?.map(|entry| Ok(entry?.file_name())).collect::<Result<Vec<_>>>()?;
     names.sort();
     let mut tar = Command::new("tar");
-    tar.args(["--create", "--format=ustar", "--sort=name", "--mtime=@0", "--numeric-owner"])
+    tar.env_remove("TAR_OPTIONS")
+        .args(["--create", "--format=ustar", "--sort=name", "--mtime=@0", "--numeric-owner"])
         .args(["--owner=0", "--group=0", "--file"])
         .arg(to)
         .arg("--directory")

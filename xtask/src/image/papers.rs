@@ -20,7 +20,7 @@ pub(super) struct Source {
     pub(super) created: String,
     rustc: String,
     /// Debian packages of which something is in the images: name and version.
-    debian: Vec<(&'static str, String)>,
+    debian: Vec<(String, String)>,
     /// SHA-256 of each crate's archive, by name and version.
     checksums: BTreeMap<(String, String), String>,
 }
@@ -30,7 +30,7 @@ impl Source {
     pub(super) fn here() -> Result<Self> {
         let git = |arguments: &[&str]| {
             let mut git = Command::new("git");
-            process::capture(git.current_dir(root()).args(arguments))
+            process::capture(git.current_dir(root()).env("TZ", "UTC").args(arguments))
         };
         let commit =
             git(&["log", "-1", "--format=%H %cd", "--date=format-local:%Y-%m-%dT%H:%M:%SZ"])?;
@@ -41,11 +41,13 @@ impl Source {
             package.trim().rsplit(['@', '#']).next().context("cargo pkgid says no version")?;
         let rustc = process::capture(Command::new("rustc").arg("--version"))?;
         let mut debian = Vec::new();
-        for package in ["libc6-dev", "ca-certificates"] {
+        let libgcc = process::capture(Command::new("cc").arg("-print-libgcc-file-name"))?;
+        let libgcc = owner(libgcc.trim()).unwrap_or_else(|_| "libgcc-dev".to_owned());
+        for package in ["libc6-dev".to_owned(), libgcc, "ca-certificates".to_owned()] {
             let mut query = Command::new("dpkg-query");
-            let version =
-                process::capture(query.args(["--show", "--showformat=${Version}", package]));
-            debian.push((package, version.unwrap_or_else(|_| "unknown".to_owned())));
+            query.args(["--show", "--showformat=${Version}", &package]);
+            let version = process::capture(&mut query).unwrap_or_else(|_| "unknown".to_owned());
+            debian.push((package, version));
         }
         Ok(Self {
             version: version.to_owned(),
@@ -60,7 +62,15 @@ impl Source {
     /// The bill of materials of the image `name`, which holds the program of `package`.
     pub(super) fn bill(&self, name: &str, package: &str, digest: &str) -> Result<String> {
         let mut tree = cargo();
-        tree.args(["tree", "--locked", "--edges", "normal", "--prefix", "none", "--no-dedupe"]);
+        tree.args([
+            "tree",
+            "--locked",
+            "--edges",
+            "normal,no-proc-macro",
+            "--prefix",
+            "none",
+            "--no-dedupe",
+        ]);
         tree.args(["--package", package, "--format", "{p}|{l}"]);
         let tree = process::capture(&mut tree)?;
         let mut components: BTreeSet<String> =
@@ -93,7 +103,7 @@ impl Source {
         let version = version.trim_start_matches('v');
         let purl = format!("pkg:cargo/{name}@{}", version.replace('+', "%2B"));
         let mut component = format!(
-            r#"{{"type":"library","bom-ref":"{purl}","name":"{name}","version":"{version}","purl":"{purl}""#
+            r#"{{"type":"library","bom-ref":"{purl}","name":"{name}","version":"{version}""#
         );
         if !licence.is_empty() {
             // Before SPDX's expressions, a slash meant `or`.
@@ -101,6 +111,8 @@ impl Source {
             write!(component, r#","licenses":[{{"expression":"{licence}"}}]"#)?;
         }
         if let Some(checksum) = self.checksums.get(&(name.to_owned(), version.to_owned())) {
+            // Without a checksum it is ours, and of no registry.
+            write!(component, r#","purl":"{purl}""#)?;
             write!(component, r#","hashes":[{{"alg":"SHA-256","content":"{checksum}"}}]"#)?;
         }
         component.push('}');
@@ -117,7 +129,11 @@ impl Source {
             })
             .collect();
         let lock = super::archive::sha256(&root().join("Cargo.lock"))?;
-        let commit = self.revision.trim_end_matches("-dirty");
+        // Of what is in no commit, nobody can say where it came from.
+        let source = match self.revision.strip_suffix("-dirty") {
+            Some(_) => String::new(),
+            None => format!(r#"{{"name":"source","digest":{{"gitCommit":"{}"}}}},"#, self.revision),
+        };
         let packages: String = self
             .debian
             .iter()
@@ -129,12 +145,18 @@ impl Source {
             })
             .collect();
         Ok(format!(
-            r#"{{"_type":"https://in-toto.io/Statement/v1","subject":[{}],"predicateType":"https://slsa.dev/provenance/v1","predicate":{{"buildDefinition":{{"buildType":"urn:sealift:xtask-image:1","externalParameters":{{"recipe":"cargo xtask image","revision":"{}"}},"resolvedDependencies":[{{"name":"source","digest":{{"gitCommit":"{commit}"}}}},{{"name":"Cargo.lock","digest":{{"sha256":"{lock}"}}}},{{"name":"rustc","uri":"pkg:generic/rustc@{}"}}{packages}]}},"runDetails":{{"builder":{{"id":"urn:sealift:local"}}}}}}}}"#,
+            r#"{{"_type":"https://in-toto.io/Statement/v1","subject":[{}],"predicateType":"https://slsa.dev/provenance/v1","predicate":{{"buildDefinition":{{"buildType":"urn:sealift:xtask-image:1","externalParameters":{{"recipe":"cargo xtask image","revision":"{}"}},"resolvedDependencies":[{source}{{"name":"Cargo.lock","digest":{{"sha256":"{lock}"}}}},{{"name":"rustc","uri":"pkg:generic/rustc@{}"}}{packages}]}},"runDetails":{{"builder":{{"id":"urn:sealift:local"}}}}}}}}"#,
             subjects.join(","),
             self.revision,
             self.rustc,
         ) + "\n")
     }
+}
+
+/// The Debian package that a file is of.
+fn owner(file: &str) -> Result<String> {
+    let said = process::capture(Command::new("dpkg-query").args(["--search", file]))?;
+    Ok(said.split(':').next().context("dpkg-query says no package")?.to_owned())
 }
 
 /// The crates' checksums in a `Cargo.lock`.
@@ -172,11 +194,11 @@ mod tests {
         };
         assert_eq!(
             source.component("a v1.0.0+b|MIT/Apache-2.0").unwrap(),
-            r#"{"type":"library","bom-ref":"pkg:cargo/a@1.0.0%2Bb","name":"a","version":"1.0.0+b","purl":"pkg:cargo/a@1.0.0%2Bb","licenses":[{"expression":"MIT OR Apache-2.0"}],"hashes":[{"alg":"SHA-256","content":"00ff"}]}"#
+            r#"{"type":"library","bom-ref":"pkg:cargo/a@1.0.0%2Bb","name":"a","version":"1.0.0+b","licenses":[{"expression":"MIT OR Apache-2.0"}],"purl":"pkg:cargo/a@1.0.0%2Bb","hashes":[{"alg":"SHA-256","content":"00ff"}]}"#
         );
         assert_eq!(
             source.component("ours v0.1.0 (/somewhere/ours)|").unwrap(),
-            r#"{"type":"library","bom-ref":"pkg:cargo/ours@0.1.0","name":"ours","version":"0.1.0","purl":"pkg:cargo/ours@0.1.0"}"#
+            r#"{"type":"library","bom-ref":"pkg:cargo/ours@0.1.0","name":"ours","version":"0.1.0"}"#
         );
         assert!(source.component("").is_err());
     }

@@ -162,6 +162,16 @@ fn a_posted_policy_is_kept_encrypted_and_seen_by_other_replicas() {
 }
 
 #[test]
+fn a_rule_may_have_a_default_for_each_name() {
+    let text = "package policy\nimport rego.v1\ndefault allow := false\n\
+        default known[\"a\"] := false\nknown[\"a\"] := true if input.a\nallow if known.a\n";
+    let policy = compile(text).unwrap();
+    for (claims, allowed) in [(json!({ "a": true }), true), (json!({}), false)] {
+        assert_eq!(policy.allows(&uri(), &json!({}), &claims).unwrap(), allowed);
+    }
+}
+
+#[test]
 fn evaluating_a_parsed_policy_is_fast() {
     let policy = compile(DEFAULT).unwrap();
     let claims = claims("affirming", json!({ "snp": {} }));

@@ -6,7 +6,7 @@ const NUMBERS: std::ops::Range<c_long> = 0..1_024;
 
 #[test]
 fn what_is_listed_passes_and_nothing_else() {
-    let listed = listed().unwrap();
+    let listed = listed(Sockets::default()).unwrap();
     let mut expected = [PROGRAM, OLDER].concat();
     // With arguments of zeros.
     expected.extend([libc::SYS_mmap, libc::SYS_mprotect, libc::SYS_prlimit64]);
@@ -17,7 +17,8 @@ fn what_is_listed_passes_and_nothing_else() {
 
 #[test]
 fn an_intruder_is_killed_whatever_the_arguments_and_nobody_else() {
-    let (intruder, listed) = (intruder().unwrap(), listed().unwrap());
+    let all = Sockets { unix: true, listen: true };
+    let (intruder, listed) = (intruder().unwrap(), listed(all).unwrap());
     for argument in [0, 1, 9, u64::from(u32::MAX), u64::MAX] {
         for call in NUMBERS {
             let wanted = !INTRUDER.contains(&call);
@@ -29,7 +30,8 @@ fn an_intruder_is_killed_whatever_the_arguments_and_nobody_else() {
 
 #[test]
 fn arguments_are_looked_at() {
-    let listed = listed().unwrap();
+    let all = listed(Sockets { unix: true, listen: true }).unwrap();
+    let listed = listed(Sockets::default()).unwrap();
     let at = |position: usize, value: u64| {
         let mut arguments = [0; 6];
         arguments[position] = value;
@@ -58,6 +60,14 @@ fn arguments_are_looked_at() {
         (libc::SYS_kill, at(0, own), true),
         (libc::SYS_kill, at(0, 1), false),
     ];
+    for (call, arguments) in
+        [(libc::SYS_socket, at(0, 1)), (libc::SYS_listen, [0; 6]), (libc::SYS_accept4, [0; 6])]
+    {
+        assert_eq!(
+            (passes(&all, call, arguments), passes(&listed, call, arguments)),
+            (true, false)
+        );
+    }
     for (call, arguments, expected) in cases {
         assert_eq!(passes(&listed, call, arguments), expected, "{call} {arguments:x?}");
     }

@@ -306,7 +306,19 @@ def of_kubernetes(scratch):
                 fields += 1
             kinds.add(document["kind"])
         print(f"  {fields} fields of {len(kinds)} kinds: {', '.join(sorted(kinds))}")
-        assert len(kinds) == 8 and fields > 200
+        assert len(kinds) == 9 and fields > 200
+
+
+    with check("replicas of the broker share one claim, and its log goes where it is sent"):
+        values = {"image": IMAGE, "broker": {"enabled": True, "replicas": 2, "auditFile": "-"}}
+        documents = ours(values, scratch, "broker")
+        claims = [d["metadata"]["name"] for d in documents if d["kind"] == "PersistentVolumeClaim"]
+        (broker,) = (d["spec"] for d in documents if d["kind"] == "StatefulSet")
+        pod = broker["template"]["spec"]
+        mounted = [v["persistentVolumeClaim"]["claimName"] for v in pod["volumes"] if v["name"] == "data"]
+        assert mounted == claims and len(claims) == 1 and "volumeClaimTemplates" not in broker
+        arguments = pod["containers"][0]["args"]
+        assert [a for a in arguments if a.startswith("--audit-file")] == ["--audit-file=-"]
 
 
 def of_kserve(scratch):

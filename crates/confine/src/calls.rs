@@ -1,4 +1,4 @@
-//! Which system calls, by seccomp: the parts that lists are made of, and [`program`]'s.
+//! Which system calls, by seccomp: the parts that lists are made of, and the list of [`crate::program`].
 
 use std::collections::BTreeMap;
 

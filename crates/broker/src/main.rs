@@ -101,17 +101,22 @@ fn confine(options: &Serve, config: &broker::Config) -> Result<(), Error> {
         warn!("not confined: --confine false");
         return Ok(());
     }
-    let mut files = Files::new().read("/").listen().connect().keep_if_there(&config.data_dir);
+    let mut files = Files::new()
+        .read("/")
+        .listen()
+        .connect()
+        .keep_if_there(&config.data_dir)
+        .map_err(Error::Confine)?;
     match options.audit_to() {
         Target::File(path) => {
             make_directory_of(&path)?;
-            files = files.keep_if_there(directory_of(&path));
+            files = files.keep_if_there(directory_of(&path)).map_err(Error::Confine)?;
         }
         Target::Journal | Target::Syslog(_) => files = files.connect_unix(),
         Target::Stdout | Target::Http(_) => {}
     }
     if let Some(path) = &options.ready_file {
-        files = files.keep_if_there(directory_of(path));
+        files = files.keep_if_there(directory_of(path)).map_err(Error::Confine)?;
     }
     let confined = confine::program(&files).map_err(Error::Confine)?;
     info!(%confined, "confined");

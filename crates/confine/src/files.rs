@@ -79,17 +79,17 @@ impl Files {
     /// that is there. Not below all of them: that is an error.
     pub fn keep_or_make(self, path: &Path) -> Result<Self, Error> {
         // Of a relative path, the last one is empty.
-        let there = path.ancestors().find(|above| above.is_dir()).unwrap_or(Path::new("."));
-        match there == Path::new("/") {
-            true => Err(Error::TooMuch { path: path.to_path_buf() }),
-            false => Ok(self.keep(there)),
-        }
+        let is_there = |above: &&Path| above.is_dir();
+        self.keep_if_there(path.ancestors().find(is_there).unwrap_or(Path::new(".")))
     }
 
-    /// Keeps files below a directory, if it is there.
-    #[must_use]
-    pub fn keep_if_there(self, path: &Path) -> Self {
-        if path.is_dir() { self.keep(path) } else { self }
+    /// Keeps files below a directory, if it is there. Not below all of them: that is an error.
+    pub fn keep_if_there(self, path: &Path) -> Result<Self, Error> {
+        match path.canonicalize() {
+            Ok(real) if real == Path::new("/") => Err(Error::TooMuch { path: path.to_path_buf() }),
+            Ok(real) if real.is_dir() => Ok(self.keep(real)),
+            _ => Ok(self),
+        }
     }
 
     /// Writes a file, if it is there.

@@ -47,10 +47,12 @@ pub enum Error {
         #[source]
         source: ::landlock::PathFdError,
     },
-    /// A directory that would have to be made in `/`, where everything is.
-    #[error("{path:?} is not there, and what is above it is all of the file system: make it first")]
+    /// A directory that is `/`, where everything is, or would have to be made there.
+    #[error(
+        "what is to be kept would lie in {path:?}, which is all of the file system: make a directory for it first"
+    )]
     TooMuch {
-        /// The directory.
+        /// The directory that would be granted.
         path: PathBuf,
     },
     /// The kernel refused the filter of system calls.

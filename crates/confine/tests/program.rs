@@ -131,6 +131,7 @@ fn child() {
         .and_then(|files| files.keep_or_make(&top.join("kept/not/yet")))
         .unwrap()
         .keep_if_there(&top.join("nothing"))
+        .unwrap()
         .write_if_there(top.join("message"))
         .write_if_there(top.join("nothing"));
     let confined = confine::program(&files).unwrap();
@@ -193,6 +194,10 @@ fn only_what_is_granted_is_written() {
 fn all_of_the_file_system_is_never_granted() {
     let made = Files::new().keep_or_make(Path::new("/sealift-is-not-there/a"));
     assert!(matches!(made, Err(confine::Error::TooMuch { .. })), "{made:?}");
+    for root in ["/", "//", "/tmp/..", "/proc/self/root"] {
+        let kept = Files::new().keep_if_there(Path::new(root));
+        assert!(matches!(kept, Err(confine::Error::TooMuch { .. })), "{root}: {kept:?}");
+    }
     let top = tempfile::tempdir_in("/dev/shm").unwrap();
     let files = Files::new().read("/").keep_or_make(&top.path().join("a/b")).unwrap();
     assert_eq!(files.written().collect::<Vec<_>>(), [top.path()]);

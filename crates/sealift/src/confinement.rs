@@ -58,13 +58,13 @@ fn files<'a>(
     for destination in destinations {
         files = files.keep_or_make(destination)?;
     }
-    files = files.keep_if_there(&attester.tsm_root);
+    files = files.keep_if_there(&attester.tsm_root)?;
     // A software TPM.
     if attester.tpm.tpm_device.metadata().is_ok_and(|file| file.file_type().is_socket()) {
         files = files.connect_unix();
     }
     Ok(match Target::parse(&options.audit.audit_file) {
-        Target::File(log) => files.keep_if_there(directory_of(&log)),
+        Target::File(log) => files.keep_if_there(directory_of(&log))?,
         Target::Journal | Target::Syslog(_) => files.connect_unix(),
         Target::Stdout | Target::Http(_) => files,
     })

@@ -52,6 +52,6 @@ fn a_destination_that_would_be_made_in_the_root_is_refused_with_advice() {
     command.args(["init", text(&sealed.bundle), "/sealift-is-not-there/model"]);
     command.args(["--resource-id", common::RESOURCE, "--key-file", text(&sealed.key)]);
     let said = common::refuse(&mut command, Code::Usage);
-    assert!(said.contains("make it first"), "{said}");
+    assert!(said.contains("make a directory for it first"), "{said}");
     assert!(!std::path::Path::new("/sealift-is-not-there").exists());
 }

@@ -131,6 +131,17 @@ fn upstreams_jwe_files_open_when_the_deployer_accepts_their_limits() {
     accepting(command.args(["--key-file", text(&sealing)]));
     refuse(&mut command, Code::KeyUnusable);
 
+    // Somebody puts them where a bundle was pinned: what is accepted does not let them past that.
+    let digest = format!("#digest=sha256:{}", "00".repeat(32));
+    for pin in ["#name=model", "#generation=1", "#pins=kbs:///team/pins/model", &digest] {
+        let mut command = init(&sealed, &format!("{}{pin}", text(&jwe)), text(&nowhere));
+        accepting(&mut command);
+        refuse(&mut command, Code::NotSealed);
+        // Nor does leave to fetch plain models.
+        let mut command = init(&sealed, &format!("{}{pin}", text(&sealed.model)), text(&nowhere));
+        refuse(command.env("SEALIFT_REQUIRE_SEALED", "false"), Code::NotSealed);
+    }
+
     let token = jwe.join("config.json.jwe");
     let mut bytes = std::fs::read(&token).unwrap();
     let last = bytes.len() - 1;

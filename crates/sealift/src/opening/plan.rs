@@ -92,6 +92,10 @@ impl Run<'_> {
         if let Some(json) = manifest {
             return self.plan_sealed(target, objects, &json).await;
         }
+        if self.pins(target) {
+            return Err(Failure::new(Code::NotSealed, "there is no sealift.json to compare with what is pinned")
+                .hint("Names, generations and digests are those of a sealed bundle; leave them out for anything else"));
+        }
         let layers = objects.retried(|| objects.store.layers()).await?;
         match (&self.accept, layers) {
             (Accept::Plain(_), Some(layers)) => {
@@ -106,6 +110,20 @@ impl Run<'_> {
             (Accept::Sealed { jwe: true, .. }, None) => self.plan_jwe(target, objects).await,
             (Accept::Sealed { .. }, layers) => Err(not_sealed(objects, layers).await?),
         }
+    }
+
+    /// Whether the deployer says something that only a bundle can meet: what is no bundle must not
+    /// be let past it.
+    fn pins(&self, target: &Target) -> bool {
+        let (source, options) = (&target.source, self.options);
+        source.name.is_some()
+            || source.pins.is_some()
+            || source.pin.min_generation.is_some()
+            || !source.pin.digests.is_empty()
+            || options.name.is_some()
+            || options.pin_resource.is_some()
+            || options.min_generation.is_some()
+            || !options.digest.is_empty()
     }
 
     async fn plan_sealed(

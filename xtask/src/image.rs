@@ -62,6 +62,11 @@ const IMAGES: [Image; 4] = [
     },
 ];
 
+/// Each image's name, and that of its program.
+pub(crate) fn programs() -> impl Iterator<Item = (&'static str, &'static str)> {
+    IMAGES.iter().map(|image| (image.name, image.program))
+}
+
 /// Builds all images, says what they are, and gives the directory of their archives, `NAME.tar`.
 pub(crate) fn run() -> Result<PathBuf> {
     let source = Source::here()?;

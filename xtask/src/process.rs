@@ -1,7 +1,7 @@
 //! Programs that the recipes run.
 
 use std::ffi::OsStr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context, Result, bail};
@@ -33,6 +33,12 @@ pub(crate) fn output(command: &mut Command) -> Result<Output> {
 pub(crate) fn said(output: &Output) -> String {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
     format!("{}\n{}", text(&output.stdout), text(&output.stderr)).trim().to_owned()
+}
+
+/// SHA-256 of a file, hex.
+pub(crate) fn sha256(path: &Path) -> Result<String> {
+    let said = capture(Command::new("sha256sum").arg("--binary").arg(path))?;
+    Ok(said.split(' ').next().context("sha256sum said nothing")?.to_owned())
 }
 
 /// The program `name` in `PATH`, or in the directories that a user's `PATH` often lacks.

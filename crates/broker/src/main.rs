@@ -62,8 +62,11 @@ fn main() -> ExitCode {
 fn serve(options: &Serve) -> Result<(), Error> {
     let config = options.config();
     config.check()?;
-    confine(options, &config)?;
-    let log = open_audit(&options.audit_to(), options.audit_part_bytes)?;
+    let audit_to = options.audit_to();
+    // What is not there cannot be granted.
+    make_directory_of(&audit_to)?;
+    confine(options, &config, &audit_to)?;
+    let log = audit_to.open(options.audit_part_bytes).map_err(Error::Audit)?;
     let service = Arc::new(Service::open(&config, log, system_clock())?);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .max_blocking_threads(WORKERS_MAX)
@@ -96,7 +99,7 @@ fn serve(options: &Serve) -> Result<(), Error> {
 
 /// Gives up what a broker does not need, before its first thread: it hears everybody. It reads what
 /// its user may, and writes only its data, and where its audit log and its address are.
-fn confine(options: &Serve, config: &broker::Config) -> Result<(), Error> {
+fn confine(options: &Serve, config: &broker::Config, audit_to: &Target) -> Result<(), Error> {
     if !options.confine {
         warn!("not confined: --confine false");
         return Ok(());
@@ -107,16 +110,13 @@ fn confine(options: &Serve, config: &broker::Config) -> Result<(), Error> {
         .connect()
         .keep_if_there(&config.data_dir)
         .map_err(Error::Confine)?;
-    match options.audit_to() {
-        Target::File(path) => {
-            make_directory_of(&path)?;
-            files = files.keep_if_there(directory_of(&path)).map_err(Error::Confine)?;
-        }
+    match audit_to {
+        Target::File(path) => files = files.keep_beside(path).map_err(Error::Confine)?,
         Target::Journal | Target::Syslog(_) => files = files.connect_unix(),
         Target::Stdout | Target::Http(_) => {}
     }
     if let Some(path) = &options.ready_file {
-        files = files.keep_if_there(directory_of(path)).map_err(Error::Confine)?;
+        files = files.keep_beside(path).map_err(Error::Confine)?;
     }
     let confined = confine::program(&files).map_err(Error::Confine)?;
     info!(%confined, "confined");
@@ -124,20 +124,18 @@ fn confine(options: &Serve, config: &broker::Config) -> Result<(), Error> {
 }
 
 fn open_audit(target: &Target, part_bytes: u64) -> Result<Log, Error> {
-    if let Target::File(path) = target {
-        make_directory_of(path)?;
-    }
+    make_directory_of(target)?;
     target.open(part_bytes).map_err(Error::Audit)
 }
 
-fn make_directory_of(file: &Path) -> Result<(), Error> {
-    let dir = directory_of(file);
-    std::fs::create_dir_all(dir).map_err(|source| Error::File { path: dir.to_owned(), source })
-}
-
-/// Where a file is, or will be: of a bare name, here.
-fn directory_of(file: &Path) -> &Path {
-    file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+fn make_directory_of(target: &Target) -> Result<(), Error> {
+    if let Target::File(path) = target
+        && let Some(dir) = path.parent()
+    {
+        std::fs::create_dir_all(dir)
+            .map_err(|source| Error::File { path: dir.to_owned(), source })?;
+    }
+    Ok(())
 }
 
 /// A script that waits for the file must never read half an address.

@@ -97,25 +97,16 @@ fn it_initialises_serves_says_where_and_stops_on_sigterm() {
     assert_eq!(broker.terminate(), 0);
 }
 
-/// A process's `Seccomp` and `NoNewPrivs`: `["2", "1"]` if it is confined.
-fn confinement(pid: u32) -> [String; 2] {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    ["Seccomp:", "NoNewPrivs:"].map(|name| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
-        line.trim().to_owned()
-    })
-}
-
 #[test]
 fn it_is_confined_before_it_listens() {
     let dir = tempfile::tempdir().unwrap();
     assert!(init(&dir).status.success());
-    let own = confinement(std::process::id());
+    let own = testkit::filter::confinement(std::process::id());
     for (confine, expected) in [("true", ["2", "1"].map(str::to_owned)), ("false", own)] {
         let more = ["--listen", "127.0.0.1:0", "--confine", confine];
         let mut broker = Running::start(&mut serve(&dir, &more));
         broker.address();
-        assert_eq!(confinement(broker.0.id()), expected, "{confine}");
+        assert_eq!(testkit::filter::confinement(broker.0.id()), expected, "{confine}");
         assert_eq!(broker.terminate(), 0);
     }
 }

@@ -92,6 +92,12 @@ impl Files {
         }
     }
 
+    /// Keeps a file, and others beside it, if its directory is there; of a bare name, here.
+    pub fn keep_beside(self, file: &Path) -> Result<Self, Error> {
+        let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty());
+        self.keep_if_there(parent.unwrap_or(Path::new(".")))
+    }
+
     /// Writes a file, if it is there.
     #[must_use]
     pub fn write_if_there(self, path: impl Into<PathBuf>) -> Self {

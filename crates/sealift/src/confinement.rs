@@ -14,7 +14,7 @@ use seal::name::KeyUri;
 
 use crate::cli::{Init, Opening};
 use crate::command::init::{name_the_key, targets};
-use crate::failure::Failure;
+use crate::failure::{Failure, chain};
 
 /// Confines the process, which has one thread, to what `args` need.
 pub(crate) fn initializer(args: &Init) -> Result<(), Failure> {
@@ -64,23 +64,8 @@ fn files<'a>(
         files = files.connect_unix();
     }
     Ok(match Target::parse(&options.audit.audit_file) {
-        Target::File(log) => files.keep_if_there(directory_of(&log))?,
+        Target::File(log) => files.keep_beside(&log)?,
         Target::Journal | Target::Syslog(_) => files.connect_unix(),
         Target::Stdout | Target::Http(_) => files,
     })
-}
-
-/// Where a file is, or will be: of a bare name, here.
-fn directory_of(file: &Path) -> &Path {
-    file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text = format!("{text}: {cause}");
-        next = cause.source();
-    }
-    text
 }

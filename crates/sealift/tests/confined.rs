@@ -8,15 +8,7 @@ use std::process::Stdio;
 
 use common::{Sealed, sealift, text};
 use sealift::code::Code;
-
-/// A process's `Seccomp` and `NoNewPrivs`: `["2", "1"]` if it is confined.
-fn confinement(pid: u32) -> [String; 2] {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    ["Seccomp:", "NoNewPrivs:"].map(|name| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
-        line.trim().to_owned()
-    })
-}
+use testkit::filter::confinement;
 
 #[test]
 fn the_initializer_is_confined_before_it_speaks_to_anybody() {

@@ -1,4 +1,5 @@
-//! [`passes`]: a seccomp filter, run by hand: every call, whatever this kernel has.
+//! [`passes`]: a seccomp filter, run by hand: every call, whatever this kernel has. [`confinement`]:
+//! whether a process has one.
 
 use seccompiler::BpfProgram;
 
@@ -37,3 +38,18 @@ pub fn passes(program: &BpfProgram, call: i64, arguments: [u64; 6]) -> bool {
 
 /// `SECCOMP_RET_ALLOW` of linux/seccomp.h.
 const ALLOW: u32 = 0x7fff_0000;
+
+/// A process's `Seccomp` and `NoNewPrivs`: `["2", "1"]` if it is confined.
+///
+/// # Panics
+///
+/// If there is no such process.
+#[must_use]
+pub fn confinement(pid: u32) -> [String; 2] {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("a process");
+    ["Seccomp:", "NoNewPrivs:"].map(|name| {
+        let line =
+            status.lines().find_map(|line| line.strip_prefix(name)).expect("a kernel's line");
+        line.trim().to_owned()
+    })
+}

@@ -130,8 +130,7 @@ fn push(lab: &Lab, name: &str, directory: &Path) -> Result<String> {
     files.sort();
     let mut layers = Vec::new();
     for file in files {
-        let sum = process::capture(Command::new("sha256sum").arg(&file))?;
-        let digest = format!("sha256:{}", sum.split(' ').next().context("sha256sum")?);
+        let digest = format!("sha256:{}", process::sha256(&file)?);
         fs::hard_link(&file, blobs.join(&digest))?;
         layers.push(format!(
             r#"{{"mediaType":"application/octet-stream","digest":"{digest}","size":{},"annotations":{{"org.opencontainers.image.title":"{}"}}}}"#,

@@ -9,6 +9,7 @@ use std::process::Command;
 
 use anyhow::{Result, bail};
 
+use crate::image;
 use crate::process;
 use crate::setup;
 use crate::world::World;
@@ -35,12 +36,8 @@ impl Podman {
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o1777))?;
         let version = env!("CARGO_PKG_VERSION").to_owned();
         let podman = Self { program: setup::podman()?, dir, version };
-        for (name, program) in [
-            ("sealift-init", "/sealift"),
-            ("sealift-broker", "/sealift-broker"),
-            ("sealift-host", "/sealift-host"),
-            ("sealift-guest", "/sealift-guest"),
-        ] {
+        for (name, program) in image::programs() {
+            let program = &format!("/{program}");
             let archive = archives.join(format!("{name}.tar"));
             process::capture(podman.command().args(["load", "--quiet", "--input"]).arg(archive))?;
             process::capture(podman.run(name, &["--entrypoint", program]).arg("--version"))?;

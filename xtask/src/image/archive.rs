@@ -8,7 +8,7 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use crate::process;
 
@@ -117,7 +117,7 @@ impl Archive {
     pub(super) fn layer(&mut self, tree: &Tree) -> Result<()> {
         let (plain, packed) = (self.dir.join("layer.tar"), self.dir.join("layer.tar.gz"));
         process::run(&mut tar(&tree.0, &plain)?)?;
-        let difference = sha256(&plain)?;
+        let difference = process::sha256(&plain)?;
         let mut gzip = Command::new("gzip");
         process::run(gzip.env_remove("GZIP").args(["--no-name", "-9"]).arg(&plain))?;
         let blob = self.blob("layer.v1.tar+gzip", &packed)?;
@@ -173,7 +173,7 @@ impl Archive {
 
     /// Takes a file in.
     fn blob(&self, kind: &'static str, path: &Path) -> Result<Blob> {
-        let (digest, size) = (sha256(path)?, fs::metadata(path)?.len());
+        let (digest, size) = (process::sha256(path)?, fs::metadata(path)?.len());
         let stored = self.dir.join("blobs/sha256").join(&digest);
         fs::rename(path, &stored)?;
         fs::set_permissions(stored, fs::Permissions::from_mode(0o644))?;
@@ -188,12 +188,6 @@ pub(super) fn architecture() -> &'static str {
         "aarch64" => "arm64",
         other => other,
     }
-}
-
-/// SHA-256 of a file, hex.
-pub(super) fn sha256(path: &Path) -> Result<String> {
-    let said = process::capture(Command::new("sha256sum").arg("--binary").arg(path))?;
-    Ok(said.split(' ').next().context("sha256sum said nothing")?.to_owned())
 }
 
 /// An archive of what is in `tree`.
@@ -236,7 +230,7 @@ mod tests {
         let mut archive = Archive::new(dir.join("layout")).unwrap();
         archive.layer(&tree).unwrap();
         let (digest, _) = archive.write(&CONFIG, &dir.join("image.tar")).unwrap();
-        let whole = sha256(&dir.join("image.tar")).unwrap();
+        let whole = process::sha256(&dir.join("image.tar")).unwrap();
         fs::remove_dir_all(dir).unwrap();
         (digest, whole)
     }

@@ -128,7 +128,7 @@ impl Source {
                 format!(r#"{{"name":"{name}","digest":{{"sha256":"{digest}"}}}}"#)
             })
             .collect();
-        let lock = super::archive::sha256(&root().join("Cargo.lock"))?;
+        let lock = process::sha256(&root().join("Cargo.lock"))?;
         // Of what is in no commit, nobody can say where it came from.
         let source = match self.revision.strip_suffix("-dirty") {
             Some(_) => String::new(),

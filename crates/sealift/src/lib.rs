@@ -27,6 +27,7 @@ mod signature;
 pub mod source;
 mod stop;
 pub mod transfer;
+mod width;
 
 use std::ffi::OsString;
 use std::path::Path;

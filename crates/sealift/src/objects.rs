@@ -120,7 +120,8 @@ impl Objects<'_> {
             if attempt > self.limits.retries || !error.is_transient() {
                 return Err(error);
             }
-            tokio::time::sleep(backoff.next_delay()).await;
+            let wish = error.overload().unwrap_or_default();
+            tokio::time::sleep(backoff.next_delay(wish)).await;
         }
     }
 }

@@ -17,8 +17,8 @@ impl Backoff {
         Self { bound: FIRST }
     }
 
-    /// The next delay.
-    pub fn next_delay(&mut self) -> Duration {
+    /// The next delay, and not less than `wish`: what the server asked for.
+    pub fn next_delay(&mut self, wish: Duration) -> Duration {
         let mut random = [0; 4];
         // Without randomness the delay is the whole bound: later, never sooner.
         let fraction = match aws_lc_rs::rand::fill(&mut random) {
@@ -27,7 +27,7 @@ impl Backoff {
         };
         let delay = self.bound.mul_f64(fraction);
         self.bound = (self.bound * 2).min(LONGEST);
-        delay
+        delay.max(wish)
     }
 }
 

@@ -29,6 +29,7 @@ use crate::code::Code;
 use crate::failure::Failure;
 use crate::progress::Progress;
 use crate::retry::Backoff;
+use crate::width::Width;
 
 /// Segments in one ranged request: 8 MiB.
 const PIECE_SEGMENTS: u32 = 8;
@@ -152,7 +153,7 @@ pub fn plain_segments(bytes: u64) -> u32 {
 /// How patient a transfer is, and how wide.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// Requests in flight.
+    /// Most requests in flight; fewer while the store cannot bear as many ([`crate::width`]).
     pub workers: usize,
     /// Attempts at one piece that bring nothing new, before giving up.
     pub retries: u32,
@@ -222,7 +223,8 @@ pub async fn run(
     let workers = workers.max(1);
     let whole = matches!(sink, Sink::InOrder(_));
     let queue = Mutex::new(Queue::new(&items, workers, whole));
-    let transfer = Arc::new(Transfer { store, items, sink, limits, progress, queue });
+    let width = Width::new(workers);
+    let transfer = Arc::new(Transfer { store, items, sink, limits, progress, queue, width });
     let mut tasks = tokio::task::JoinSet::new();
     for _ in 0..workers {
         tasks.spawn(work(Arc::clone(&transfer)));
@@ -250,6 +252,7 @@ struct Transfer {
     limits: Limits,
     progress: Arc<Progress>,
     queue: Mutex<Queue>,
+    width: Width,
 }
 
 async fn work(transfer: Arc<Transfer>) -> Result<(), Failure> {
@@ -271,10 +274,11 @@ impl Transfer {
         let mut next = piece.first;
         while let Some(run) = self.missing(piece, next) {
             next = run.start;
-            let failure = match self.attempt(item, &mut out, &mut next, run.end, buffer).await {
+            let (failure, wish) = match self.turn(item, &mut out, &mut next, run.end, buffer).await
+            {
                 Ok(()) => continue,
                 Err(Interruption::Final(failure)) => return Err(failure),
-                Err(Interruption::Transient(failure)) => failure,
+                Err(Interruption::Transient(failure, wish)) => (failure, wish),
             };
             if next > run.start {
                 fruitless = 0;
@@ -285,7 +289,7 @@ impl Transfer {
                 return Err(failure.at(format!("gave up after {fruitless} attempts")));
             }
             self.progress.retried();
-            let delay = backoff.next_delay();
+            let delay = backoff.next_delay(wish.unwrap_or_default());
             tracing::warn!(
                 object = %item.object,
                 segment = next,
@@ -307,6 +311,26 @@ impl Transfer {
         let start = (from..piece.end).find(|segment| !done(segment))?;
         let end = (start..piece.end).find(done).unwrap_or(piece.end);
         Some(start..end)
+    }
+
+    /// One attempt when the source can bear another request, which learns from how it went.
+    async fn turn(
+        &self,
+        item: &Item,
+        out: &mut Output,
+        next: &mut u32,
+        end: u32,
+        buffer: &mut Vec<u8>,
+    ) -> Result<(), Interruption> {
+        let turn = self.width.enter().await;
+        let result = self.attempt(item, out, next, end, buffer).await;
+        match &result {
+            Ok(()) => turn.went_well(),
+            Err(Interruption::Transient(_, Some(wish))) => turn.was_too_much(*wish),
+            // Says nothing about the source's strength.
+            Err(_) => {}
+        }
+        result
     }
 
     /// One request for segments `*next..end`; `*next` counts up with every segment written.
@@ -426,23 +450,29 @@ struct Output {
 
 /// Why an attempt ended early.
 enum Interruption {
-    /// The network or the store: worth another attempt.
-    Transient(Failure),
+    /// The network or the store: worth another attempt. Where the store is asked for too much,
+    /// how long it wants to be left alone.
+    Transient(Failure, Option<Duration>),
     /// Not authentic, not writable, not allowed, not there.
     Final(Failure),
 }
 
 impl From<store::Error> for Interruption {
     fn from(error: store::Error) -> Self {
-        if error.is_transient() { Self::Transient(error.into()) } else { Self::Final(error.into()) }
+        match error.is_transient() {
+            true => {
+                let wish = error.overload();
+                Self::Transient(error.into(), wish)
+            }
+            false => Self::Final(error.into()),
+        }
     }
 }
 
 fn slow(item: &Item, limit: Duration) -> Interruption {
-    Interruption::Transient(
-        Failure::new(Code::Network, format!("one segment took over {} s", limit.as_secs()))
-            .at(&item.object),
-    )
+    let what = format!("one segment took over {} s", limit.as_secs());
+    let failure = Failure::new(Code::Network, what).at(&item.object);
+    Interruption::Transient(failure, Some(Duration::ZERO))
 }
 
 /// Bytes of one segment's range; at most [`SEGMENT_BYTES`].

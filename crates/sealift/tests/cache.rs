@@ -7,10 +7,11 @@ mod common;
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use common::{
-    RESOURCE, Sealed, copy_tree, model_tree, refuse, seal, sealift, succeed, text, tree, write_tree,
+    RESOURCE, Sealed, SmallTmpfs, copy_tree, model_tree, refuse, seal, sealift, succeed, text,
+    tree, write_tree,
 };
 use sealift::code::Code;
 
@@ -105,6 +106,37 @@ fn what_is_no_bundle_or_another_one_than_asked_for_is_not_cached() {
         write_tree(&changed, &[(change, b"of another length")]);
         nothing(text(&changed), Code::Tampered);
     }
+}
+
+/// A Job that is started twice: the second finds all that the first brought.
+#[test]
+fn of_two_runs_into_one_directory_one_waits() {
+    let sealed = Sealed::small();
+    let node = sealed.dir.path().join("node");
+    std::fs::create_dir(&node).unwrap();
+    let other = std::fs::File::open(&node).unwrap();
+    rustix::fs::flock(&other, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let late = refuse(cache(text(&sealed.bundle), &node).args(["--timeout", "1"]), Code::Publish);
+    assert!(late.contains("another run"), "{late}");
+    assert!(tree(&node).is_empty());
+
+    let mut waiting = cache(text(&sealed.bundle), &node);
+    let waiting = waiting.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    assert!(tree(&node).is_empty(), "it waits");
+    drop(other);
+    assert!(waiting.wait_with_output().unwrap().status.success());
+    assert!(tree(&node) == tree(&sealed.bundle));
+}
+
+#[test]
+fn a_directory_without_room_is_refused_before_the_first_object() {
+    let sealed = Sealed::small();
+    let node = sealed.dest("node");
+    let Some(_mounted) = SmallTmpfs::mount(&node) else { return };
+    let line = refuse(&mut cache(text(&sealed.bundle), &node), Code::TooSmall);
+    assert!(line.contains("are missing here"), "{line}");
+    assert!(tree(&node).is_empty());
 }
 
 #[test]

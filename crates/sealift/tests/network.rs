@@ -6,7 +6,7 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::{RESOURCE, Sealed, model_tree, open, open_edited, refused_untouched, text, tree};
 use sealift::code::Code;
@@ -37,6 +37,20 @@ fn fetch(
     all.extend(["--key-file", text(&sealed.key)]);
     all.extend(flags);
     open(&[(SOURCE, dest)], &all)
+}
+
+/// Each object's first request is refused until later.
+#[test]
+fn a_busy_store_is_left_alone_for_as_long_as_it_asks() {
+    let sealed = Sealed::tiny();
+    let server = serve(&sealed);
+    server.plan(|seen| {
+        let first = seen.object.ends_with(".sealed") && seen.nth == 0;
+        first.then_some(Fault::Busy { after: 1 })
+    });
+    let began = Instant::now();
+    fetch(&sealed, &server, &sealed.dest("dest"), &[]).unwrap();
+    assert!(began.elapsed() >= Duration::from_secs(1));
 }
 
 /// At every offset of every object: the connection is cut or reset, or the body turns to garbage,

@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use common::{
-    RESOURCE, Sealed, copy_tree, keygen, open, open_as, refused_untouched, seal, text, tree,
-    write_tree,
+    RESOURCE, Sealed, SmallTmpfs, copy_tree, keygen, open, open_as, refused_untouched, seal, text,
+    tree, write_tree,
 };
 use sealift::code::Code;
 use sealift::opening::Accept;
@@ -288,23 +288,11 @@ fn destinations_on_disk_too_small_or_in_use_are_refused() {
     let before = tree(&used);
     refused_untouched(sealed.open(bundle, &used), Code::Publish, &used, &before);
 
-    if !rustix::process::geteuid().is_root() {
-        testkit::skip("the destination that is too small, since mounting needs root");
-        return;
-    }
     let small = sealed.dest("small");
-    let mounted = std::process::Command::new("mount")
-        .args(["-t", "tmpfs", "-o", "size=1m", "tmpfs", text(&small)])
-        .status()
-        .unwrap();
-    if !mounted.success() {
-        testkit::skip("the destination that is too small, since mount is not allowed here");
-        return;
-    }
+    let Some(mounted) = SmallTmpfs::mount(&small) else { return };
     let result = sealed.open(bundle, &small);
     let left = tree(&small);
-    let unmounted = std::process::Command::new("umount").arg(&small).status().unwrap();
-    assert!(unmounted.success());
+    drop(mounted);
     let failure = result.unwrap_err();
     assert_eq!(failure.code(), Code::TooSmall, "{failure}");
     assert!(left.is_empty(), "{left:?}");

@@ -5,11 +5,16 @@
 //! transport checks before opendal sees them.
 
 use std::ops::Range;
+use std::time::Duration;
 
-use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, ETAG};
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, ETAG, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, StatusCode};
 
 use crate::{Error, ObjectMeta};
+
+/// A server that wants to be left alone for longer is asked again all the same: hubs give a window
+/// of five minutes, and who waits has a deadline of his own.
+const AFTER_MAX: Duration = Duration::from_secs(300);
 
 /// What a GET asked for.
 #[derive(Debug, Clone, Default)]
@@ -83,7 +88,7 @@ pub(crate) fn refusal(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> E
         }
         (412, _) => Error::Changed { object },
         (408 | 425 | 429, _) | (_, "SlowDown" | "RequestTimeout" | "OperationAborted") => {
-            Error::Unavailable { object, status: status.as_u16() }
+            Error::Unavailable { object, status: status.as_u16(), after: after(headers) }
         }
         (401 | 403 | 407, _) | (_, "ExpiredToken" | "InvalidToken" | "InvalidAccessKeyId") => {
             let code =
@@ -94,10 +99,19 @@ pub(crate) fn refusal(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> E
             Error::Unsupported { object, what: "the server does not support this request" }
         }
         (416, _) => Error::protocol("the object ends before the range that was asked for"),
-        (500..=599, _) => Error::Unavailable { object, status: status.as_u16() },
+        (500..=599, _) => {
+            Error::Unavailable { object, status: status.as_u16(), after: after(headers) }
+        }
         (status, "") => Error::protocol(format!("the server answered HTTP {status}")),
         (status, code) => Error::protocol(format!("the server answered HTTP {status} {code}")),
     }
+}
+
+/// `Retry-After` in seconds (RFC 9110, 10.2.3), at most [`AFTER_MAX`]; not as a date, which would
+/// need two clocks to agree.
+pub(crate) fn after(headers: &HeaderMap) -> Duration {
+    let seconds = text(headers, &RETRY_AFTER).and_then(|seconds| seconds.parse::<u32>().ok());
+    Duration::from_secs(seconds.unwrap_or_default().into()).min(AFTER_MAX)
 }
 
 fn wrong_region(headers: &HeaderMap, body: &[u8]) -> String {
@@ -229,6 +243,22 @@ mod tests {
         let region =
             refused(400, "<Code>AuthorizationHeaderMalformed</Code><Region>eu-west-1</Region>");
         assert!(matches!(&region, Error::Usage { what } if what.contains("eu-west-1")), "{region}");
+    }
+
+    #[test]
+    fn the_wish_to_be_left_alone_is_kept_within_reason() {
+        for (wish, seconds) in
+            [("7", 7), ("0", 0), ("4294967295", 300), ("4294967296", 0), ("-1", 0), ("", 0)]
+        {
+            let error =
+                refusal(StatusCode::TOO_MANY_REQUESTS, &headers(&[("retry-after", wish)]), b"");
+            assert_eq!(error.overload(), Some(Duration::from_secs(seconds)), "{wish}");
+        }
+        let date = headers(&[("retry-after", "Fri, 31 Dec 1999 23:59:59 GMT")]);
+        let error = refusal(StatusCode::SERVICE_UNAVAILABLE, &date, b"");
+        assert_eq!(error.overload(), Some(Duration::ZERO));
+        let error = refusal(StatusCode::FORBIDDEN, &headers(&[("retry-after", "7")]), b"");
+        assert_eq!(error.overload(), None);
     }
 
     #[test]

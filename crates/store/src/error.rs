@@ -18,6 +18,7 @@
 use std::error::Error as StdError;
 use std::iter::successors;
 use std::sync::Arc;
+use std::time::Duration;
 use std::{fmt, io};
 
 /// Why an object could not be read, written or listed.
@@ -51,6 +52,8 @@ pub enum Error {
         object: String,
         /// The HTTP status.
         status: u16,
+        /// How long it wants to be left alone (`Retry-After`); zero if it does not say.
+        after: Duration,
     },
     /// The connection could not be made, or broke.
     #[error("{object}: the connection failed")]
@@ -135,6 +138,17 @@ impl Error {
     #[must_use]
     pub fn is_transient(&self) -> bool {
         matches!(self, Self::Unavailable { .. } | Self::Network { .. } | Self::Timeout { .. })
+    }
+
+    /// `Some` where the server said, or its slowness showed, that it is asked for too much: how long
+    /// to leave it alone at least, zero if it does not say.
+    #[must_use]
+    pub fn overload(&self) -> Option<Duration> {
+        match self {
+            Self::Unavailable { after, .. } => Some(*after),
+            Self::Timeout { .. } => Some(Duration::ZERO),
+            _ => None,
+        }
     }
 
     pub(crate) fn usage(what: impl Into<String>) -> Self {

@@ -176,7 +176,8 @@ impl Hdfs {
         let exception = body.ok().and_then(Result::ok).and_then(|body| exception(&body));
         match exception.as_deref() {
             Some("StandbyException" | "RetriableException") => {
-                Error::Unavailable { object: String::new(), status: status.as_u16() }
+                let (status, after) = (status.as_u16(), answer::after(&headers));
+                Error::Unavailable { object: String::new(), status, after }
             }
             Some("FileNotFoundException") => {
                 Error::NotFound { object: String::new(), bucket: false }

@@ -80,6 +80,11 @@ pub enum Fault {
         /// For instance `SlowDown`; empty for no document.
         code: &'static str,
     },
+    /// 503 `SlowDown`, and when to come again (`Retry-After`).
+    Busy {
+        /// Seconds.
+        after: u32,
+    },
     /// A 302 to this URL or path.
     Redirect {
         /// The `Location` header.

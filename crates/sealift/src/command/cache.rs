@@ -3,9 +3,9 @@
 //! KServe's `localModelDownloadJob` runs where nothing may be decrypted: on the host. What can be
 //! known without a key is verified before it is there under its name: the manifest's form, pins of
 //! the URI, the set of objects, each object's SHA-256. `sealift.json` comes last, so that a bundle is
-//! there as a whole or not at all. What an interrupted run has finished stays, object by object.
+//! there as a whole or not at all. What an interrupted run has finished stays, object by object. Of
+//! several runs into one directory one works, and the others wait for it.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -30,6 +30,9 @@ use crate::progress::{self, Progress, size};
 use crate::retry::Backoff;
 use crate::source::Source;
 use crate::transfer::Limits;
+use crate::width::Width;
+
+mod directory;
 
 /// The byte budget of `init`, so that both behave alike.
 const MEMORY: u64 = 64 << 20;
@@ -89,14 +92,18 @@ async fn cache(args: &Cache, global: &Global, log: &audit::Log) -> Result<Cached
     verify::demanded(&source, &bundle).map_err(at)?;
     objects.check(bundle.claimed()).await.map_err(at)?;
     let manifest = bundle.claimed();
-    vacant(&to, &bundle, &limits).await.map_err(|failure| failure.at(args.dest.display()))?;
+    let at_dest = |failure: Failure| failure.at(args.dest.display());
+    let _alone = directory::alone(&args.dest, limits.total).await.map_err(at_dest)?;
+    directory::vacant(&to, &bundle, &limits).await.map_err(at_dest)?;
+    directory::room(&args.dest, &to, manifest).await.map_err(at_dest)?;
 
     let progress =
         Progress::new("cache", manifest.ciphertext_bytes(), manifest.files.len() as u64, 0);
     let style = if global.quiet { progress::Style::None } else { global.progress };
     let shown = progress::show(&progress, style, global.progress_interval);
     to.remove_unfinished().await?;
-    let copy = Arc::new(Copy { from, to, limits, progress, kept: AtomicU64::new(0) });
+    let width = Width::new(limits.workers);
+    let copy = Arc::new(Copy { from, to, limits, progress, kept: AtomicU64::new(0), width });
     copy.all(&manifest.files).await?;
     drop(shown);
     log.record(Event::ModelCached {
@@ -123,32 +130,6 @@ async fn cache(args: &Cache, global: &Global, log: &audit::Log) -> Result<Cached
     })
 }
 
-/// Nothing may lie in the directory that is not of this bundle: whoever opens it would be refused,
-/// and it is not ours to remove.
-async fn vacant(to: &Store, bundle: &Bundle, limits: &Limits) -> Result<(), Failure> {
-    if !to.location().local_path().is_some_and(Path::exists) {
-        return Ok(());
-    }
-    let there = Objects { store: to, limits };
-    let advice = "A cache holds one bundle: empty the directory, or give the new one its own";
-    if let Some(json) = there.manifest().await?
-        && !Bundle::parse(&json).is_ok_and(|other| other.digest() == bundle.digest())
-    {
-        return Err(Failure::new(Code::Publish, "it holds another bundle").hint(advice));
-    }
-    let ours =
-        |name: &String| bundle.claimed().files.iter().any(|file| file.path.object() == *name);
-    let listed = there.list().await?.unwrap_or_default();
-    match listed.keys().find(|name| !ours(name)) {
-        Some(name) => Err(Failure::new(
-            Code::Publish,
-            format!("it holds {name}, which is not of this bundle"),
-        )
-        .hint(advice)),
-        None => Ok(()),
-    }
-}
-
 /// Objects on their way.
 struct Copy {
     from: Store,
@@ -156,6 +137,7 @@ struct Copy {
     limits: Limits,
     progress: Arc<Progress>,
     kept: AtomicU64,
+    width: Width,
 }
 
 impl Copy {
@@ -214,9 +196,16 @@ impl Copy {
         let (mut backoff, mut fruitless, mut at) = (Backoff::new(), 0, 0);
         while at < bytes {
             let before = at;
+            let turn = self.width.enter().await;
             let Err(error) = self.attempt(object, &mut at, bytes, writer, &mut hash).await else {
+                turn.went_well();
                 break;
             };
+            let wish = error.overload();
+            match wish {
+                Some(wish) => turn.was_too_much(wish),
+                None => drop(turn),
+            }
             if at > before {
                 (backoff, fruitless) = (Backoff::new(), 0);
             }
@@ -225,7 +214,7 @@ impl Copy {
                 return Err(error.into());
             }
             self.progress.retried();
-            tokio::time::sleep(backoff.next_delay()).await;
+            tokio::time::sleep(backoff.next_delay(wish.unwrap_or_default())).await;
         }
         let mut found = [0; 32];
         found.copy_from_slice(hash.finish().as_ref());

@@ -246,3 +246,25 @@ fn assert_memory_is_bounded(failure: &Failure) {
     let threads = std::thread::available_parallelism().unwrap().get();
     assert!(peak_kib <= BUDGET_KIB * (threads + 1), "{peak_kib} KiB at most after: {failure}");
 }
+
+/// A tmpfs of 1 MiB on a directory, until it is dropped.
+pub(crate) struct SmallTmpfs(PathBuf);
+
+impl SmallTmpfs {
+    /// `None`, said aloud, where nothing can be mounted.
+    pub(crate) fn mount(dir: &Path) -> Option<Self> {
+        let mount = ["-t", "tmpfs", "-o", "size=1m", "tmpfs", text(dir)];
+        let mounted = rustix::process::geteuid().is_root()
+            && Command::new("mount").args(mount).status().unwrap().success();
+        if !mounted {
+            testkit::skip("the place that is too small, since mounting is not allowed here");
+        }
+        mounted.then(|| Self(dir.to_owned()))
+    }
+}
+
+impl Drop for SmallTmpfs {
+    fn drop(&mut self) {
+        assert!(Command::new("umount").arg(&self.0).status().unwrap().success());
+    }
+}

@@ -115,8 +115,10 @@ impl HttpTransport for Transport {
                 Err(error)
                     if repeats && attempt < PART_ATTEMPTS_MAX && failure(&error).is_transient() =>
                 {
-                    tracing::debug!(attempt, error = %failure(&error), "a part is sent again");
-                    tokio::time::sleep(PART_BACKOFF * 4_u32.pow(attempt - 1)).await;
+                    let error = failure(&error);
+                    tracing::debug!(attempt, %error, "a part is sent again");
+                    let wish = error.overload().unwrap_or_default();
+                    tokio::time::sleep(wish.max(PART_BACKOFF * 4_u32.pow(attempt - 1))).await;
                     attempt += 1;
                 }
                 result => return result,

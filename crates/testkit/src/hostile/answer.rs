@@ -33,6 +33,10 @@ impl Body {
 pub(super) fn answer(shared: &Shared, seen: &Seen, body: Bytes, fault: Option<&Fault>) -> Answer {
     match fault {
         Some(Fault::Status { status, code }) => return refusal(*status, code),
+        Some(Fault::Busy { after }) => {
+            let headers = vec![("Retry-After", after.to_string())];
+            return Answer { headers, ..refusal(503, "SlowDown") };
+        }
         Some(Fault::Redirect { to }) => {
             return Answer {
                 status: 302,

@@ -75,7 +75,13 @@ impl Reader {
                         return Err(io::Error::other(error));
                     }
                     tracing::warn!(object = %self.object.name, %error, attempt, "reading on");
-                    std::thread::sleep(backoff.next_delay());
+                    let delay = backoff.next_delay(error.overload().unwrap_or_default());
+                    self.runtime.block_on(async {
+                        tokio::select! {
+                            () = tokio::time::sleep(delay) => {}
+                            _ = stopped.changed() => {}
+                        }
+                    });
                 }
                 None => return Err(io::Error::other("not finished in time, or stopped")),
             }

@@ -17,6 +17,7 @@ pub use self::secret::{
     AudienceArgs, Item, ItemSource, Notice, PodArgs, Secret, SecretInspect, SecretKeygen,
     SecretPut, SecretSeal, SecretSync, SecretUnseal, SignerArgs,
 };
+use crate::opening::Accept;
 use crate::progress;
 
 mod remote;
@@ -203,12 +204,9 @@ pub struct Init {
     /// Pairs of a source URI and a destination directory, as KServe passes them
     #[arg(value_name = "SRC DEST", required = true, num_args = 2..)]
     pub pairs: Vec<String>,
-    /// Open upstream's *.jwe files too: no protection against swapped, missing or old files
-    #[arg(long, env = "SEALIFT_ACCEPT_JWE")]
-    pub accept_jwe: bool,
-    /// Open encrypted container images too (ocicrypt): name them by their digest, since nothing else says which layers belong together
-    #[arg(long, env = "SEALIFT_ACCEPT_ENCRYPTED_IMAGES")]
-    pub accept_encrypted_images: bool,
+    /// What opens besides bundles
+    #[command(flatten)]
+    pub accept: AcceptArgs,
     /// Refuse plain models. Only `false` allows them, and only while CONFIDENTIAL_ENABLED is unset or false
     #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set, env = "SEALIFT_REQUIRE_SEALED")]
     pub require_sealed: bool,
@@ -255,9 +253,30 @@ pub struct Open {
     /// A directory in memory (tmpfs)
     #[arg(value_name = "DEST")]
     pub dest: PathBuf,
+    /// What opens besides bundles
+    #[command(flatten)]
+    pub accept: AcceptArgs,
     /// What opening needs
     #[command(flatten)]
     pub opening: Opening,
+}
+
+/// What is encrypted in other ways than a bundle, with the weaker promises of its format.
+#[derive(Debug, Clone, Args)]
+pub struct AcceptArgs {
+    /// Open upstream's *.jwe files too: no protection against swapped, missing or old files
+    #[arg(long, env = "SEALIFT_ACCEPT_JWE")]
+    pub accept_jwe: bool,
+    /// Open encrypted container images too (ocicrypt): name them by their digest, since nothing else says which layers belong together
+    #[arg(long, env = "SEALIFT_ACCEPT_ENCRYPTED_IMAGES")]
+    pub accept_encrypted_images: bool,
+}
+
+impl AcceptArgs {
+    /// Nothing plain.
+    pub fn sealed(&self) -> Accept {
+        Accept::Sealed { jwe: self.accept_jwe, images: self.accept_encrypted_images }
+    }
 }
 
 /// `sealift cache`

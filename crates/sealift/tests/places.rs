@@ -7,6 +7,7 @@ mod common;
 use std::path::Path;
 use std::process::Command;
 
+use common::broker::Broker;
 use common::{RESOURCE, Sealed, model_tree, refuse, sealift, succeed, text, tree};
 use sealift::code::Code;
 use testkit::clouds::{Azurite, GcsEmulator};
@@ -783,6 +784,16 @@ fn an_encrypted_image_opens_with_its_key_and_under_its_digest() {
     assert!(found["w.bin"] == large.as_bytes() && found["a"] == b"a");
     let recorded = std::fs::read_to_string(audit).unwrap();
     assert!(recorded.contains(RESOURCE) && !recorded.contains(&hex::encode(&kek)), "{recorded}");
+
+    // By hand, with the key from a real broker.
+    let broker = Broker::start(sealed.dir.path());
+    succeed(&mut broker.key("put", RESOURCE, &["--key-file", text(&sealed.key)]));
+    let url = broker.url();
+    let dest = sealed.dest("by-hand");
+    let mut by_hand = sealift();
+    by_hand.args(["open", &format!("{place}@{digest}"), text(&dest), accept, "--insecure-dev"]);
+    succeed(by_hand.args(["--resource-id", RESOURCE, "--kbs-url", &url]));
+    assert!(model_tree(&dest) == found);
 
     let refused = |digest: &str, more: &[&str], code: Code| {
         let (mut command, dest) = init(digest, "2", more);

@@ -36,7 +36,7 @@ fn accepted(args: &Init, confidential: Option<&str>) -> Result<Accept, Failure> 
     let patterns = Patterns::parse(&args.allow_patterns, &args.ignore_patterns)?;
     Ok(match args.require_sealed || confidential {
         false => Accept::Plain(patterns),
-        true => Accept::Sealed { jwe: args.accept_jwe, images: args.accept_encrypted_images },
+        true => args.accept.sealed(),
     })
 }
 

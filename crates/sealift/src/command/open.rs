@@ -2,7 +2,7 @@
 
 use crate::cli::{Global, Open};
 use crate::failure::Failure;
-use crate::opening::{self, Accept, Target};
+use crate::opening::{self, Target};
 use crate::output::{self, row};
 use crate::progress::size;
 use crate::source::Source;
@@ -12,13 +12,13 @@ pub(crate) async fn run(args: &Open, global: &Global) -> Result<(), Failure> {
     let options = &args.opening;
     let settings = crate::settings::store(&options.store, Some(&options.patience))?;
     let log = super::audit::log_beside_result(&options.audit)?;
-    let outcomes =
-        opening::open_all(&[target], Accept::SEALED_ONLY, options, global, &settings, &log).await?;
+    let accept = args.accept.sealed();
+    let outcomes = opening::open_all(&[target], accept, options, global, &settings, &log).await?;
     output::print(global.output, &outcomes[0], |outcome| {
         let mut rows = vec![
             row([&"destination", &outcome.destination.display()]),
             row([&"model", &outcome.model.as_deref().unwrap_or("-")]),
-            row([&"generation", &outcome.generation.unwrap_or_default()]),
+            row([&"generation", &outcome.generation.map_or("-".to_owned(), |it| it.to_string())]),
             row([&"digest", &outcome.digest]),
             row([&"files", &outcome.files]),
             row([&"size", &size(outcome.bytes)]),

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 
+use crate::arch::Arch;
 use crate::process;
 use crate::promises;
 use crate::setup;
@@ -44,6 +45,7 @@ pub(crate) fn run() -> Result<()> {
         let arguments = ["clippy", "--workspace", "--all-targets", "--locked", "--quiet"];
         passes(cargo().args(arguments).args(["--", "-D", "warnings"]))
     });
+    step("arm64", &|| foreign(Arch::Aarch64));
     step("docs", &|| {
         let arguments = ["doc", "--workspace", "--no-deps", "--locked", "--quiet"];
         passes(cargo().args(arguments).env("RUSTDOCFLAGS", "-D warnings"))
@@ -63,6 +65,19 @@ pub(crate) fn run() -> Result<()> {
 
 fn passes(command: &mut Command) -> Result<Verdict> {
     process::capture(command).map(|_| Verdict::Ok)
+}
+
+/// Lints of the programs for another kind of processor, whose system calls are others.
+fn foreign(arch: Arch) -> Result<Verdict> {
+    let mut lint = cargo();
+    lint.arg("clippy");
+    if let Err(error) = arch.prepare(&mut lint) {
+        return Ok(Verdict::Skipped(format!("no compiler for it: {error:#}")));
+    }
+    for package in ["sealift", "sealift-broker", "sealift-guest", "sealift-host"] {
+        lint.args(["--package", package]);
+    }
+    passes(lint.args(["--locked", "--quiet", "--", "-D", "warnings"]))
 }
 
 /// Known vulnerabilities. Their database comes from the network, which a build machine may not have.

@@ -7,6 +7,7 @@
 //!
 //! `cargo xtask demo images` tells it with the broker and the initializer in containers.
 
+pub(crate) mod arm64;
 mod containers;
 pub(crate) mod volumes;
 
@@ -20,6 +21,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 
 use self::containers::Podman;
+use crate::arch::Arch;
 use crate::image;
 use crate::process;
 use crate::setup;
@@ -62,7 +64,8 @@ pub(crate) fn run(model: Option<&Path>, in_containers: bool) -> Result<()> {
 
     let start = Instant::now();
     let world = World::new("demo", 3 * bytes + (64 << 20), programs)?;
-    let podman = if in_containers { Some(Podman::new(&world, &image::run()?)?) } else { None };
+    let podman =
+        if in_containers { Some(Podman::new(&world, &image::run(Arch::here())?)?) } else { None };
     let (s3, broker) = (String::new(), String::new());
     let mut demo = Demo { world, podman, model, files, bytes, s3, broker };
     demo.start_store(&s3s_fs)?;

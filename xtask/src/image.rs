@@ -11,12 +11,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use self::archive::{Archive, Config, Tree, architecture};
+use self::archive::{Archive, Config, Tree};
 use self::papers::Source;
+use crate::arch::Arch;
 use crate::setup;
 use crate::setup::vm::is_static;
 use crate::vm::guest_program;
-use crate::workspace::{Profile, build, target_dir};
+use crate::workspace::{cargo, release, target_dir};
 
 /// An image: one program, and as whom it runs.
 struct Image {
@@ -68,27 +69,20 @@ pub(crate) fn programs() -> impl Iterator<Item = (&'static str, &'static str)> {
 }
 
 /// Builds all images, says what they are, and gives the directory of their archives, `NAME.tar`.
-pub(crate) fn run() -> Result<PathBuf> {
-    let source = Source::here()?;
-    let building = setup::Doing::new("building the programs without libraries");
-    let programs = build(&["sealift", "sealift-broker", "sealift-host"], Profile::Release)?;
-    building.done();
-    let guest = guest_program()?;
-    let out = target_dir()?.join("image");
+pub(crate) fn run(arch: Arch) -> Result<PathBuf> {
+    let source = Source::here(arch)?;
+    let programs = build(arch)?;
+    let out = target_dir()?.join("image").join(arch.name());
     let base = base(&out.join("base"))?;
     let mut made = Vec::new();
-    for image in &IMAGES {
-        let program = match image.program {
-            "sealift-guest" => guest.clone(),
-            name => programs.join(name),
-        };
-        let (digest, size) = pack(image, &source, &base, &program, &out)?;
+    for (image, (_, program)) in IMAGES.iter().zip(&programs) {
+        let (digest, size) = pack(image, &source, &base, program, &out)?;
         let megabytes = |bytes: u64| bytes as f64 / 1e6;
         println!(
             "{:<15} {digest}  {:5.1} MB to pull, {:5.1} MB unpacked",
             image.name,
             megabytes(size),
-            megabytes(fs::metadata(&program)?.len()),
+            megabytes(fs::metadata(program)?.len()),
         );
         fs::write(
             out.join(format!("{}.cdx.json", image.name)),
@@ -97,9 +91,30 @@ pub(crate) fn run() -> Result<PathBuf> {
         made.push((image.name.to_owned(), digest));
     }
     fs::write(out.join("provenance.json"), source.provenance(&made)?)?;
-    println!("archives, bills of materials and provenance: {}", out.display());
-    println!("linux/{} only: other architectures are built on their own machines", architecture());
+    println!(
+        "linux/{}: archives, bills of materials and provenance: {}",
+        arch.name(),
+        out.display()
+    );
     Ok(out)
+}
+
+/// The images' programs by their names, in the images' order.
+pub(crate) fn build(arch: Arch) -> Result<Vec<(&'static str, PathBuf)>> {
+    let building =
+        setup::Doing::new(format!("building the programs for {} without libraries", arch.name()));
+    let mut build = cargo();
+    // The whole workspace's choice of features, so that every recipe shares what was built.
+    build.args(["build", "--quiet", "--locked", "--workspace"]);
+    build.args(["--bin", "sealift", "--bin", "sealift-broker", "--bin", "sealift-host"]);
+    let programs = release(&mut build, arch)?;
+    building.done();
+    let guest = guest_program(arch)?;
+    let path = |image: &Image| match image.program {
+        "sealift-guest" => guest.clone(),
+        name => programs.join(name),
+    };
+    Ok(IMAGES.iter().map(|image| (image.program, path(image))).collect())
 }
 
 /// What every image has below its program: whom to trust on the web, who is who, and how names are
@@ -116,7 +131,7 @@ fn base(path: &Path) -> Result<Tree> {
 
 /// Mozilla's list as Debian's package `ca-certificates` has it, without what this machine's owner
 /// may have added.
-fn authorities() -> Result<Vec<u8>> {
+pub(crate) fn authorities() -> Result<Vec<u8>> {
     let directory = Path::new("/usr/share/ca-certificates/mozilla");
     let mut paths = fs::read_dir(directory)
         .context("needs the Debian package ca-certificates")?
@@ -154,6 +169,7 @@ fn pack(
         about: image.about,
         entrypoint: &format!("/{}", image.alias.unwrap_or(image.program)),
         user: image.user,
+        arch: source.arch,
         created: &source.created,
         version: &source.version,
         revision: &source.revision,

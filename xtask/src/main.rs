@@ -4,6 +4,7 @@
 //! below the repository (`.venv`, `.tools`), and says so. It depends on nothing but the standard
 //! library, so that the first word of output comes after seconds.
 
+mod arch;
 mod bench;
 mod check;
 mod compare;
@@ -19,6 +20,8 @@ mod world;
 
 use std::process::ExitCode;
 
+use arch::Arch;
+
 const USAGE: &str = "\
 usage: cargo xtask RECIPE
 
@@ -26,11 +29,13 @@ usage: cargo xtask RECIPE
   check                 format, lints, licences, documentation, files
   test                  every test, and the interoperability suites
   compare               upstream's initializer beside ours, and README.md's table of it
-  image                 OCI images, their bills of materials, and what they were built from
+  image [--arch amd64|arm64]
+                        OCI images, their bills of materials, and what they were built from
   demo [MODEL_DIR]      the whole story: seal, upload, attest, open into memory, refuse
   demo images           the same, in containers of the images as a restricted namespace runs them
   demo volumes [--namespaces]
                         a Secret, a ConfigMap and a token, kept current in a virtual machine
+  demo arm64            both stories in short, on an emulated machine of that kind
   bench [--quick] [--size BYTES] [--rounds N] [NAME…]
                         the speed promises as ratios; --quick runs the code, not the clock
 ";
@@ -44,8 +49,13 @@ fn main() -> ExitCode {
         ["check"] => check::run(),
         ["test"] => test::run(),
         ["compare"] => compare::run(),
-        ["image"] => image::run().map(drop),
+        ["image"] => image::run(Arch::here()).map(drop),
+        ["image", "--arch", name] => match Arch::named(name) {
+            Some(arch) => image::run(arch).map(drop),
+            None => Err(anyhow::anyhow!("no such architecture: {name}; amd64 or arm64")),
+        },
         ["demo", "images"] => demo::run(None, true),
+        ["demo", "arm64"] => demo::arm64::run(),
         ["demo", "volumes"] => demo::volumes::run(true),
         ["demo", "volumes", "--namespaces"] => demo::volumes::run(false),
         ["demo"] => demo::run(None, false),

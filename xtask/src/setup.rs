@@ -14,6 +14,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
+use crate::arch::Arch;
 use crate::process;
 use crate::workspace::{cargo, root};
 
@@ -33,7 +34,7 @@ pub(crate) fn all(bench: bool) -> Result<()> {
     // Without it the tests have something else, and say so.
     match vm::machine() {
         Ok(vm::Machine { qemu, vhost_device_vsock, kernel }) => {
-            ready.extend([qemu, vhost_device_vsock, kernel, vm::busybox()?]);
+            ready.extend([qemu, vhost_device_vsock, kernel, vm::busybox(Arch::here())?]);
         }
         Err(why) => println!("not ready: a virtual machine: {why:#}"),
     }
@@ -214,6 +215,17 @@ pub(crate) fn cargo_deny() -> Result<PathBuf> {
 /// The bench's peer from the age family.
 pub(crate) fn rage() -> Result<PathBuf> {
     cargo_program("rage", "0.12.1", &[])
+}
+
+/// A C compiler for another processor, with its libraries, and Rust's own.
+pub(crate) fn compiler(arch: Arch) -> Result<()> {
+    if process::which(&arch.compiler()).is_none() {
+        // The C library first: the compiler alone is what this function looks for.
+        debian_package(&format!("libc6-dev-{}-cross", arch.name()))?;
+        debian_package(&format!("gcc-{}-linux-gnu", arch.machine().replace('_', "-")))?;
+    }
+    let mut add = Command::new("rustup");
+    process::capture(add.args(["target", "add", &arch.target()])).map(drop)
 }
 
 fn debian_program(program: &str, package: &str) -> Result<PathBuf> {

@@ -3,8 +3,8 @@
 //! for the guest and one for the container in it: see [`Console`].
 
 mod console;
-mod image;
-mod machine;
+pub(crate) mod image;
+pub(crate) mod machine;
 mod namespaces;
 mod relay;
 
@@ -15,6 +15,7 @@ use anyhow::{Result, bail};
 pub(crate) use self::console::Console;
 use self::image::Files;
 pub(crate) use self::relay::Relay;
+use crate::arch::Arch;
 use crate::setup;
 use crate::setup::vm::{Machine, busybox, is_static, machine};
 use crate::workspace::{cargo, release};
@@ -49,7 +50,7 @@ impl Kind {
     /// The best one, after installing what it needs. `machines` are out of the question if false.
     pub(crate) fn find(machines: bool) -> Result<Self> {
         let missing = match machines {
-            true => match machine().and_then(|machine| busybox().map(|_| machine)) {
+            true => match machine().and_then(|machine| busybox(Arch::here()).map(|_| machine)) {
                 Ok(machine) => return Ok(Self::Machine(machine)),
                 Err(why) => format!("{why:#}"),
             },
@@ -64,7 +65,7 @@ impl Kind {
     /// Starts a guest of this kind, with the [agent](guest_program) in it, which may not listen yet.
     pub(crate) fn start(&self, world: &mut World, agent: &Path) -> Result<Guest> {
         let mut files = Files::new();
-        files.program("bin/busybox", &busybox()?)?;
+        files.program("bin/busybox", &busybox(Arch::here())?)?;
         files.program("bin/sealift-guest", agent)?;
         files.script("init", include_str!("../../tests/vm/init"));
         files.script("container", include_str!("../../tests/vm/container"));
@@ -77,12 +78,12 @@ impl Kind {
 }
 
 /// The guest's agent, as it is released: without libraries, since the guest has none.
-pub(crate) fn guest_program() -> Result<PathBuf> {
+pub(crate) fn guest_program(arch: Arch) -> Result<PathBuf> {
     let building = setup::Doing::new("building sealift-guest");
     let mut build = cargo();
     // Alone, so that nothing of it is there for the sake of another program.
     build.args(["build", "--quiet", "--locked", "--package", "sealift-guest"]);
-    let program = release(&mut build)?.join("sealift-guest");
+    let program = release(&mut build, arch)?.join("sealift-guest");
     if !is_static(&program)? {
         bail!("{} needs a loader and libraries", program.display());
     }

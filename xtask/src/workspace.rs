@@ -6,6 +6,7 @@ use std::sync::OnceLock;
 
 use anyhow::{Context, Result};
 
+use crate::arch::Arch;
 use crate::process;
 
 /// The repository's root.
@@ -58,14 +59,14 @@ pub(crate) fn build(programs: &[&str], profile: Profile) -> Result<PathBuf> {
             process::run(&mut command)?;
             Ok(target_dir()?.join("debug"))
         }
-        Profile::Release => release(&mut command),
+        Profile::Release => release(&mut command, Arch::here()),
     }
 }
 
 /// Runs a `cargo build` whose programs are to be what users get: optimised, without libraries, and
 /// the same bytes wherever the repository lies. Gives the directory that holds them.
-pub(crate) fn release(build: &mut Command) -> Result<PathBuf> {
-    let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+pub(crate) fn release(build: &mut Command, arch: Arch) -> Result<PathBuf> {
+    let target = arch.target();
     let cargo_home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
     let cargo_home = match cargo_home {
         Some(home) => home,
@@ -75,10 +76,10 @@ pub(crate) fn release(build: &mut Command) -> Result<PathBuf> {
     let renamed =
         |option: &str| paths.map(|(from, to)| format!("{option}={}={to}", from.display()));
     let rust = renamed("--remap-path-prefix").join(" ");
-    build
-        // Said even though it is this machine's own: flags are then for the program alone, and not
-        // for build scripts, and the program gets a directory of its own.
-        .args(["--release", "--target", &target])
+    // The target is said even though it is this machine's own: flags are then for the program alone,
+    // and not for build scripts, and the program gets a directory of its own.
+    arch.prepare(build)?
+        .arg("--release")
         .env("RUSTFLAGS", format!("-C target-feature=+crt-static {rust}"))
         // The C of the cryptography names its files in its errors.
         .env(

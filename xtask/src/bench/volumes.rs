@@ -17,6 +17,7 @@ use super::kernel::{cpu_seconds, memory_mib, peak_mib, resident_mib, voluntary_s
 use super::lab::{Lab, same_files, size};
 use super::sample::{Sample, median, ratio};
 use super::{Bar, Line};
+use crate::arch::Arch;
 use crate::process;
 use crate::vm::guest_program;
 use crate::workspace::{Profile, build};
@@ -66,7 +67,7 @@ fn line(what: &str, measured: f64, unit: &'static str, bar: Bar) -> Line {
 pub(super) fn volumes(lab: &mut Lab) -> Result<Vec<Line>> {
     build(&["sealift-host", "kubelet"], Profile::Release)?;
     // Not as the workspace builds it, where other crates' choices add to its own.
-    let agent = guest_program()?;
+    let agent = guest_program(Arch::here())?;
     println!(
         "Kata's sequences are emulated: its runtimes' calls, order, triggers and timers, against a \
          kata-agent of ours that does with files what Kata's does. Neither Kata's own code nor a \

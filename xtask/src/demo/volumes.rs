@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 
 use self::story::Story;
+use crate::arch::Arch;
 use crate::setup;
 use crate::vm::{Kind, guest_program};
 use crate::workspace::{Profile, build};
@@ -55,7 +56,7 @@ pub(crate) fn play(machines: bool, profile: Profile) -> Result<Place> {
     let building = setup::Doing::new("building sealift-host");
     let programs = build(&[host::PROGRAM], profile)?;
     building.done();
-    let agent = guest_program()?;
+    let agent = guest_program(Arch::here())?;
 
     let start = Instant::now();
     println!(

@@ -10,6 +10,7 @@ use std::process::Command;
 
 use anyhow::Result;
 
+use crate::arch::Arch;
 use crate::process;
 
 /// What a runtime does with an image.
@@ -19,6 +20,7 @@ pub(super) struct Config<'a> {
     pub(super) entrypoint: &'a str,
     /// `uid:gid`.
     pub(super) user: &'a str,
+    pub(super) arch: Arch,
     /// RFC 3339.
     pub(super) created: &'a str,
     pub(super) version: &'a str,
@@ -129,12 +131,12 @@ impl Archive {
     pub(super) fn write(self, config: &Config<'_>, to: &Path) -> Result<(String, u64)> {
         let differences: Vec<_> =
             self.layers.iter().map(|(_, digest)| format!(r#""sha256:{digest}""#)).collect();
-        let Config { name, about, entrypoint, user, created, version, revision } = config;
+        let Config { name, about, entrypoint, user, arch, created, version, revision } = config;
         let config = self.text(
             "config.v1+json",
             &format!(
                 r#"{{"created":"{created}","architecture":"{}","os":"linux","config":{{"User":"{user}","Entrypoint":["{entrypoint}"],"Env":["PATH=/"],"WorkingDir":"/","Labels":{{"org.opencontainers.image.title":"{name}","org.opencontainers.image.description":"{about}","org.opencontainers.image.version":"{version}","org.opencontainers.image.revision":"{revision}","org.opencontainers.image.licenses":"Apache-2.0"}}}},"rootfs":{{"type":"layers","diff_ids":[{}]}}}}"#,
-                architecture(),
+                arch.name(),
                 differences.join(",")
             ),
         )?;
@@ -181,15 +183,6 @@ impl Archive {
     }
 }
 
-/// This machine's, in OCI's words (Go's).
-pub(super) fn architecture() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    }
-}
-
 /// An archive of what is in `tree`.
 fn tar(tree: &Path, to: &Path) -> Result<Command> {
     let mut names =
@@ -215,6 +208,7 @@ mod tests {
         about: "about",
         entrypoint: "/a",
         user: "1:1",
+        arch: Arch::Aarch64,
         created: "1970-01-01T00:00:00Z",
         version: "1",
         revision: "0",

@@ -8,7 +8,9 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
+use crate::arch::Arch;
 use crate::process;
+use crate::setup;
 use crate::workspace::{cargo, root};
 
 /// What all images have in common.
@@ -18,6 +20,8 @@ pub(super) struct Source {
     pub(super) revision: String,
     /// Of the commit, RFC 3339.
     pub(super) created: String,
+    /// What the programs are built for.
+    pub(super) arch: Arch,
     rustc: String,
     /// Debian packages of which something is in the images: name and version.
     debian: Vec<(String, String)>,
@@ -27,7 +31,7 @@ pub(super) struct Source {
 
 impl Source {
     /// This repository, as it lies here.
-    pub(super) fn here() -> Result<Self> {
+    pub(super) fn here(arch: Arch) -> Result<Self> {
         let git = |arguments: &[&str]| {
             let mut git = Command::new("git");
             process::capture(git.current_dir(root()).env("TZ", "UTC").args(arguments))
@@ -41,9 +45,17 @@ impl Source {
             package.trim().rsplit(['@', '#']).next().context("cargo pkgid says no version")?;
         let rustc = process::capture(Command::new("rustc").arg("--version"))?;
         let mut debian = Vec::new();
-        let libgcc = process::capture(Command::new("cc").arg("-print-libgcc-file-name"))?;
+        if arch != Arch::here() {
+            setup::compiler(arch)?;
+        }
+        let mut libgcc = Command::new(arch.compiler());
+        let libgcc = process::capture(libgcc.arg("-print-libgcc-file-name"))?;
         let libgcc = owner(libgcc.trim()).unwrap_or_else(|_| "libgcc-dev".to_owned());
-        for package in ["libc6-dev".to_owned(), libgcc, "ca-certificates".to_owned()] {
+        let libc = match arch == Arch::here() {
+            true => "libc6-dev".to_owned(),
+            false => format!("libc6-dev-{}-cross", arch.name()),
+        };
+        for package in [libc, libgcc, "ca-certificates".to_owned()] {
             let mut query = Command::new("dpkg-query");
             query.args(["--show", "--showformat=${Version}", &package]);
             let version = process::capture(&mut query).unwrap_or_else(|_| "unknown".to_owned());
@@ -53,6 +65,7 @@ impl Source {
             version: version.to_owned(),
             revision: format!("{commit}{dirty}"),
             created: created.to_owned(),
+            arch,
             rustc: rustc.split(' ').nth(1).unwrap_or("unknown").to_owned(),
             debian,
             checksums: checksums(&fs::read_to_string(root().join("Cargo.lock"))?),
@@ -65,6 +78,8 @@ impl Source {
         tree.args([
             "tree",
             "--locked",
+            "--target",
+            &self.arch.target(),
             "--edges",
             "normal,no-proc-macro",
             "--prefix",
@@ -145,8 +160,9 @@ impl Source {
             })
             .collect();
         Ok(format!(
-            r#"{{"_type":"https://in-toto.io/Statement/v1","subject":[{}],"predicateType":"https://slsa.dev/provenance/v1","predicate":{{"buildDefinition":{{"buildType":"urn:sealift:xtask-image:1","externalParameters":{{"recipe":"cargo xtask image","revision":"{}"}},"resolvedDependencies":[{source}{{"name":"Cargo.lock","digest":{{"sha256":"{lock}"}}}},{{"name":"rustc","uri":"pkg:generic/rustc@{}"}}{packages}]}},"runDetails":{{"builder":{{"id":"urn:sealift:local"}}}}}}}}"#,
+            r#"{{"_type":"https://in-toto.io/Statement/v1","subject":[{}],"predicateType":"https://slsa.dev/provenance/v1","predicate":{{"buildDefinition":{{"buildType":"urn:sealift:xtask-image:1","externalParameters":{{"recipe":"cargo xtask image --arch {}","revision":"{}"}},"resolvedDependencies":[{source}{{"name":"Cargo.lock","digest":{{"sha256":"{lock}"}}}},{{"name":"rustc","uri":"pkg:generic/rustc@{}"}}{packages}]}},"runDetails":{{"builder":{{"id":"urn:sealift:local"}}}}}}}}"#,
             subjects.join(","),
+            self.arch.name(),
             self.revision,
             self.rustc,
         ) + "\n")
@@ -188,6 +204,7 @@ mod tests {
             version: String::new(),
             revision: String::new(),
             created: String::new(),
+            arch: Arch::here(),
             rustc: String::new(),
             debian: Vec::new(),
             checksums: checksums(lock),

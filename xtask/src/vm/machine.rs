@@ -12,6 +12,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use super::{Console, Files, Guest};
+use crate::arch::Arch;
 use crate::process;
 use crate::setup::vm::{Machine, busybox};
 use crate::world::World;
@@ -73,7 +74,8 @@ pub(super) fn start(world: &mut World, machine: &Machine, mut files: Files) -> R
     Ok(Guest { control, container, channel, address: ["hvsock:", ":1027"] })
 }
 
-fn kernel_image(kernel: &Path) -> Result<PathBuf> {
+/// The kernel among the files of its package.
+pub(crate) fn kernel_image(kernel: &Path) -> Result<PathBuf> {
     let boot = kernel.join("boot");
     for entry in fs::read_dir(&boot)? {
         let entry = entry?;
@@ -100,7 +102,7 @@ fn find_module(world: &World, machine: &Machine, module: &str) -> Result<PathBuf
     }
     // As Debian packs them from version 13 on.
     let unpacked = world.path(&format!("{name}.ko"));
-    let mut unpack = Command::new(busybox()?);
+    let mut unpack = Command::new(busybox(Arch::here())?);
     let output = process::output(unpack.args(["xz", "-dc"]).arg(&packed))?;
     if !output.status.success() {
         bail!("cannot unpack {}: {}", packed.display(), process::said(&output));

@@ -8,6 +8,7 @@ use std::process::Command;
 use anyhow::Result;
 
 use super::{Console, Files, Guest};
+use crate::arch::Arch;
 use crate::process;
 use crate::setup;
 use crate::setup::vm::busybox;
@@ -41,7 +42,7 @@ pub(super) fn why_not() -> Result<Option<String>> {
     if !allowed {
         return Ok(Some("namespaces may not be made here".into()));
     }
-    Ok(busybox().err().map(|why| format!("{why:#}")))
+    Ok(busybox(Arch::here()).err().map(|why| format!("{why:#}")))
 }
 
 pub(super) fn start(world: &mut World, files: &Files) -> Result<Guest> {

@@ -25,7 +25,7 @@ use crate::arch::Arch;
 use crate::image;
 use crate::process;
 use crate::setup;
-use crate::workspace::{Profile, build};
+use crate::workspace::{Profile, build, root};
 use crate::world::{World, free_port};
 
 const RESOURCE: &str = "kbs:///demo/model/key";
@@ -64,8 +64,16 @@ pub(crate) fn run(model: Option<&Path>, in_containers: bool) -> Result<()> {
 
     let start = Instant::now();
     let world = World::new("demo", 3 * bytes + (64 << 20), programs)?;
-    let podman =
-        if in_containers { Some(Podman::new(&world, &image::run(Arch::here())?)?) } else { None };
+    let podman = match in_containers {
+        true => {
+            let images = image::run(Arch::here())?;
+            let mut papers = Command::new(setup::python()?);
+            papers.arg(root().join("tests/interop/check_papers.py")).arg(&images);
+            process::run(&mut papers)?;
+            Some(Podman::new(&world, &images)?)
+        }
+        false => None,
+    };
     let (s3, broker) = (String::new(), String::new());
     let mut demo = Demo { world, podman, model, files, bytes, s3, broker };
     demo.start_store(&s3s_fs)?;

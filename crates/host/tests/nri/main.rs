@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 #![allow(unreachable_pub, reason = "modules of a test program")]
 
+mod containerd;
 mod program;
 mod runtime;
 mod world;

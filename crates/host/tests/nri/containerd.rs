@@ -1,0 +1,241 @@
+//! The program in front of a real containerd with NRI, of each release that is here: pods by the CRI,
+//! containers by runc. Only Kata is played, as far as a node sees it: by a script in front of runc,
+//! and a guest agent of ours beside it.
+
+mod cri;
+mod daemon;
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+
+use cri::{Cri, Sandbox, timed};
+use daemon::{Containerd, IMAGE};
+use rustix::process::Signal;
+use testkit::kubelet::{AtomicWriter, PLUGINS, payload, pod_uid, stamp};
+
+use crate::program::{Program, ask};
+use crate::world::{World, until};
+
+const KATA: &str = "kata-qemu";
+/// What runtimes give to a plugin when nobody says otherwise.
+const PLUGIN_MS: u32 = 2_000;
+
+/// A node: the runtime, the agent, and a guest for all pods.
+struct Node {
+    // In the order in which they end.
+    program: Option<Program>,
+    containerd: Containerd,
+    world: World,
+}
+
+impl Node {
+    fn new(programs: &Path) -> Self {
+        let world = World::new(|_| {});
+        world.guest("guest");
+        world.shim("any", &format!("unix://{}", world.path("front.sock").display()));
+        let containerd = Containerd::start(programs, &world.path("containerd"), PLUGIN_MS);
+        let mut node = Self { program: None, containerd, world };
+        node.front("guest.sock");
+        node.start_program();
+        node
+    }
+
+    /// Starts the agent, and waits until the runtime has told it of all pods.
+    fn start_program(&mut self) {
+        let root = self.world.path("").display().to_string();
+        let flags = ["--nri-guest-root", root.trim_end_matches('/')];
+        let greetings = self.greetings();
+        self.program = Some(Program::start(&self.world, &self.containerd.nri(), &flags));
+        until("registered", || self.greetings() > greetings);
+    }
+
+    /// How often a runtime has introduced itself to the agent.
+    fn greetings(&self) -> usize {
+        let log = fs::read_to_string(self.world.path("host.log")).unwrap_or_default();
+        log.matches("NRI plugin runtime=\"containerd\"").count()
+    }
+
+    /// Which socket all guests are behind.
+    fn front(&self, socket: &str) {
+        let _ = fs::remove_file(self.world.path("front.sock"));
+        symlink(socket, self.world.path("front.sock")).unwrap();
+    }
+
+    fn cri(&self) -> &Cri {
+        &self.containerd.cri
+    }
+
+    /// A volume of each kind.
+    fn volumes(&self, uid: &str) -> Vec<AtomicWriter> {
+        PLUGINS.iter().map(|plugin| self.world.make(uid, plugin, plugin, &["key"])).collect()
+    }
+
+    /// Whether the guest has all that the host has of a pod, as the agent says.
+    fn is_current(&self, uid: &str, volumes: usize) -> bool {
+        let status = ask(&self.world, &["status", "-o", "json", "--pod", uid]);
+        let status = status.unwrap_or_default();
+        status.matches("\"current\": true").count() == volumes
+    }
+
+    fn make(
+        &self,
+        sandbox: &Sandbox,
+        name: &str,
+        volumes: &[AtomicWriter],
+    ) -> Result<String, String> {
+        let targets: Vec<_> = (0..volumes.len()).map(|index| format!("/etc/v{index}")).collect();
+        let pairs = targets.iter().zip(volumes);
+        let mounts: Vec<_> = pairs.map(|(at, volume)| (at.as_str(), volume.target())).collect();
+        self.cri().create(sandbox, IMAGE, name, &mounts)
+    }
+
+    /// Source and options of what is at `/etc/v0` and so on in a container.
+    fn sources(&self, container: &str) -> Vec<(String, Vec<String>)> {
+        let mounts = self.containerd.mounts(container).into_iter();
+        let ours = mounts.filter(|(destination, _, _)| destination.starts_with("/etc/v"));
+        let mut ours: Vec<_> = ours.collect();
+        ours.sort();
+        ours.into_iter().map(|(_, source, options)| (source, options)).collect()
+    }
+
+    fn paths(&self, container: &str) -> Vec<String> {
+        self.sources(container).into_iter().map(|(source, _)| source).collect()
+    }
+
+    /// The revision that a program in a container reads.
+    fn reads(&self, container: &str, volume: usize) -> Option<u64> {
+        let path = format!("/etc/v{volume}/key");
+        let said = self.cri().exec(container, &["/bin/busybox", "cat", &path]);
+        stamp(&said.unwrap())
+    }
+
+    fn of_guest(&self, uid: &str, volume: &str) -> String {
+        let volumes = self.world.path("guest/volumes");
+        format!("/proc/1/root{}/{uid}.{volume}/data", volumes.display())
+    }
+}
+
+fn of_host(volume: &AtomicWriter) -> String {
+    volume.target().display().to_string()
+}
+
+#[test]
+fn containers_of_a_real_containerd_read_the_guests_volumes() {
+    for programs in Containerd::installed() {
+        let node = Node::new(&programs);
+        let uid = pod_uid(1);
+        let volumes = node.volumes(&uid);
+        let (sandbox, running) = timed(|| node.cri().run_pod(&uid, KATA).unwrap());
+        // On their way before there is a container.
+        let ((), committed) =
+            timed(|| until("prefetched", || node.is_current(&uid, volumes.len())));
+        let (container, created) = timed(|| node.make(&sandbox, "app", &volumes).unwrap());
+        let kept = ["rbind", "ro", "nosuid", "nodev"].map(String::from).to_vec();
+        let noexec = [&kept[..], &["noexec".into()]].concat();
+        let wanted = PLUGINS.map(|plugin| {
+            let options = if plugin == "configmap" { &kept } else { &noexec };
+            (node.of_guest(&uid, plugin), options.clone())
+        });
+        assert_eq!(node.sources(&container), wanted);
+        node.cri().start(&container).unwrap();
+        for (index, volume) in volumes.iter().enumerate() {
+            assert_eq!(node.reads(&container, index), Some(1));
+            volume.write(&payload(2, &["key"])).unwrap();
+            until("an update", || node.reads(&container, index) == Some(2));
+        }
+        // A pod of this machine's own is as if there were no plugin.
+        let other = pod_uid(2);
+        let theirs = node.volumes(&other);
+        let sandbox = node.cri().run_pod(&other, "runc").unwrap();
+        let (container, plain) = timed(|| node.make(&sandbox, "app", &theirs).unwrap());
+        let sources: Vec<_> = theirs.iter().map(of_host).collect();
+        assert_eq!(node.paths(&container), sources);
+        assert!(node.is_current(&other, 0));
+        println!(
+            "containerd {}: RunPodSandbox {running:?}, committed {committed:?} later, \
+             CreateContainer {created:?}, without the plugin {plain:?}",
+            node.containerd.version()
+        );
+        for pod in node.cri().pods().unwrap() {
+            node.cri().remove_pod(&pod).unwrap();
+        }
+        until("detached", || node.is_current(&uid, 0));
+    }
+}
+
+#[test]
+fn either_side_of_a_real_runtime_may_restart() {
+    for programs in Containerd::installed() {
+        let mut node = Node::new(&programs);
+        // Made while nobody listens, and told later.
+        node.program = None;
+        let uid = pod_uid(1);
+        let volumes = node.volumes(&uid);
+        let sandbox = node.cri().run_pod(&uid, KATA).unwrap();
+        node.start_program();
+        until("prefetched", || node.is_current(&uid, volumes.len()));
+        let wanted = PLUGINS.map(|plugin| node.of_guest(&uid, plugin));
+        let container = node.make(&sandbox, "app", &volumes).unwrap();
+        assert_eq!(node.paths(&container), wanted);
+        // The runtime goes without a word, and pods go on. The one that it makes before the plugin is
+        // back is an unadjusted one, so it is waited for.
+        let greetings = node.greetings();
+        node.containerd.restart();
+        until("back", || node.greetings() > greetings);
+        let container = node.make(&sandbox, "sidecar", &volumes).unwrap();
+        assert_eq!(node.paths(&container), wanted);
+        // A pod goes away while nobody listens: its volumes leave the guest.
+        node.program = None;
+        node.cri().remove_pod(&sandbox.id).unwrap();
+        fs::remove_dir_all(node.world.path(&format!("kubelet/pods/{uid}"))).unwrap();
+        node.start_program();
+        until("given up", || node.is_current(&uid, 0));
+    }
+}
+
+#[test]
+fn a_real_runtime_refuses_a_container_and_says_why_when_the_guest_has_not_its_volumes() {
+    for programs in Containerd::installed() {
+        let node = Node::new(&programs);
+        let uid = pod_uid(1);
+        let volumes = node.volumes(&uid);
+        // A guest that takes connections and never answers.
+        let deaf = UnixListener::bind(node.world.path("deaf.sock")).unwrap();
+        node.front("deaf.sock");
+        let sandbox = node.cri().run_pod(&uid, KATA).unwrap();
+        let refused = node.make(&sandbox, "app", &volumes).unwrap_err();
+        let says = format!("sealift: {uid}.");
+        assert!(refused.contains(&says) && refused.contains("not current"), "{refused}");
+        // It was in time, or the container would be there; and the plugin still is.
+        drop(deaf);
+        node.front("guest.sock");
+        until("in the guest", || node.is_current(&uid, volumes.len()));
+        let container = node.make(&sandbox, "app", &volumes).unwrap();
+        assert_eq!(node.paths(&container), PLUGINS.map(|plugin| node.of_guest(&uid, plugin)));
+        assert_eq!(node.greetings(), 1, "the plugin was dropped");
+    }
+}
+
+/// What a runtime does with a plugin that is late is why the guest has to refuse the host's paths.
+#[test]
+fn a_real_runtime_drops_a_stalled_plugin_and_makes_the_container_with_the_hosts_paths() {
+    for programs in Containerd::installed() {
+        let node = Node::new(&programs);
+        let uid = pod_uid(1);
+        let volumes = node.volumes(&uid);
+        let sandbox = node.cri().run_pod(&uid, KATA).unwrap();
+        let program = node.program.as_ref().unwrap();
+        program.signal(Signal::STOP);
+        let made = node.make(&sandbox, "app", &volumes);
+        let greetings = node.greetings();
+        program.signal(Signal::CONT);
+        let hosts: Vec<_> = volumes.iter().map(of_host).collect();
+        assert_eq!(node.paths(&made.unwrap()), hosts);
+        // It comes back, and then containers are what they should be.
+        until("back", || node.greetings() > greetings);
+        let container = node.make(&sandbox, "later", &volumes).unwrap();
+        assert_eq!(node.paths(&container), PLUGINS.map(|plugin| node.of_guest(&uid, plugin)));
+    }
+}

@@ -88,6 +88,8 @@ pub(crate) fn environment(tests: &mut Command) -> Result<&mut Command> {
         .env("SEALIFT_AZURITE", setup::azurite()?)
         .env("SEALIFT_REGISTRY", setup::docker_registry()?)
         .env("SEALIFT_SKOPEO", setup::skopeo()?)
+        .env("SEALIFT_CONTAINERD", setup::containerd::search_path()?)
+        .env("SEALIFT_BUSYBOX", setup::vm::busybox()?)
         // What a test needs is here now, so nothing may be skipped for want of it.
         .env("SEALIFT_TEST_STRICT", "1"))
 }

@@ -66,7 +66,22 @@ fn kernel() -> Result<PathBuf> {
 
 /// A Debian package's files, below `.tools`.
 fn unpacked(package: &str) -> Result<PathBuf> {
-    let target = unpacked_dir().join(package);
+    unpacked_as(package, package, |work| {
+        let download = || {
+            let mut download = Command::new("apt-get");
+            process::capture(download.current_dir(work).args(["download", package]))
+        };
+        with_package_lists(download).map(drop)
+    })
+}
+
+/// The same, called `name` there, of what `download` leaves in a directory.
+pub(super) fn unpacked_as(
+    name: &str,
+    package: &str,
+    download: impl FnOnce(&Path) -> Result<()>,
+) -> Result<PathBuf> {
+    let target = unpacked_dir().join(name);
     if target.is_dir() {
         return Ok(target);
     }
@@ -75,13 +90,11 @@ fn unpacked(package: &str) -> Result<PathBuf> {
     }
     let doing = Doing::new(format!("unpacking the Debian package {package} into .tools"));
     // Complete or not there: it gets its name when everything is in it.
-    let work = unpacked_dir().join(format!(".{package}-{}", std::process::id()));
+    let work = unpacked_dir().join(format!(".{name}-{}", std::process::id()));
     fs::create_dir_all(&work)?;
     let files = work.join("files");
-    let download =
-        || process::capture(Command::new("apt-get").current_dir(&work).args(["download", package]));
     let unpack = || -> Result<()> {
-        with_package_lists(download)?;
+        download(&work)?;
         let entries: Vec<_> = fs::read_dir(&work)?.collect::<Result<_, _>>()?;
         let is_archive = |path: &PathBuf| path.extension().is_some_and(|ext| ext == "deb");
         let archive = entries.iter().map(fs::DirEntry::path).find(is_archive);
@@ -102,7 +115,7 @@ fn unpacked_dir() -> PathBuf {
 
 /// Does what needs apt's package lists; where that fails, they may be missing or old: fetches them,
 /// and tries once more.
-fn with_package_lists(attempt: impl Fn() -> Result<String>) -> Result<String> {
+pub(super) fn with_package_lists(attempt: impl Fn() -> Result<String>) -> Result<String> {
     match attempt() {
         Err(_) if is_root()? => {
             process::capture(Command::new("apt-get").args(["update", "-qq"]))?;

@@ -21,6 +21,8 @@ use crate::world::{World, until};
 const KATA: &str = "kata-qemu";
 /// What runtimes give to a plugin when nobody says otherwise.
 const PLUGIN_MS: u32 = 2_000;
+/// For those whose answers are waited for, however busy this machine is.
+const PATIENT_MS: u32 = 20_000;
 
 /// A node: the runtime, the agent, and a guest for all pods.
 struct Node {
@@ -31,11 +33,11 @@ struct Node {
 }
 
 impl Node {
-    fn new(programs: &Path) -> Self {
+    fn new(programs: &Path, plugin_ms: u32) -> Self {
         let world = World::new(|_| {});
         world.guest("guest");
         world.shim("any", &format!("unix://{}", world.path("front.sock").display()));
-        let containerd = Containerd::start(programs, &world.path("containerd"), PLUGIN_MS);
+        let containerd = Containerd::start(programs, &world.path("containerd"), plugin_ms);
         let mut node = Self { program: None, containerd, world };
         node.front("guest.sock");
         node.start_program();
@@ -51,10 +53,10 @@ impl Node {
         until("registered", || self.greetings() > greetings);
     }
 
-    /// How often a runtime has introduced itself to the agent.
+    /// How often the runtime has taken the agent into its row of plugins: after it has told it of all
+    /// pods, and not before, so that a container which is made then is one that it asks about.
     fn greetings(&self) -> usize {
-        let log = fs::read_to_string(self.world.path("host.log")).unwrap_or_default();
-        log.matches("NRI plugin runtime=\"containerd\"").count()
+        self.containerd.log().matches(r#"50-sealift\" connected"#).count()
     }
 
     /// Which socket all guests are behind.
@@ -124,7 +126,7 @@ fn of_host(volume: &AtomicWriter) -> String {
 #[test]
 fn containers_of_a_real_containerd_read_the_guests_volumes() {
     for programs in Containerd::installed() {
-        let node = Node::new(&programs);
+        let node = Node::new(&programs, PATIENT_MS);
         let uid = pod_uid(1);
         let volumes = node.volumes(&uid);
         let (sandbox, running) = timed(|| node.cri().run_pod(&uid, KATA).unwrap());
@@ -168,7 +170,7 @@ fn containers_of_a_real_containerd_read_the_guests_volumes() {
 #[test]
 fn either_side_of_a_real_runtime_may_restart() {
     for programs in Containerd::installed() {
-        let mut node = Node::new(&programs);
+        let mut node = Node::new(&programs, PATIENT_MS);
         // Made while nobody listens, and told later.
         node.program = None;
         let uid = pod_uid(1);
@@ -198,7 +200,7 @@ fn either_side_of_a_real_runtime_may_restart() {
 #[test]
 fn a_real_runtime_refuses_a_container_and_says_why_when_the_guest_has_not_its_volumes() {
     for programs in Containerd::installed() {
-        let node = Node::new(&programs);
+        let node = Node::new(&programs, PLUGIN_MS);
         let uid = pod_uid(1);
         let volumes = node.volumes(&uid);
         // A guest that takes connections and never answers.
@@ -222,7 +224,7 @@ fn a_real_runtime_refuses_a_container_and_says_why_when_the_guest_has_not_its_vo
 #[test]
 fn a_real_runtime_drops_a_stalled_plugin_and_makes_the_container_with_the_hosts_paths() {
     for programs in Containerd::installed() {
-        let node = Node::new(&programs);
+        let node = Node::new(&programs, PLUGIN_MS);
         let uid = pod_uid(1);
         let volumes = node.volumes(&uid);
         let sandbox = node.cri().run_pod(&uid, KATA).unwrap();

@@ -49,7 +49,7 @@ impl Cri {
         let mut security = Vec::new();
         put(&mut security, 1, namespaces);
         let mut linux = Vec::new();
-        put(&mut linux, 1, format!("/sealift-{}", std::process::id()));
+        put(&mut linux, 1, format!("/{}", cgroup()));
         put(&mut linux, 2, security);
         let mut config = Vec::new();
         put(&mut config, 1, metadata);
@@ -174,6 +174,11 @@ fn unescaped(text: &str) -> String {
         bytes.extend_from_slice(rest.as_bytes());
     }
     String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// The control group of this process's pods.
+pub fn cgroup() -> String {
+    format!("sealift-{}", std::process::id())
 }
 
 /// How long something takes.

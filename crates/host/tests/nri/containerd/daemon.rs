@@ -11,7 +11,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::cri::Cri;
+use super::cri::{Cri, cgroup};
 use crate::world::until;
 
 /// The image of pods and of containers.
@@ -140,6 +140,13 @@ impl Drop for Containerd {
             if let Some(at) = line.split(' ').nth(4).filter(|at| at.starts_with(&own)) {
                 let _ = unmount(at, UnmountFlags::DETACH);
             }
+        }
+        // Version 2 has one hierarchy, version 1 has one for each controller. Whoever is last finds
+        // them empty.
+        let groups = Path::new("/sys/fs/cgroup");
+        let controllers = fs::read_dir(groups).into_iter().flatten().flatten();
+        for above in controllers.map(|entry| entry.path()).chain([groups.to_path_buf()]) {
+            let _ = fs::remove_dir(above.join(cgroup()));
         }
     }
 }

@@ -4,6 +4,7 @@
 
 mod cri;
 mod daemon;
+mod policy;
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -12,6 +13,7 @@ use std::path::Path;
 
 use cri::{Cri, Sandbox, timed};
 use daemon::{Containerd, IMAGE};
+use policy::Policy;
 use rustix::process::Signal;
 use testkit::kubelet::{AtomicWriter, PLUGINS, payload, pod_uid, stamp};
 
@@ -93,17 +95,17 @@ impl Node {
         self.cri().create(sandbox, IMAGE, name, &mounts)
     }
 
-    /// Source and options of what is at `/etc/v0` and so on in a container.
-    fn sources(&self, container: &str) -> Vec<(String, Vec<String>)> {
-        let mounts = self.containerd.mounts(container).into_iter();
-        let ours = mounts.filter(|(destination, _, _)| destination.starts_with("/etc/v"));
-        let mut ours: Vec<_> = ours.collect();
-        ours.sort();
-        ours.into_iter().map(|(_, source, options)| (source, options)).collect()
+    /// What is mounted at `/etc/v0` and so on in a container.
+    fn mounted(&self, container: &str) -> Vec<serde_json::Value> {
+        let mut mounts = self.containerd.mounts(container);
+        mounts.retain(|mount| mount["destination"].as_str().unwrap().starts_with("/etc/v"));
+        mounts.sort_by_key(|mount| mount["destination"].to_string());
+        mounts
     }
 
-    fn paths(&self, container: &str) -> Vec<String> {
-        self.sources(container).into_iter().map(|(source, _)| source).collect()
+    fn sources(&self, container: &str) -> Vec<String> {
+        let source = |mount: serde_json::Value| mount["source"].as_str().unwrap().to_owned();
+        self.mounted(container).into_iter().map(source).collect()
     }
 
     /// The revision that a program in a container reads.
@@ -113,10 +115,23 @@ impl Node {
         stamp(&said.unwrap())
     }
 
+    /// That of a guest whose containers have so many volumes, as docs/kubernetes.md sets it.
+    fn policy(&self, volumes: usize) -> Policy {
+        let destinations: Vec<_> = (0..volumes).map(|index| format!("/etc/v{index}")).collect();
+        Policy::new(self.world.path("guest").to_str().unwrap(), &copied(), &destinations)
+    }
+
     fn of_guest(&self, uid: &str, volume: &str) -> String {
         let volumes = self.world.path("guest/volumes");
         format!("/proc/1/root{}/{uid}.{volume}/data", volumes.display())
     }
+}
+
+/// What the host may still copy, as docs/kubernetes.md says it.
+fn copied() -> String {
+    const DOCS: &str = include_str!("../../../../docs/kubernetes.md");
+    let said = DOCS.split_once("\"CopyFileRequest\": [\"$(sfprefix)").expect("it is said").1;
+    said.split_once("\"]").expect("an end").0.replace(r"\\", r"\")
 }
 
 fn of_host(volume: &AtomicWriter) -> String {
@@ -134,13 +149,19 @@ fn containers_of_a_real_containerd_read_the_guests_volumes() {
         let ((), committed) =
             timed(|| until("prefetched", || node.is_current(&uid, volumes.len())));
         let (container, created) = timed(|| node.make(&sandbox, "app", &volumes).unwrap());
-        let kept = ["rbind", "ro", "nosuid", "nodev"].map(String::from).to_vec();
-        let noexec = [&kept[..], &["noexec".into()]].concat();
-        let wanted = PLUGINS.map(|plugin| {
-            let options = if plugin == "configmap" { &kept } else { &noexec };
-            (node.of_guest(&uid, plugin), options.clone())
-        });
-        assert_eq!(node.sources(&container), wanted);
+        for ((index, plugin), mount) in PLUGINS.iter().enumerate().zip(node.mounted(&container)) {
+            let mut options = vec!["rbind", "ro", "nosuid", "nodev"];
+            options.extend((*plugin != "configmap").then_some("noexec"));
+            let wanted = serde_json::json!({
+                "destination": format!("/etc/v{index}"),
+                "type": "bind",
+                "source": node.of_guest(&uid, plugin),
+                "options": options,
+            });
+            assert_eq!(mount, wanted);
+        }
+        let mut policy = node.policy(volumes.len());
+        assert!(policy.mounts(&container, &node.mounted(&container)));
         node.cri().start(&container).unwrap();
         for (index, volume) in volumes.iter().enumerate() {
             assert_eq!(node.reads(&container, index), Some(1));
@@ -153,7 +174,7 @@ fn containers_of_a_real_containerd_read_the_guests_volumes() {
         let sandbox = node.cri().run_pod(&other, "runc").unwrap();
         let (container, plain) = timed(|| node.make(&sandbox, "app", &theirs).unwrap());
         let sources: Vec<_> = theirs.iter().map(of_host).collect();
-        assert_eq!(node.paths(&container), sources);
+        assert_eq!(node.sources(&container), sources);
         assert!(node.is_current(&other, 0));
         println!(
             "containerd {}: RunPodSandbox {running:?}, committed {committed:?} later, \
@@ -180,14 +201,14 @@ fn either_side_of_a_real_runtime_may_restart() {
         until("prefetched", || node.is_current(&uid, volumes.len()));
         let wanted = PLUGINS.map(|plugin| node.of_guest(&uid, plugin));
         let container = node.make(&sandbox, "app", &volumes).unwrap();
-        assert_eq!(node.paths(&container), wanted);
+        assert_eq!(node.sources(&container), wanted);
         // The runtime goes without a word, and pods go on. The one that it makes before the plugin is
         // back is an unadjusted one, so it is waited for.
         let greetings = node.greetings();
         node.containerd.restart();
         until("back", || node.greetings() > greetings);
         let container = node.make(&sandbox, "sidecar", &volumes).unwrap();
-        assert_eq!(node.paths(&container), wanted);
+        assert_eq!(node.sources(&container), wanted);
         // A pod goes away while nobody listens: its volumes leave the guest.
         node.program = None;
         node.cri().remove_pod(&sandbox.id).unwrap();
@@ -215,7 +236,7 @@ fn a_real_runtime_refuses_a_container_and_says_why_when_the_guest_has_not_its_vo
         node.front("guest.sock");
         until("in the guest", || node.is_current(&uid, volumes.len()));
         let container = node.make(&sandbox, "app", &volumes).unwrap();
-        assert_eq!(node.paths(&container), PLUGINS.map(|plugin| node.of_guest(&uid, plugin)));
+        assert_eq!(node.sources(&container), PLUGINS.map(|plugin| node.of_guest(&uid, plugin)));
         assert_eq!(node.greetings(), 1, "the plugin was dropped");
     }
 }
@@ -233,11 +254,26 @@ fn a_real_runtime_drops_a_stalled_plugin_and_makes_the_container_with_the_hosts_
         let made = node.make(&sandbox, "app", &volumes);
         let greetings = node.greetings();
         program.signal(Signal::CONT);
+        let container = made.unwrap();
         let hosts: Vec<_> = volumes.iter().map(of_host).collect();
-        assert_eq!(node.paths(&made.unwrap()), hosts);
+        assert_eq!(node.sources(&container), hosts);
+        // A guest has nothing at the host's paths. Kata would copy them, and say where to.
+        let mut policy = node.policy(volumes.len());
+        let mut mounts = node.mounted(&container);
+        assert!(!policy.mounts(&container, &mounts));
+        let shared = format!("/run/kata-containers/shared/containers/{container}-0123456789abcdef");
+        for (index, mount) in mounts.iter_mut().enumerate() {
+            let copy = format!("{shared}-v{index}");
+            for path in ["", "/..data", "/key"] {
+                assert!(!policy.copies(&format!("{copy}{path}")), "{copy}{path}");
+            }
+            mount["source"] = copy.into();
+        }
+        assert!(policy.mounts(&container, &mounts), "it is the copy that is refused");
+        assert!(policy.copies(&format!("{shared}-resolv.conf")), "or no container could be made");
         // It comes back, and then containers are what they should be.
         until("back", || node.greetings() > greetings);
         let container = node.make(&sandbox, "later", &volumes).unwrap();
-        assert_eq!(node.paths(&container), PLUGINS.map(|plugin| node.of_guest(&uid, plugin)));
+        assert_eq!(node.sources(&container), PLUGINS.map(|plugin| node.of_guest(&uid, plugin)));
     }
 }

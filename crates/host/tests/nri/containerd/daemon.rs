@@ -81,17 +81,11 @@ impl Containerd {
         self.is_ready();
     }
 
-    /// The mounts of a container as the runtime below was told: destination, source and options.
-    pub fn mounts(&self, container: &str) -> Vec<(String, String, Vec<String>)> {
+    /// The mounts of a container as the runtime below was told, in the words of OCI.
+    pub fn mounts(&self, container: &str) -> Vec<serde_json::Value> {
         let info: serde_json::Value =
             serde_json::from_str(&self.ctr(&["containers", "info", container])).unwrap();
-        let mounts = info["Spec"]["mounts"].as_array().expect("a specification");
-        let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
-        let mount = |mount: &serde_json::Value| {
-            let options = mount["options"].as_array().into_iter().flatten().map(text).collect();
-            (text(&mount["destination"]), text(&mount["source"]), options)
-        };
-        mounts.iter().map(mount).collect()
+        info["Spec"]["mounts"].as_array().expect("a specification").clone()
     }
 
     /// What it has logged.

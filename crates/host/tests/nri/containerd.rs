@@ -79,8 +79,12 @@ impl Node {
     /// Whether the guest has all that the host has of a pod, as the agent says.
     fn is_current(&self, uid: &str, volumes: usize) -> bool {
         let status = ask(&self.world, &["status", "-o", "json", "--pod", uid]);
-        let status = status.unwrap_or_default();
-        status.matches("\"current\": true").count() == volumes
+        status.is_ok_and(|status| status.matches("\"current\": true").count() == volumes)
+    }
+
+    /// How many the guest has, whatever the agent says.
+    fn guest_volumes(&self) -> usize {
+        fs::read_dir(self.world.path("guest/volumes")).unwrap().count()
     }
 
     fn make(
@@ -184,7 +188,7 @@ fn containers_of_a_real_containerd_read_the_guests_volumes() {
         for pod in node.cri().pods().unwrap() {
             node.cri().remove_pod(&pod).unwrap();
         }
-        until("detached", || node.is_current(&uid, 0));
+        until("detached", || node.is_current(&uid, 0) && node.guest_volumes() == 0);
     }
 }
 
@@ -214,7 +218,7 @@ fn either_side_of_a_real_runtime_may_restart() {
         node.cri().remove_pod(&sandbox.id).unwrap();
         fs::remove_dir_all(node.world.path(&format!("kubelet/pods/{uid}"))).unwrap();
         node.start_program();
-        until("given up", || node.is_current(&uid, 0));
+        until("given up", || node.is_current(&uid, 0) && node.guest_volumes() == 0);
     }
 }
 
@@ -275,6 +279,7 @@ fn a_real_runtime_drops_a_stalled_plugin_and_makes_the_container_with_the_hosts_
         assert!(policy.copies(&format!("{shared}-resolv.conf")), "or no container could be made");
         // It comes back, and then containers are what they should be.
         until("back", || node.greetings() > greetings);
+        until("prefetched", || node.is_current(&uid, volumes.len()));
         let container = node.make(&sandbox, "later", &volumes).unwrap();
         assert_eq!(node.sources(&container), PLUGINS.map(|plugin| node.of_guest(&uid, plugin)));
     }

@@ -5,6 +5,8 @@
 //! Python packages, go to `.tools`, as do Debian packages that are only unpacked; nothing else
 //! outside `target` is written, except Debian packages.
 
+pub(crate) mod containerd;
+mod debian;
 pub(crate) mod vm;
 
 use std::fs;
@@ -37,6 +39,13 @@ pub(crate) fn all(bench: bool) -> Result<()> {
             ready.extend([qemu, vhost_device_vsock, kernel, vm::busybox(Arch::here())?]);
         }
         Err(why) => println!("not ready: a virtual machine: {why:#}"),
+    }
+    // Nor this.
+    for (version, found) in containerd::all() {
+        match found {
+            Ok(programs) => ready.push(programs),
+            Err(why) => println!("not ready: containerd of Debian {version}: {why:#}"),
+        }
     }
     for path in ready {
         println!("ready: {}", path.strip_prefix(root()).unwrap_or(&path).display());

@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
+use crate::arch::Arch;
 use crate::compare;
 use crate::demo::volumes::{self, Place};
 use crate::process;
@@ -88,6 +89,8 @@ pub(crate) fn environment(tests: &mut Command) -> Result<&mut Command> {
         .env("SEALIFT_AZURITE", setup::azurite()?)
         .env("SEALIFT_REGISTRY", setup::docker_registry()?)
         .env("SEALIFT_SKOPEO", setup::skopeo()?)
+        .env("SEALIFT_CONTAINERD", setup::containerd::search_path()?)
+        .env("SEALIFT_BUSYBOX", setup::vm::busybox(Arch::here())?)
         // What a test needs is here now, so nothing may be skipped for want of it.
         .env("SEALIFT_TEST_STRICT", "1"))
 }

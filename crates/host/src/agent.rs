@@ -91,10 +91,12 @@ pub enum Error {
     #[error("more than {0} volumes")]
     TooMany(usize),
     /// It did not become current in time.
-    #[error("{volume} is not current after {waited:?}: {failure}")]
+    #[error("{volume} is not current in the guest at {guest} after {waited:.1?}: {failure}")]
     NotCurrent {
         /// The volume.
         volume: VolumeId,
+        /// The guest that should have it.
+        guest: String,
         /// How long was waited.
         waited: Duration,
         /// What it failed with last.
@@ -329,15 +331,16 @@ impl Agent {
         let mut table = lock(&self.shared.table);
         loop {
             let attached = table.volumes.get(volume).filter(|attached| !attached.leaving);
-            let state = &attached.ok_or_else(|| Error::Unknown(volume.clone()))?.state;
+            let attached = attached.ok_or_else(|| Error::Unknown(volume.clone()))?;
+            let state = &attached.state;
             if state.behind_since.is_none() {
                 return Ok(());
             }
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 let failure = state.failure.clone().unwrap_or_else(|| "still under way".into());
-                let volume = volume.clone();
-                return Err(Error::NotCurrent { volume, waited: patience, failure });
+                let (volume, guest) = (volume.clone(), attached.guest.to_string());
+                return Err(Error::NotCurrent { volume, guest, waited: patience, failure });
             }
             table = wait(&self.shared.settled, table, left);
         }

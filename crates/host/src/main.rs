@@ -141,7 +141,9 @@ fn start_plugin(agent: &Agent, run: &Run, socket: &Path) -> io::Result<()> {
         socket: socket.to_path_buf(),
         name: given.nri_name.clone(),
         index: given.nri_index,
-        backoff_max: Duration::from_secs(10),
+        // Kubelet makes containers as soon as the runtime is back, and those that it makes before we
+        // are, it makes without us.
+        backoff_max: Duration::from_millis(500),
     };
     nri::start(nri::plugin::Plugin::new(agent.clone(), plugin), options)
 }

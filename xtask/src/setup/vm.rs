@@ -5,14 +5,13 @@
 use std::fs;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use super::{Doing, cargo_program, debian_program, is_root};
+use super::debian::{self, Packages};
+use super::{cargo_program, debian_program};
 use crate::arch::Arch;
 use crate::process;
-use crate::workspace::root;
 
 /// A virtual machine's parts.
 pub(crate) struct Machine {
@@ -57,7 +56,7 @@ pub(crate) fn emulator(arch: Arch) -> Result<PathBuf> {
 pub(crate) fn kernel(arch: Arch) -> Result<PathBuf> {
     let any = format!("linux-image-cloud-{}", arch.name());
     let is_kernel = |name: &str| name.starts_with("linux-image-") && name.ends_with(arch.name());
-    if let Ok(entries) = fs::read_dir(unpacked_dir()) {
+    if let Ok(entries) = fs::read_dir(debian::directory()) {
         for entry in entries {
             let entry = entry?;
             if is_kernel(&entry.file_name().to_string_lossy()) {
@@ -67,97 +66,10 @@ pub(crate) fn kernel(arch: Arch) -> Result<PathBuf> {
     }
     let packages = Packages::of(arch)?;
     let depends =
-        packages.ask(|| process::capture(packages.apt("apt-cache")?.args(["depends", &any])))?;
+        packages.asked(|| process::capture(packages.apt("apt-cache")?.args(["depends", &any])))?;
     let mut names = depends.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
     let name = names.find(|name| is_kernel(name));
     packages.unpacked(name.with_context(|| format!("{any} depends on no kernel"))?)
-}
-
-/// Debian's packages for one kind of processor; those of another kind than this machine's by lists
-/// of their own, so that the system's apt hears nothing of them.
-struct Packages {
-    arch: Arch,
-    lists: PathBuf,
-}
-
-impl Packages {
-    fn of(arch: Arch) -> Result<Self> {
-        let lists = unpacked_dir().join(format!(".apt-{}", arch.name()));
-        if arch != Arch::here() {
-            fs::create_dir_all(lists.join("partial"))?;
-        }
-        Ok(Self { arch, lists })
-    }
-
-    fn apt(&self, program: &str) -> Result<Command> {
-        if process::which(program).is_none() {
-            bail!("Debian's packages are needed, and there is no {program} to download them");
-        }
-        let mut apt = Command::new(program);
-        if self.arch != Arch::here() {
-            let (arch, lists) = (self.arch.name(), self.lists.display());
-            for option in [
-                format!("APT::Architecture={arch}"),
-                format!("APT::Architectures={arch}"),
-                format!("Dir::State::lists={lists}"),
-                format!("Dir::Cache={lists}"),
-                "Acquire::Languages=none".to_owned(),
-            ] {
-                apt.args(["-o", &option]);
-            }
-        }
-        Ok(apt)
-    }
-
-    /// Does what needs apt's package lists; where that fails, they may be missing or old: fetches
-    /// them, and tries once more.
-    fn ask(&self, attempt: impl Fn() -> Result<String>) -> Result<String> {
-        match attempt() {
-            Err(_) if self.arch != Arch::here() || is_root()? => {
-                process::capture(self.apt("apt-get")?.args(["update", "-qq"]))?;
-                attempt()
-            }
-            done => done,
-        }
-    }
-
-    /// A package's files, below `.tools`.
-    fn unpacked(&self, package: &str) -> Result<PathBuf> {
-        let name = match self.arch == Arch::here() {
-            true => package.to_owned(),
-            false => format!("{package}-{}", self.arch.name()),
-        };
-        let target = unpacked_dir().join(&name);
-        if target.is_dir() {
-            return Ok(target);
-        }
-        let doing = Doing::new(format!("unpacking the Debian package {name} into .tools"));
-        // Complete or not there: it gets its name when everything is in it.
-        let work = unpacked_dir().join(format!(".{name}-{}", std::process::id()));
-        fs::create_dir_all(&work)?;
-        let files = work.join("files");
-        let download = || {
-            process::capture(self.apt("apt-get")?.current_dir(&work).args(["download", package]))
-        };
-        let unpack = || -> Result<()> {
-            self.ask(download)?;
-            let entries: Vec<_> = fs::read_dir(&work)?.collect::<Result<_, _>>()?;
-            let is_archive = |path: &PathBuf| path.extension().is_some_and(|ext| ext == "deb");
-            let archive = entries.iter().map(fs::DirEntry::path).find(is_archive);
-            let archive = archive.with_context(|| format!("apt-get downloaded no {package}"))?;
-            process::capture(Command::new("dpkg-deb").arg("--extract").args([&archive, &files]))?;
-            Ok(fs::rename(&files, &target)?)
-        };
-        let done = unpack();
-        fs::remove_dir_all(&work)?;
-        done?;
-        doing.done();
-        Ok(target)
-    }
-}
-
-fn unpacked_dir() -> PathBuf {
-    root().join(".tools/debian")
 }
 
 /// Whether a program (ELF64, little-endian) runs without a loader, so also where there are no

@@ -72,6 +72,18 @@ pub enum Error {
         /// The volume.
         volume: String,
     },
+    /// Something is mounted in a volume, where kubelet makes a directory for it beside the files. The
+    /// guest has only the files.
+    #[error(
+        "{destination:?} is mounted below {volume}, where the guest has no directory for it; \
+         mount the two beside each other"
+    )]
+    Nested {
+        /// Where in the container.
+        destination: String,
+        /// The volume that is mounted above it.
+        volume: VolumeId,
+    },
     /// The guest names a place where it should have nothing to show.
     #[error("the guest has volume {volume} at {path:?}, which is not below {root:?}")]
     Place {
@@ -317,6 +329,13 @@ impl Inner {
         if wanted.is_empty() {
             return Ok(Vec::new());
         }
+        for (above, volume) in &wanted {
+            let mut others = request.mounts.iter();
+            if let Some(mount) = others.find(|mount| is_mounted_in(mount, above)) {
+                let (destination, volume) = (mount.destination.clone(), volume.id.clone());
+                return Err(Error::Nested { destination, volume });
+            }
+        }
         let volumes: Vec<FoundVolume> = wanted.iter().map(|(_, volume)| volume.clone()).collect();
         self.attach(&request.pod, &volumes, until)?;
         wanted.into_iter().map(|(mount, volume)| self.replace(mount, &volume, until)).collect()
@@ -432,6 +451,12 @@ impl Inner {
 fn is_below(path: &str, root: &Path) -> bool {
     let clean = |name: &str| !matches!(name, "" | "." | "..");
     Path::new(path).starts_with(root) && path.split('/').skip(1).all(clean)
+}
+
+/// By name alone; components, so that `/etc/a` is not above `/etc/ab`.
+fn is_mounted_in(mount: &Mount, above: &Mount) -> bool {
+    let [mount, above] = [mount, above].map(|mount| Path::new(&mount.destination));
+    mount != above && mount.starts_with(above)
 }
 
 /// Whether a mount's source has the form of a volume that kubelet keeps current for this pod, or of

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 #![allow(unreachable_pub, reason = "modules of a test program")]
 
+mod containerd;
 mod program;
 mod runtime;
 mod world;
@@ -273,6 +274,30 @@ fn a_sub_path_stays_or_is_refused_as_one_wishes() {
             true => assert!(made("app").unwrap_err().1.contains("never be updated")),
         }
         assert_eq!(made("a-claim"), Ok(0), "of other volumes nothing is known");
+    }
+}
+
+/// Kubelet makes a directory for what is mounted in a volume. The guest has none, and a runtime there
+/// would say no more than that something is read-only.
+#[test]
+fn what_is_mounted_in_a_volume_is_refused() {
+    let world = World::new(|_| {});
+    let runtime = Runtime::start(&world.path("nri.sock"));
+    world.shim("s", &format!("unix://{}", world.guest("guest").display()));
+    let secret = world.make(&pod_uid(1), "secret", "db", &["password"]);
+    let mut connection = runtime.greet(MINUTE_MS, &[]);
+    let pod = pod("s", &pod_uid(1), KATA, None);
+    let mut made = |at: &str, other: &str| {
+        let mounts = [(other, Path::new("/var/cache")), (at, secret.target())];
+        let request = create(&pod, &container("app", &mounts));
+        connection.call("CreateContainer", &request).map(|response| adjusted(&response).1.len())
+    };
+    for (at, other) in [("/etc/db", "/etc/db/certs"), ("/etc/db/", "/etc/db/a/b/")] {
+        let (code, what) = made(at, other).unwrap_err();
+        assert!(code == 9 && what.contains(other) && what.contains("below"), "{code} {what}");
+    }
+    for (at, other) in [("/etc/db", "/etc/db2"), ("/etc/db", "/etc"), ("/etc/db/", "/etc/dbx/y")] {
+        assert_eq!(made(at, other), Ok(1), "{at} {other}");
     }
 }
 

@@ -1,15 +1,60 @@
 //! The program itself, with its flags, in front of Kata's own agent.
 
-use std::process::{Child, Command, Stdio};
+use std::fs::OpenOptions;
+use std::path::Path;
+use std::process::{Child, Command};
 
+use rustix::process::{Pid, Signal, kill_process};
 use testkit::kata::{KataAgent, Policy};
 use testkit::kubelet::{payload, pod_uid, stamp};
 
 use crate::runtime::{Runtime, about, adjusted, container, create, pod};
 use crate::world::{World, until};
 
-/// Ends with the test.
-struct Program(Child);
+/// `sealift-host`, which ends with the test.
+pub struct Program(Child);
+
+impl Program {
+    /// Looks for a runtime at `nri`, for shims and for kubelet in `world`.
+    pub fn start(world: &World, nri: &Path, more: &[&str]) -> Self {
+        let log = OpenOptions::new().create(true).append(true).open(world.path("host.log"));
+        let program = Command::new(env!("CARGO_BIN_EXE_sealift-host"))
+            .arg("run")
+            .arg("--socket")
+            .arg(world.path("host.sock"))
+            .arg(format!("--nri={}", nri.display()))
+            .arg("--kubelet-root")
+            .arg(world.path("kubelet"))
+            .arg("--state-dir")
+            .arg(world.path("program-state"))
+            .arg("--nri-shim-dir")
+            .arg(world.path("sbs"))
+            .args(more)
+            .stderr(log.unwrap())
+            .spawn()
+            .unwrap();
+        Self(program)
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(self.0.id().cast_signed()).unwrap();
+        kill_process(pid, signal).unwrap();
+    }
+}
+
+/// What `sealift-host` answers to these words.
+pub fn ask(world: &World, arguments: &[&str]) -> Result<String, String> {
+    let asked = Command::new(env!("CARGO_BIN_EXE_sealift-host"))
+        .arg("--socket")
+        .arg(world.path("host.sock"))
+        .args(arguments)
+        .output()
+        .unwrap();
+    match asked.status.success() {
+        true => Ok(String::from_utf8(asked.stdout).unwrap()),
+        false => Err(String::from_utf8_lossy(&asked.stderr).into_owned()),
+    }
+}
 
 impl Drop for Program {
     fn drop(&mut self) {
@@ -33,21 +78,8 @@ fn the_program_is_a_plugin_also_for_guests_with_katas_agent_alone() {
     world.shim("s", &format!("unix://{}", kata.socket().display()));
     let token = world.make(&pod_uid(1), "projected", "kube-api-access", &["token", "ca.crt"]);
     let runtime = Runtime::start(&world.path("other.sock"));
-    let program = Command::new(env!("CARGO_BIN_EXE_sealift-host"))
-        .args(["run", "--agent", "kata", "--nri-runtime", "vm", "--nri-index", "50"])
-        .arg("--socket")
-        .arg(world.path("host.sock"))
-        .arg(format!("--nri={}", world.path("other.sock").display()))
-        .arg("--kubelet-root")
-        .arg(world.path("kubelet"))
-        .arg("--state-dir")
-        .arg(world.path("program-state"))
-        .arg("--nri-shim-dir")
-        .arg(world.path("sbs"))
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let _program = Program(program);
+    let flags = ["--agent", "kata", "--nri-runtime", "vm", "--nri-index", "50"];
+    let _program = Program::start(&world, &world.path("other.sock"), &flags);
     let mut connection = runtime.greet(60_000, &[]);
     let pod = pod("s", &pod_uid(1), "vm", None);
     connection.call("RunPodSandbox", &about(&pod)).unwrap();
@@ -59,16 +91,7 @@ fn the_program_is_a_plugin_also_for_guests_with_katas_agent_alone() {
     token.write(&payload(2, &["token", "ca.crt"])).unwrap();
     until("an update", || std::fs::read(&found).is_ok_and(|bytes| stamp(&bytes) == Some(2)));
     // By hand the same, and what it is worth is said.
-    let ask = |arguments: &[&str]| {
-        let asked = Command::new(env!("CARGO_BIN_EXE_sealift-host"))
-            .arg("--socket")
-            .arg(world.path("host.sock"))
-            .args(arguments)
-            .output()
-            .unwrap();
-        assert!(asked.status.success(), "{arguments:?}: {asked:?}");
-        String::from_utf8(asked.stdout).unwrap()
-    };
+    let ask = |arguments: &[&str]| ask(&world, arguments).unwrap();
     ask(&["detach", "--pod", &pod_uid(1)]);
     assert!(!found.exists());
     let guest = format!("unix:{}", kata.socket().display());

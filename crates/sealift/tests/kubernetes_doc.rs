@@ -1,4 +1,4 @@
-//! docs/kubernetes.md as a newcomer reads it: every block of commands, with stand-ins for the
+//! docs/kubernetes.md and docs/quickstart-cluster.md as a newcomer reads them: every block of commands, with stand-ins for the
 //! cluster's own programs. What they would be given is checked by tests/interop.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -12,7 +12,11 @@ use std::process::Command;
 
 use markdown::Kind;
 
-const PAGE: &str = include_str!("../../../docs/kubernetes.md");
+/// Each with how many of its blocks are run at least.
+const PAGES: [(&str, &str, usize); 2] = [
+    ("docs/kubernetes.md", include_str!("../../../docs/kubernetes.md"), 9),
+    ("docs/quickstart-cluster.md", include_str!("../../../docs/quickstart-cluster.md"), 5),
+];
 /// Takes what it is given, and knows no file that is not there.
 const STAND_IN: &str = "#!/bin/sh
 for word; do
@@ -26,6 +30,14 @@ done
 
 #[test]
 fn every_example_of_the_page_works_as_it_is_written() {
+    for (name, page, blocks) in PAGES {
+        let run = run(name, page);
+        assert!(run >= blocks, "{name}: {run}");
+    }
+}
+
+/// Runs a page's blocks, and counts them.
+fn run(name: &str, page: &str) -> usize {
     let dir = tempfile::tempdir().unwrap();
     let bin = dir.path().join("bin");
     fs::create_dir(&bin).unwrap();
@@ -52,16 +64,14 @@ fn every_example_of_the_page_works_as_it_is_written() {
         String::from_utf8(output.stdout).unwrap()
     };
     let mut run = 0;
-    for section in markdown::sections(PAGE).unwrap_or_else(|why| panic!("the page, {why}")) {
+    for section in markdown::sections(page).unwrap_or_else(|why| panic!("{name}, {why}")) {
         for block in section.blocks {
             match block.kind {
                 Kind::Script(commands) if commands.contains("sealift-broker init") => {
                     if bin.join("sealift-broker").exists() {
                         shell(&commands);
                     } else {
-                        testkit::skip(
-                            "docs/kubernetes.md, The broker: sealift-broker is not built",
-                        );
+                        testkit::skip(format!("{name}: sealift-broker is not built"));
                     }
                 }
                 Kind::Script(commands) => drop(shell(&commands)),
@@ -76,5 +86,5 @@ fn every_example_of_the_page_works_as_it_is_written() {
             run += 1;
         }
     }
-    assert!(run > 8);
+    run
 }

@@ -36,6 +36,23 @@ fn every_example_of_the_page_works_as_it_is_written() {
     }
 }
 
+/// What Kubernetes and KServe say of the example, tests/interop asks: it is the example of `manifest`.
+#[test]
+fn the_quickstarts_service_is_the_example_of_the_manifests() {
+    let mut manifest = Command::new(env!("CARGO_BIN_EXE_sealift"));
+    manifest.args(["manifest", "isvc", "--set", "example.runtimeClassName=kata-qemu-snp"]);
+    let printed = String::from_utf8(manifest.output().unwrap().stdout).unwrap();
+    let lines = printed.lines().filter(|line| !line.trim_start().starts_with('#'));
+    let bare: String = lines.map(|line| line.replace('"', "") + "\n").collect();
+    let sections = markdown::sections(PAGES[1].1).unwrap();
+    let mut blocks = sections.into_iter().flat_map(|section| section.blocks);
+    let service = blocks.find_map(|block| match block.kind {
+        Kind::File { text, .. } => Some(text),
+        _ => None,
+    });
+    assert_eq!(service.unwrap(), bare);
+}
+
 /// Runs a page's blocks, and counts them.
 fn run(name: &str, page: &str) -> usize {
     let dir = tempfile::tempdir().unwrap();

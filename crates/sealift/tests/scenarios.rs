@@ -36,7 +36,7 @@ fn a_platform_engineers_page_works_as_it_is_written() {
     works(
         "ml-platform-engineer.md",
         include_str!("../../../docs/scenarios/ml-platform-engineer.md"),
-        [127, 78],
+        [127, 88],
     );
 }
 
@@ -45,7 +45,7 @@ fn a_security_engineers_page_works_as_it_is_written() {
     works(
         "security-engineer.md",
         include_str!("../../../docs/scenarios/security-engineer.md"),
-        [127, 79],
+        [127, 89],
     );
 }
 

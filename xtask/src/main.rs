@@ -1,4 +1,4 @@
-//! Developer and CI recipes: `cargo xtask setup|check|test|compare|image|demo|bench`.
+//! Developer and CI recipes: `cargo xtask setup|check|test|docs|compare|image|demo|bench`.
 //!
 //! Each recipe runs on a fresh machine: what it needs beyond Rust and Python it installs first,
 //! below the repository (`.venv`, `.tools`), and says so. It depends on nothing but the standard
@@ -9,10 +9,14 @@ mod check;
 mod compare;
 mod demo;
 mod image;
+mod links;
+mod markdown;
 mod process;
 mod promises;
 mod setup;
+mod site;
 mod test;
+mod translation;
 mod vm;
 mod workspace;
 mod world;
@@ -25,6 +29,9 @@ usage: cargo xtask RECIPE
   setup                 install what check, test and demo need; `setup --bench`: what bench needs, too
   check                 format, lints, licences, documentation, files
   test                  every test, and the interoperability suites
+  docs                  the documentation as a site, below target/site; no link of it is broken
+  docs --write          the pages that are generated from the programs
+  docs --translated     notes that the translations say what their originals say now
   compare               upstream's initializer beside ours, and README.md's table of it
   image                 OCI images, their bills of materials, and what they were built from
   demo [MODEL_DIR]      the whole story: seal, upload, attest, open into memory, refuse
@@ -43,6 +50,9 @@ fn main() -> ExitCode {
         ["setup", "--bench"] => setup::all(true),
         ["check"] => check::run(),
         ["test"] => test::run(),
+        ["docs"] => site::run(),
+        ["docs", "--write"] => site::write(),
+        ["docs", "--translated"] => translation::record(),
         ["compare"] => compare::run(),
         ["image"] => image::run().map(drop),
         ["demo", "images"] => demo::run(None, true),

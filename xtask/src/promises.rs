@@ -1,5 +1,6 @@
-//! What SPECIFICATION.md and docs/threats.md say is shown by tests that exist; what docs/keys.md does
-//! not run, by others, too, where it names them.
+//! What SPECIFICATION.md and docs/threats.md say is shown by tests that exist; what pages whose examples
+//! are run do not run, by others, too, where they name them; and each claim of the threat model on one
+//! page leads to a promise.
 //!
 //! A test is named `crate::test` or `crate::file::test`, where `file` is the test program or module;
 //! anything else in backticks that has a `/` is a path from the root.
@@ -17,13 +18,28 @@ use crate::workspace::root;
 /// Instead of a test's name, where none could fail.
 const BY_CONSTRUCTION: &str = "by construction: ";
 
+/// Pages whose examples are run.
+const RUN: [&str; 6] = [
+    "docs/keys.md",
+    "docs/kubernetes.md",
+    "docs/operations.md",
+    "docs/quickstart-cluster.md",
+    "docs/quickstart-laptop.md",
+    "docs/scenarios/node-operator.md",
+];
+
+const ONE_PAGE: &str = "docs/threat-model-one-page.md";
+
 /// Every fault of these documents, or nothing.
 pub(crate) fn check() -> Result<()> {
     let tests = Tests::of_the_workspace()?;
     let read = |name: &str| fs::read_to_string(root().join(name));
     let mut faults = specification(&read("SPECIFICATION.md")?, &tests);
     faults.extend(threats(&read("docs/threats.md")?, &tests));
-    faults.extend(examples(&read("docs/keys.md")?, &tests));
+    for page in RUN {
+        faults.extend(examples(page, &read(page)?, &tests));
+    }
+    faults.extend(claims(&read(ONE_PAGE)?, &read("SPECIFICATION.md")?));
     if !faults.is_empty() {
         bail!("{}", faults.join("\n"));
     }
@@ -67,7 +83,7 @@ fn threats(text: &str, tests: &Tests) -> Vec<String> {
 }
 
 /// Why an example is not run may be that a test does as much.
-fn examples(text: &str, tests: &Tests) -> Vec<String> {
+fn examples(page: &str, text: &str, tests: &Tests) -> Vec<String> {
     let lines = text.lines().zip(1..).filter(|(line, _)| line.starts_with("<!-- not run: "));
     let named = lines.flat_map(|(line, number)| {
         line.split(' ')
@@ -75,7 +91,33 @@ fn examples(text: &str, tests: &Tests) -> Vec<String> {
             .map(|word| word.trim_end_matches([',', ';']))
             .map(move |name| (name, number))
     });
-    missing("docs/keys.md", named, tests)
+    missing(page, named, tests)
+}
+
+/// Each `- cannot` ends in a dash and links: to promises, by their numbers, or to a section of
+/// docs/threats.md.
+fn claims(text: &str, specification: &str) -> Vec<String> {
+    let mut faults = Vec::new();
+    for (line, number) in text.lines().zip(1..).filter(|(line, _)| line.starts_with("- cannot")) {
+        let basis = line.rsplit_once(" – ").map_or("", |(_, basis)| basis);
+        let promises =
+            basis.split('[').filter_map(|link| link.split_once("](../SPECIFICATION.md)"));
+        let unknown = |name: &str| {
+            let rows = [format!("| {name} |"), format!("| **{name}** |")];
+            !specification.lines().any(|line| rows.iter().any(|row| line.starts_with(row)))
+        };
+        let fault = |what: &str| format!("{ONE_PAGE}:{number}: {what}");
+        faults.extend(
+            promises
+                .clone()
+                .filter(|(name, _)| unknown(name))
+                .map(|(name, _)| fault(&format!("there is no promise {name}"))),
+        );
+        if promises.count() == 0 && !basis.contains("](threats.md#") {
+            faults.push(fault("rests on nothing"));
+        }
+    }
+    faults
 }
 
 fn is_shown(line: &str) -> bool {
@@ -190,8 +232,20 @@ mod tests {
     #[test]
     fn an_excuse_without_its_test_is_noticed() {
         let excuse = |test: &str| format!("<!-- not run: needs a cluster; {test} has it -->\n");
-        assert_eq!(examples(&excuse("keys::it_holds"), &tests()), [""; 0]);
-        assert_eq!(examples(&excuse("keys::it_held"), &tests()).len(), 1);
+        assert_eq!(examples("x.md", &excuse("keys::it_holds"), &tests()), [""; 0]);
+        assert_eq!(examples("x.md", &excuse("keys::it_held"), &tests()).len(), 1);
+    }
+
+    #[test]
+    fn a_claim_without_its_promise_is_noticed() {
+        let specification = "| # | promise |\n| **P1** | it |\n| P1.1 | it |\n";
+        let claim = |basis: &str| claims(&format!("- cannot do it{basis}\n"), specification);
+        let good = " – [P1](../SPECIFICATION.md), [P1.1](../SPECIFICATION.md)";
+        assert_eq!(claim(good), [""; 0]);
+        assert_eq!(claim(" – [by construction](threats.md#x)"), [""; 0]);
+        for bad in ["", " – [P2](../SPECIFICATION.md)", " – [x](keys.md)"] {
+            assert_eq!(claim(bad).len(), 1, "{bad}");
+        }
     }
 
     #[test]

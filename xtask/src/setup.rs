@@ -38,6 +38,11 @@ pub(crate) fn all(bench: bool) -> Result<()> {
     if bench {
         ready.extend([nginx()?, rage()?]);
     }
+    // Without it there is no site, which `cargo xtask docs` says.
+    match mdbook() {
+        Ok(mdbook) => ready.push(mdbook),
+        Err(why) => println!("not ready: mdBook: {why:#}"),
+    }
     // Without it the tests have something else, and say so.
     match vm::machine() {
         Ok(vm::Machine { qemu, vhost_device_vsock, kernel }) => {
@@ -227,6 +232,14 @@ pub(crate) fn s3s_fs() -> Result<PathBuf> {
 pub(crate) fn cargo_deny() -> Result<PathBuf> {
     // Unoptimised: it builds in a third of the time and runs for a second.
     cargo_program("cargo-deny", "0.20.2", &["--debug", "--config", "profile.dev.debug=false"])
+}
+
+/// Makes the site of the documentation.
+pub(crate) fn mdbook() -> Result<PathBuf> {
+    // Unoptimised: it builds in a minute and runs for two seconds. Without its web server.
+    let options = ["--debug", "--config", "profile.dev.debug=false"];
+    let features = ["--no-default-features", "--features", "search"];
+    cargo_program("mdbook", "0.5.4", &[options, features].concat())
 }
 
 /// The bench's peer from the age family.

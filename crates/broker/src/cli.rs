@@ -271,6 +271,12 @@ mod tests {
     }
 
     #[test]
+    fn its_reference_is_the_generated_page() {
+        let page = testkit::pages::reference(Cli::command());
+        testkit::pages::hold("docs/reference/sealift-broker.md", &page).unwrap();
+    }
+
+    #[test]
     fn keys_lie_beside_the_data_not_in_it() {
         let cli = Cli::try_parse_from(["sealift-broker", "init", "--data-dir", "/a/b"]).unwrap();
         let Command::Init(init) = cli.command else { panic!("not init") };

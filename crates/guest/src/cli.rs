@@ -217,3 +217,16 @@ fn unix_socket(text: &str) -> Result<PathBuf, String> {
     let path = text.strip_prefix("unix:").map(|path| path.strip_prefix("//").unwrap_or(path));
     path.filter(|path| path.starts_with('/')).map(Into::into).ok_or_else(|| "unix:/PATH".into())
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn its_reference_is_the_generated_page() {
+        let page = testkit::pages::reference(Cli::command());
+        testkit::pages::hold("docs/reference/sealift-guest.md", &page).unwrap();
+    }
+}

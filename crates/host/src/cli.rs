@@ -224,3 +224,16 @@ pub(crate) struct Status {
     #[arg(short = 'A', long)]
     pub(crate) all: bool,
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn its_reference_is_the_generated_page() {
+        let page = testkit::pages::reference(Cli::command());
+        testkit::pages::hold("docs/reference/sealift-host.md", &page).unwrap();
+    }
+}

@@ -1,4 +1,4 @@
-//! docs/kubernetes.md as a newcomer reads it: every block of commands, with stand-ins for the
+//! docs/kubernetes.md and docs/quickstart-cluster.md as a newcomer reads them: every block of commands, with stand-ins for the
 //! cluster's own programs. What they would be given is checked by tests/interop.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -12,7 +12,11 @@ use std::process::Command;
 
 use markdown::Kind;
 
-const PAGE: &str = include_str!("../../../docs/kubernetes.md");
+/// Each with how many of its blocks are run at least.
+const PAGES: [(&str, &str, usize); 2] = [
+    ("docs/kubernetes.md", include_str!("../../../docs/kubernetes.md"), 9),
+    ("docs/quickstart-cluster.md", include_str!("../../../docs/quickstart-cluster.md"), 5),
+];
 /// Takes what it is given, and knows no file that is not there.
 const STAND_IN: &str = "#!/bin/sh
 for word; do
@@ -26,6 +30,31 @@ done
 
 #[test]
 fn every_example_of_the_page_works_as_it_is_written() {
+    for (name, page, blocks) in PAGES {
+        let run = run(name, page);
+        assert!(run >= blocks, "{name}: {run}");
+    }
+}
+
+/// What Kubernetes and KServe say of the example, tests/interop asks: it is the example of `manifest`.
+#[test]
+fn the_quickstarts_service_is_the_example_of_the_manifests() {
+    let mut manifest = Command::new(env!("CARGO_BIN_EXE_sealift"));
+    manifest.args(["manifest", "isvc", "--set", "example.runtimeClassName=kata-qemu-snp"]);
+    let printed = String::from_utf8(manifest.output().unwrap().stdout).unwrap();
+    let lines = printed.lines().filter(|line| !line.trim_start().starts_with('#'));
+    let bare: String = lines.map(|line| line.replace('"', "") + "\n").collect();
+    let sections = markdown::sections(PAGES[1].1).unwrap();
+    let mut blocks = sections.into_iter().flat_map(|section| section.blocks);
+    let service = blocks.find_map(|block| match block.kind {
+        Kind::File { text, .. } => Some(text),
+        _ => None,
+    });
+    assert_eq!(service.unwrap(), bare);
+}
+
+/// Runs a page's blocks, and counts them.
+fn run(name: &str, page: &str) -> usize {
     let dir = tempfile::tempdir().unwrap();
     let bin = dir.path().join("bin");
     fs::create_dir(&bin).unwrap();
@@ -52,16 +81,14 @@ fn every_example_of_the_page_works_as_it_is_written() {
         String::from_utf8(output.stdout).unwrap()
     };
     let mut run = 0;
-    for section in markdown::sections(PAGE).unwrap_or_else(|why| panic!("the page, {why}")) {
+    for section in markdown::sections(page).unwrap_or_else(|why| panic!("{name}, {why}")) {
         for block in section.blocks {
             match block.kind {
                 Kind::Script(commands) if commands.contains("sealift-broker init") => {
                     if bin.join("sealift-broker").exists() {
                         shell(&commands);
                     } else {
-                        testkit::skip(
-                            "docs/kubernetes.md, The broker: sealift-broker is not built",
-                        );
+                        testkit::skip(format!("{name}: sealift-broker is not built"));
                     }
                 }
                 Kind::Script(commands) => drop(shell(&commands)),
@@ -76,5 +103,5 @@ fn every_example_of_the_page_works_as_it_is_written() {
             run += 1;
         }
     }
-    assert!(run > 8);
+    run
 }

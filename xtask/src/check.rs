@@ -157,6 +157,11 @@ mod tests {
     use super::*;
 
     #[test]
+    fn every_file_keeps_the_rules_and_no_link_is_broken() {
+        files().unwrap();
+    }
+
+    #[test]
     fn finds_each_planted_fault() {
         let machine = ["/srv/build/".to_owned()];
         let rule = |name, line: &str| broken_rule(name, line, &machine);

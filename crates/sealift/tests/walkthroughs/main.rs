@@ -66,7 +66,7 @@ impl Walk {
     }
 
     /// Runs the page. A command that fails ends it, and the test.
-    fn go(&self) {
+    fn go(self) {
         let name = self.page;
         let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(name);
         let page = fs::read_to_string(page).unwrap();
@@ -79,10 +79,8 @@ impl Walk {
         }
         fs::create_dir(self.path("work")).ok();
         let mut bash = Command::new("bash");
-        bash.env_clear()
-            .envs(self.variables.iter().map(|(name, value)| (name, value)))
-            .current_dir(self.path("work"))
-            .stdin(Stdio::null());
+        bash.env_clear().current_dir(self.path("work")).stdin(Stdio::null());
+        bash.envs(self.variables.iter().map(|(name, value)| (name, value)));
         let path = std::env::var("PATH").unwrap();
         bash.env("PATH", format!("{}:{path}", self.path("bin").display()));
         if let Err(why) = script.run(bash.env("HOME", self.work.path())) {
@@ -153,7 +151,9 @@ const CLUSTER: &str = r#"for word; do
 done
 "#;
 /// `aws s3 sync DIRECTORY s3://…`: what an upload leaves in the server's directory.
-const CLOUD: &str = r#"[ "$1 $2" = "s3 sync" ] && mkdir -p "$BUCKETS/${4#s3://}" && cp -r "$3/." "$BUCKETS/${4#s3://}"
+const CLOUD: &str = r#"[ "$1 $2" = "s3 sync" ] || exit 9
+to=$BUCKETS/${4#s3://}
+mkdir -p "$to" && cp -r "$3/." "$to"
 "#;
 
 #[test]

@@ -32,6 +32,7 @@ pub(crate) fn all(bench: bool) -> Result<()> {
         azurite()?,
         jq()?,
         curl()?,
+        openssl()?,
     ]);
     ready.extend([docker_registry()?, podman()?, skopeo()?, upstream_python()?]);
     ready.extend(helm()?);
@@ -175,9 +176,14 @@ pub(crate) fn skopeo() -> Result<PathBuf> {
     debian_program("skopeo", "skopeo")
 }
 
-/// Reads what programs say, in examples of docs/keys.md and docs/scenarios.
+/// Reads JSON in examples of the documentation.
 pub(crate) fn jq() -> Result<PathBuf> {
     debian_program("jq", "jq")
+}
+
+/// Makes a publisher's keys in examples of the documentation.
+pub(crate) fn openssl() -> Result<PathBuf> {
+    debian_program("openssl", "openssl")
 }
 
 /// Helm, out of a Python package that carries it for something else, and only for x86-64.

@@ -81,6 +81,7 @@ pub(crate) fn environment(tests: &mut Command) -> Result<&mut Command> {
     setup::softhsm()?;
     setup::jq()?;
     setup::curl()?;
+    setup::openssl()?;
     Ok(tests
         .env("SEALIFT_S3S_FS", setup::s3s_fs()?)
         .env("SEALIFT_STRACE", setup::strace()?)

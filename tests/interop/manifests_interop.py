@@ -4,6 +4,7 @@ import copy
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import tempfile
@@ -16,6 +17,8 @@ from suite import Refused, check, finish, refuses, run, skip
 
 ROOT = pathlib.Path(__file__).parents[2]
 HELM = os.environ.get("SEALIFT_HELM")
+# A manifest that a page has its readers write to a file.
+FILE = re.compile(r"<!-- file: (\S+\.yaml) -->\n```yaml\n(.*?)```", re.DOTALL)
 IMAGE = {"registry": "registry.example/team"}
 TOGGLES = {
     "csc": "storageContainers",
@@ -363,6 +366,25 @@ def of_kserve(scratch):
         assert fields > 50
 
 
+def of_pages():
+    """What the pages have their readers apply, up to the API server's door."""
+    for page in sorted((ROOT / "docs").glob("**/*.md")):
+        for file, text in FILE.findall(page.read_text()):
+            for document in filter(lambda found: "kind" in found, yaml.safe_load_all(text)):
+                name = f"{page.relative_to(ROOT)}: {file}, {document['kind']}"
+                of_kserve = document["apiVersion"].startswith("serving.kserve.io/")
+                if of_kserve and not schemas.KSERVE:
+                    skip(name, "no SEALIFT_KSERVE_FIXTURES")
+                    continue
+                with check(name):
+                    if of_kserve:
+                        newest = [crds for crds in schemas.kserve_files() if crds.startswith("crds-")]
+                        schemas.validate_kserve(document, newest[-1])
+                        continue
+                    for release in schemas.RELEASES:
+                        schemas.validate(document, release)
+
+
 def main():
     with tempfile.TemporaryDirectory() as scratch:
         scratch = pathlib.Path(scratch)
@@ -373,6 +395,7 @@ def main():
             skip("Helm makes the same of the chart", "no SEALIFT_HELM")
         of_kubernetes(scratch)
         of_kserve(scratch)
+        of_pages()
         with check(
             "initializers and broker pass Pod Security's restricted, with a root that is only read"
         ):

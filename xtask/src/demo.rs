@@ -25,7 +25,8 @@ use crate::arch::Arch;
 use crate::image;
 use crate::process;
 use crate::setup;
-use crate::workspace::{Profile, build, root};
+use crate::test::script;
+use crate::workspace::{Profile, build};
 use crate::world::{World, free_port};
 
 const RESOURCE: &str = "kbs:///demo/model/key";
@@ -67,9 +68,7 @@ pub(crate) fn run(model: Option<&Path>, in_containers: bool) -> Result<()> {
     let podman = match in_containers {
         true => {
             let images = image::run(Arch::here())?;
-            let mut papers = Command::new(setup::python()?);
-            papers.arg(root().join("tests/interop/check_papers.py")).arg(&images);
-            process::run(&mut papers)?;
+            process::run(script(&python, "tests/interop/check_papers.py").arg(&images))?;
             Some(Podman::new(&world, &images)?)
         }
         false => None,
@@ -86,6 +85,7 @@ pub(crate) fn run(model: Option<&Path>, in_containers: bool) -> Result<()> {
     demo.succeeds(&python)?;
     demo.refuses()?;
     demo.audit()?;
+    demo.serve(&python, &s3s_fs)?;
     drop(demo);
     println!("\nAll as promised, in {:.1} s; everything is cleaned up.", seconds(start));
     Ok(())
@@ -174,6 +174,20 @@ impl Demo {
         println!();
         indented(&tensors);
         fs::remove_dir_all(opened)?;
+        Ok(())
+    }
+
+    /// With the initializer's image: a model is served, and not served.
+    fn serve(&self, python: &Path, s3s_fs: &Path) -> Result<()> {
+        let Some(podman) = &self.podman else { return Ok(()) };
+        println!("\nA model that MLServer serves, opened by the image, and then not:\n");
+        let mut suite = script(python, "tests/interop/served_interop.py");
+        suite
+            .args(podman.place_of("sealift-init"))
+            .env("SEALIFT_PROGRAMS", self.world.programs())
+            .env("SEALIFT_MLSERVER", setup::mlserver()?)
+            .env("SEALIFT_S3S_FS", s3s_fs);
+        indented(&process::capture(&mut suite)?);
         Ok(())
     }
 

@@ -34,12 +34,13 @@ pub(crate) fn all(bench: bool) -> Result<()> {
         gcs_emulator()?,
         azurite()?,
         jq()?,
+        curl()?,
         openssl()?,
     ]);
     ready.extend([docker_registry()?, podman()?, skopeo()?, upstream_python()?]);
     ready.extend(helm()?);
     if bench {
-        ready.extend([nginx()?, curl()?, rage()?]);
+        ready.extend([nginx()?, rage()?]);
     }
     // Without it there is no site, which `cargo xtask docs` says.
     match mdbook() {
@@ -59,6 +60,10 @@ pub(crate) fn all(bench: bool) -> Result<()> {
             Ok(programs) => ready.push(programs),
             Err(why) => println!("not ready: containerd of Debian {version}: {why:#}"),
         }
+    }
+    match mlserver() {
+        Ok(program) => ready.push(program),
+        Err(why) => println!("not ready: MLServer: {why:#}"),
     }
     for path in ready {
         println!("ready: {}", path.strip_prefix(root()).unwrap_or(&path).display());
@@ -87,7 +92,7 @@ pub(crate) fn nginx() -> Result<PathBuf> {
     debian_program("nginx", "nginx-light")
 }
 
-/// The bench's plainest peer.
+/// The bench's plainest peer, and asks the broker in an example of docs/scenarios.
 pub(crate) fn curl() -> Result<PathBuf> {
     debian_program("curl", "curl")
 }
@@ -101,6 +106,12 @@ pub(crate) fn python() -> Result<PathBuf> {
 /// other downloaders for the bench.
 pub(crate) fn upstream_python() -> Result<PathBuf> {
     virtual_environment(".tools/upstream", "tests/bench/requirements-upstream.txt")
+}
+
+/// A server of models as KServe starts it, in a Python of its own: its packages are many and large.
+pub(crate) fn mlserver() -> Result<PathBuf> {
+    let python = virtual_environment(".tools/mlserver", "tests/interop/requirements-mlserver.txt")?;
+    Ok(python.with_file_name("mlserver"))
 }
 
 /// A real model, carried by a Python package: all-MiniLM-L6-v2.

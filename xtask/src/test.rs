@@ -61,9 +61,13 @@ pub(crate) fn run() -> Result<()> {
     let ours = ["sealift", "sealift-broker", "sealift-host", "tinkfile", "josefile"];
     let programs = build(&ours, Profile::Dev)?;
     let helm = setup::helm()?;
+    // Large, and for one suite: without it, that says that it is skipped.
+    let mlserver = setup::podman().and_then(|_| setup::mlserver());
+    let mlserver = mlserver.inspect_err(|why| println!("not ready: MLServer: {why:#}")).ok();
     for path in interop_suites()? {
         let mut suite = script(&python, &path);
-        suite.env("SEALIFT_PROGRAMS", &programs);
+        suite.env("SEALIFT_PROGRAMS", &programs).env("SEALIFT_S3S_FS", setup::s3s_fs()?);
+        suite.envs(mlserver.as_ref().map(|program| ("SEALIFT_MLSERVER", program)));
         report.suite(&path, suite.envs(helm.as_ref().map(|helm| ("SEALIFT_HELM", helm))))?;
     }
     let reader = "tests/reader/check_vectors.py";
@@ -77,6 +81,7 @@ pub(crate) fn environment(tests: &mut Command) -> Result<&mut Command> {
     setup::runc()?;
     setup::softhsm()?;
     setup::jq()?;
+    setup::curl()?;
     setup::openssl()?;
     Ok(tests
         .env("SEALIFT_S3S_FS", setup::s3s_fs()?)

@@ -96,6 +96,11 @@ impl World {
         Ok(self.mounted)
     }
 
+    /// The directory of our programs.
+    pub(crate) fn programs(&self) -> &Path {
+        &self.programs
+    }
+
     /// One of our programs, by its name or its path, free of settings that the user's environment
     /// may hold.
     pub(crate) fn program(&self, name: impl AsRef<Path>) -> Command {

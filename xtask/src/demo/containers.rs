@@ -103,8 +103,17 @@ impl Podman {
             .args(["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"])
             .args(["--network", "host"])
             .args(options)
-            .arg(format!("localhost/{image}:{}", self.version));
+            .arg(self.reference(image));
         run
+    }
+
+    /// For another program that starts podman: where its storage is, and an image's name in it.
+    pub(super) fn place_of(&self, image: &str) -> [OsString; 2] {
+        [self.dir.clone().into(), self.reference(image).into()]
+    }
+
+    fn reference(&self, image: &str) -> String {
+        format!("localhost/{image}:{}", self.version)
     }
 
     fn command(&self) -> Command {

@@ -4,6 +4,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod markdown;
+mod shell;
 mod world;
 
 use clap::Parser as _;

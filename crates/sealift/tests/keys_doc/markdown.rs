@@ -26,7 +26,7 @@ pub(crate) enum Kind {
     NotRun,
 }
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Shown {
     pub(crate) command: String,
     pub(crate) output: Option<String>,

@@ -15,7 +15,8 @@ use testkit::swtpm::Swtpm;
 use testkit::tls::Authority;
 
 use crate::common::{memory, succeed, text, write_tree};
-use crate::markdown::{Kind, Section, Shown};
+use crate::markdown::{Kind, Section};
+use crate::shell::Script;
 
 /// moto's account.
 const ACCOUNT: &str = "123456789012";
@@ -219,53 +220,13 @@ impl Place {
                 "sealift-broker serve --tpm-trusted-key {keys} --reference-values {values}\n"
             );
         }
-        let mut printed = Vec::new();
-        for block in &section.blocks {
-            script += &format!("echo {} >$at\n", block.line);
-            match &block.kind {
-                Kind::Script(text) => script += text,
-                Kind::Session(commands) => {
-                    for Shown { command, output } in commands {
-                        let file = self.path(&format!("printed-{}", printed.len()));
-                        script += &format!("{{\n{command}\n}} >{} 2>&1\n", file.display());
-                        printed.push((file, block.line, command, output));
-                    }
-                }
-                Kind::File { name, text } => {
-                    script += &format!("cat >{name} <<'END_OF_THE_FILE'\n{text}END_OF_THE_FILE\n");
-                }
-                Kind::NotRun => {}
-            }
-            script += "opened\n";
-        }
+        let mut script = Script::new(&script, &section.blocks, "opened", self.dir.path());
         for (name, here) in world.exchanged(self) {
-            script = script.replace(name, &here);
+            script.exchange(name, &here);
         }
-        let file = self.path("script");
-        std::fs::write(&file, script).unwrap();
-        let output = world.equipped("bash", self).arg(&file).output().unwrap();
-        let read = |path: &Path| std::fs::read_to_string(path).unwrap_or_default();
-        if !output.status.success() {
-            let last =
-                printed.iter().rev().map(|(file, ..)| read(file)).find(|text| !text.is_empty());
-            panic!(
-                "docs/keys.md, {:?}: the block at line {} fails\n{}{}{}\nbroker: {}",
-                section.title,
-                read(&self.path("at")).trim(),
-                String::from_utf8_lossy(&output.stdout),
-                String::from_utf8_lossy(&output.stderr),
-                last.unwrap_or_default(),
-                read(&self.path("at.broker")),
-            );
-        }
-        for (file, line, command, output) in printed {
-            if let Some(output) = output {
-                assert_eq!(
-                    read(&file).trim_end(),
-                    output.trim_end(),
-                    "docs/keys.md:{line}: {command}"
-                );
-            }
+        if let Err(why) = script.run(&mut world.equipped("bash", self)) {
+            let broker = std::fs::read_to_string(self.path("at.broker")).unwrap_or_default();
+            panic!("docs/keys.md, {:?}: {why}\nbroker: {broker}", section.title);
         }
     }
 }

@@ -6,25 +6,31 @@
 mod common;
 #[path = "../keys_doc/markdown.rs"]
 mod markdown;
+#[path = "../keys_doc/shell.rs"]
+mod shell;
 
+use std::ffi::OsString;
 use std::fs;
 use std::net::Ipv4Addr;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use common::{memory, text, write_tree};
-use markdown::{Kind, Shown};
+use shell::Script;
 use tempfile::TempDir;
+use testkit::s3::S3Server;
 use testkit::tls::Authority;
 
 /// A page's own directory, and what stands there for what it names.
 struct Walk {
     page: &'static str,
     work: TempDir,
-    memory: TempDir,
+    /// What `/dev/shm` is; removed with this.
+    _memory: TempDir,
     exchanged: Vec<(&'static str, String)>,
     before: String,
+    variables: Vec<(&'static str, OsString)>,
 }
 
 impl Walk {
@@ -47,7 +53,14 @@ impl Walk {
         }
         let exchanged = vec![("/dev/shm/", format!("{}/", text(memory.path())))];
         let before = "set -euo pipefail\ntrap 'kill $(jobs -p) 2>/dev/null || true; wait' EXIT\n";
-        Some(Self { page, work, memory, exchanged, before: before.to_owned() })
+        Some(Self {
+            page,
+            work,
+            _memory: memory,
+            exchanged,
+            before: before.to_owned(),
+            variables: Vec::new(),
+        })
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -56,52 +69,24 @@ impl Walk {
 
     /// Runs the page. A command that fails ends it, and the test.
     fn go(self) {
-        let (name, at) = (self.page, self.path("at"));
+        let name = self.page;
         let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(name);
         let page = fs::read_to_string(page).unwrap();
         let sections = markdown::sections(&page).unwrap_or_else(|why| panic!("{name}, {why}"));
-        let (mut script, mut printed) = (self.before.clone(), Vec::new());
-        for block in sections.into_iter().flat_map(|section| section.blocks) {
-            script += &format!("echo {} >{}\n", block.line, at.display());
-            match block.kind {
-                Kind::Script(text) => script += &text,
-                Kind::Session(commands) => {
-                    for Shown { command, output } in commands {
-                        let file = self.path(&format!("printed-{}", printed.len()));
-                        script += &format!("{{\n{command}\n}} >{} 2>&1\n", file.display());
-                        printed.push((file, block.line, command, output.unwrap_or_default()));
-                    }
-                }
-                Kind::File { name, text } => {
-                    script += &format!("cat >{name} <<'END_OF_THE_FILE'\n{text}END_OF_THE_FILE\n");
-                }
-                Kind::NotRun => {}
-            }
-        }
+        let blocks = sections.iter().flat_map(|section| &section.blocks);
+        let mut script = Script::new(&self.before, blocks, "", self.work.path());
+        script.show_everything();
         for (name, here) in &self.exchanged {
-            script = script.replace(name, here);
+            script.exchange(name, here);
         }
-        fs::write(self.path("script"), script).unwrap();
         fs::create_dir(self.path("work")).ok();
-        let mut shell = Command::new("bash");
-        shell.arg(self.path("script")).current_dir(self.path("work")).stdin(Stdio::null());
+        let mut bash = Command::new("bash");
+        bash.env_clear().current_dir(self.path("work")).stdin(Stdio::null());
+        bash.envs(self.variables.iter().map(|(name, value)| (name, value)));
         let path = std::env::var("PATH").unwrap();
-        shell.env_clear().env("PATH", format!("{}:{path}", self.path("bin").display()));
-        let output = shell.env("HOME", self.work.path()).output().unwrap();
-        let read = |path: &Path| fs::read_to_string(path).unwrap_or_default();
-        let last = printed.iter().rev().map(|(file, ..)| read(file)).find(|text| !text.is_empty());
-        assert!(
-            output.status.success(),
-            "{name}:{}: {}\n{}{}{}",
-            read(&at).trim(),
-            output.status,
-            String::from_utf8_lossy(&output.stdout),
-            String::from_utf8_lossy(&output.stderr),
-            last.unwrap_or_default(),
-        );
-        for (file, line, command, shown) in &printed {
-            let found = read(file).replace(text(self.memory.path()), "/dev/shm");
-            assert_eq!(found.trim_end(), shown.trim_end(), "{name}:{line}: {command}");
+        bash.env("PATH", format!("{}:{path}", self.path("bin").display()));
+        if let Err(why) = script.run(bash.env("HOME", self.work.path())) {
+            panic!("{name}, {why}");
         }
     }
 }
@@ -155,5 +140,48 @@ fn the_node_operators_day_works_as_it_is_written() {
     let programs = ["sealift", "sealift-host", "sealift-guest", "jq"];
     let Some(mut walk) = Walk::new(page, &programs) else { return };
     walk.before += &format!("at={}\n{}", text(walk.work.path()), include_str!("cluster.sh"));
+    walk.go();
+}
+
+/// Takes what it is given, and knows no file that is not there. What it is given is looked at by
+/// tests/interop/manifests_interop.py.
+const CLUSTER: &str = r#"for word; do
+    case $word in
+        -) cat | grep -q '^kind: ' || exit 9 ;;
+        *.yaml | deploy/*) test -e "$word" || exit 8 ;;
+    esac
+done
+"#;
+/// `aws s3 sync DIRECTORY s3://…`: what an upload leaves in the server's directory.
+const CLOUD: &str = r#"[ "$1 $2" = "s3 sync" ] || exit 9
+to=$BUCKETS/${4#s3://}
+mkdir -p "$to" && cp -r "$3/." "$to"
+"#;
+
+#[test]
+fn the_platform_engineers_day_works_as_it_is_written() {
+    let page = "docs/scenarios/ml-platform-engineer.md";
+    let Some(mut walk) = Walk::new(page, &["sealift", "sealift-broker"]) else { return };
+    let Some(s3) = S3Server::start().unwrap() else { return };
+    walk.exchanged.push(("127.0.0.1:8080", format!("{}:8080", address(2))));
+    walk.variables.extend(s3.env().map(|(name, value)| (name, value.into())));
+    walk.variables.push(("BUCKETS", s3.bucket_dir().parent().unwrap().into()));
+    for (name, script) in [("kubectl", CLUSTER), ("helm", CLUSTER), ("aws", CLOUD)] {
+        let program = walk.path("bin").join(name);
+        fs::write(&program, format!("#!/bin/sh\n{script}")).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    fs::create_dir(walk.path("work")).unwrap();
+    let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy");
+    symlink(deploy, walk.path("work/deploy")).unwrap();
+    walk.go();
+}
+
+#[test]
+fn the_security_engineers_review_works_as_it_is_written() {
+    let page = "docs/scenarios/security-engineer.md";
+    let programs = ["sealift", "sealift-broker", "curl", "jq"];
+    let Some(mut walk) = Walk::new(page, &programs) else { return };
+    walk.exchanged.push(("127.0.0.1:8080", format!("{}:8080", address(3))));
     walk.go();
 }

@@ -92,11 +92,11 @@ impl Run<'_> {
         if let Some(json) = manifest {
             return self.plan_sealed(target, objects, &json).await;
         }
-        if self.pins(target) {
+        let layers = objects.retried(|| objects.store.layers()).await?;
+        if self.pins(target) && self.accept != Accept::SEALED_ONLY {
             return Err(Failure::new(Code::NotSealed, "there is no sealift.json to compare with what is pinned")
                 .hint("Names, generations and digests are those of a sealed bundle; leave them out for anything else"));
         }
-        let layers = objects.retried(|| objects.store.layers()).await?;
         match (&self.accept, layers) {
             (Accept::Plain(_), Some(layers)) => {
                 self.plan_layers(target, objects, keys, layers).await

@@ -16,6 +16,7 @@ pub mod line;
 pub mod moto;
 pub mod ocicrypt;
 pub mod oracle;
+pub mod packages;
 pub mod planted;
 pub mod proto;
 pub mod registry;

@@ -24,6 +24,7 @@ pub mod relay;
 pub mod s3;
 pub mod sealer;
 pub mod server;
+pub mod sigstore;
 mod skip;
 pub mod softhsm;
 pub mod steps;

@@ -9,7 +9,9 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::Command;
 
-use common::{RESOURCE, Sealed, open, refuse, refused_untouched, seal, sealift, succeed, text};
+use common::{
+    RESOURCE, Sealed, open, python, refuse, refused_untouched, seal, sealift, succeed, text,
+};
 use sealift::code::Code;
 use serde_json::{Value, json};
 use testkit::packages::of_package;
@@ -160,15 +162,6 @@ fn a_trusted_root_needs_a_name_and_its_provider() {
     }
     std::fs::remove_file(keyless.path("trusted_root.json")).unwrap();
     refuse(&mut keyless.verify(&flags), Code::NotFound);
-}
-
-/// A Python interpreter with the packages of `tests/requirements.txt`.
-fn python() -> Option<PathBuf> {
-    let python = std::env::var_os("SEALIFT_PYTHON").map(PathBuf::from);
-    if python.is_none() {
-        testkit::skip("no SEALIFT_PYTHON: run `cargo xtask test`");
-    }
-    python
 }
 
 /// Prints which of the cases hold: model, signature, trust configuration, identity, provider.

@@ -122,7 +122,7 @@ enum Number<'a> {
     Number(u64),
 }
 
-/// An entry of the kind `dsse`.
+/// What is in an entry, of any kind.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct Body<S> {

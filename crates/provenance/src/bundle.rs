@@ -12,17 +12,18 @@ use serde::de::IgnoredAny;
 use serde_json::json;
 
 use crate::Error;
-use crate::certificate::CERTIFICATES_MAX;
+use crate::certificate::{CERTIFICATE_BYTES_MAX, CERTIFICATES_MAX};
 use crate::error::{known, limit, malformed};
 use crate::json;
 use crate::key::SigningKey;
+use crate::sigstore::Keyless;
+use crate::sigstore::entry::Stored;
+use crate::sigstore::timestamp::{TIMESTAMP_BYTES_MAX, TIMESTAMPS_MAX};
 use crate::statement::Statement;
 use crate::trust::{Signer, Trust};
 
 /// Largest signature file: some 50 000 files with long names.
 pub const SIGNATURE_BYTES_MAX: usize = 16 << 20;
-/// Longest certificate.
-const CERTIFICATE_BYTES_MAX: usize = 16 << 10;
 
 const WHAT: &str = "signature file";
 const MEDIA_TYPE: &str = "application/vnd.dev.sigstore.bundle.v0.3+json";
@@ -40,6 +41,7 @@ pub struct Signature {
 enum Material {
     Key { hint: String },
     Chain(Vec<Vec<u8>>),
+    Keyless(Box<Keyless>),
 }
 
 #[derive(Deserialize)]
@@ -60,14 +62,27 @@ struct VerificationMaterial<'a> {
     public_key: Option<KeyHint<'a>>,
     #[serde(borrow, default)]
     x509_certificate_chain: Option<Chain<'a>>,
-    /// Of keyless signatures.
-    #[serde(default)]
-    certificate: Option<IgnoredAny>,
-    /// What proves the time of a keyless signature.
-    #[serde(default, rename = "tlogEntries")]
-    _tlog_entries: IgnoredAny,
-    #[serde(default, rename = "timestampVerificationData")]
-    _timestamps: IgnoredAny,
+    /// Of keyless signatures, which the rest is for.
+    #[serde(borrow, default)]
+    certificate: Option<RawCertificate<'a>>,
+    #[serde(borrow, default)]
+    tlog_entries: Vec<Stored<'a>>,
+    #[serde(borrow, default)]
+    timestamp_verification_data: Option<Timestamps<'a>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct Timestamps<'a> {
+    #[serde(borrow, default, rename = "rfc3161Timestamps")]
+    responses: Vec<RawTimestamp<'a>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct RawTimestamp<'a> {
+    #[serde(borrow)]
+    signed_timestamp: Cow<'a, str>,
 }
 
 #[derive(Deserialize)]
@@ -145,13 +160,16 @@ impl Signature {
     }
 
     /// Verifies the signature first, and reads the statement only then. `now` is what certificates
-    /// are valid or expired at; a key has no end.
+    /// are valid or expired at; a key has no end, and a keyless signature has its time with it.
     pub fn verify(&self, trust: &Trust, now: UnixTime) -> Result<Signed, Error> {
         let message = encoding(&self.payload);
         let signer = match &self.material {
             Material::Key { hint } => trust.by_key(hint, &message, &self.signature)?,
             Material::Chain(chain) => {
                 trust.by_certificate(chain, now, &message, &self.signature)?
+            }
+            Material::Keyless(keyless) => {
+                trust.by_sigstore(keyless, &self.payload, &message, &self.signature)?
             }
         };
         Ok(Signed { statement: Statement::parse(&self.payload)?, signer })
@@ -184,20 +202,43 @@ impl VerificationMaterial<'_> {
                 Ok(Material::Key { hint: key.hint.clone().unwrap_or_default().into_owned() })
             }
             (None, Some(chain), None) => chain.read(),
-            (None, None, Some(_)) => Err(Error::Keyless),
+            (None, None, Some(certificate)) => self.read_keyless(certificate),
             _ => Err(malformed(WHAT, "not exactly one of key, chain and certificate")),
         }
+    }
+
+    fn read_keyless(&self, certificate: &RawCertificate<'_>) -> Result<Material, Error> {
+        let [entry] = &self.tlog_entries[..] else {
+            return Err(malformed(WHAT, "not exactly one log entry"));
+        };
+        let timestamps = self.timestamp_verification_data.as_ref();
+        let timestamps = timestamps.map_or(&[][..], |timestamps| &timestamps.responses);
+        limit("number of timestamps", timestamps.len(), TIMESTAMPS_MAX)?;
+        let timestamps = timestamps.iter().map(|timestamp| {
+            let der = decode(&timestamp.signed_timestamp)?;
+            limit("timestamp", der.len(), TIMESTAMP_BYTES_MAX)?;
+            Ok(der)
+        });
+        Ok(Material::Keyless(Box::new(Keyless {
+            certificate: certificate.read()?,
+            entry: entry.read()?,
+            timestamps: timestamps.collect::<Result<_, Error>>()?,
+        })))
+    }
+}
+
+impl RawCertificate<'_> {
+    fn read(&self) -> Result<Vec<u8>, Error> {
+        let der = decode(&self.raw_bytes)?;
+        limit("certificate", der.len(), CERTIFICATE_BYTES_MAX)?;
+        Ok(der)
     }
 }
 
 impl Chain<'_> {
     fn read(&self) -> Result<Material, Error> {
         limit("number of certificates", self.certificates.len(), CERTIFICATES_MAX)?;
-        let certificates = self.certificates.iter().map(|certificate| {
-            let der = decode(&certificate.raw_bytes)?;
-            limit("certificate", der.len(), CERTIFICATE_BYTES_MAX)?;
-            Ok(der)
-        });
+        let certificates = self.certificates.iter().map(RawCertificate::read);
         Ok(Material::Chain(certificates.collect::<Result<_, _>>()?))
     }
 }

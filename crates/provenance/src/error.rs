@@ -31,14 +31,18 @@ pub enum Error {
         /// The limit.
         limit: u64,
     },
-    /// Signed with Sigstore's short-lived certificates, whose proof lies in a transparency log.
-    #[error("it is a keyless Sigstore signature, which this program does not verify")]
-    Keyless,
+    /// What a keyless signature is proven with does not hold, or is not there.
+    #[error("the {what} is refused: {why}")]
+    Proof {
+        /// The step: `log entry`, `checkpoint`, `timestamp`, …
+        what: &'static str,
+        /// What is wrong.
+        why: &'static str,
+    },
     /// None of the public keys that are believed made the signature.
     #[error("none of the public keys given is the one that signed{0}")]
     UnknownKey(String),
-    /// Signed with a certificate where only keys are believed, or with a key where only authorities
-    /// are.
+    /// Signed with a key, with a certificate or keylessly, where only the others are believed.
     #[error("it is signed with a {found}, and no {found} is believed here")]
     OtherMaterial {
         /// What it is signed with.
@@ -54,6 +58,12 @@ pub enum Error {
     #[error("the signer is {found}, which is none of the identities given")]
     Identity {
         /// The names that the certificate gives, shortened.
+        found: String,
+    },
+    /// The signer's identity was proven to another provider than the one that is believed.
+    #[error("the signer is vouched for by {found}, which is not the identity provider given")]
+    Provider {
+        /// The provider that the certificate names, shortened.
         found: String,
     },
     /// A file that was signed is not there.

@@ -1,11 +1,12 @@
-//! ECDSA keys: P-256 with SHA-256, P-384 with SHA-384, P-521 with SHA-512, as Sigstore pairs them.
+//! ECDSA keys: P-256 with SHA-256, P-384 with SHA-384, P-521 with SHA-512, as Sigstore pairs them; and
+//! Ed25519 for its logs.
 
 use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_ASN1, ECDSA_P256_SHA256_ASN1_SIGNING, ECDSA_P384_SHA384_ASN1,
     ECDSA_P384_SHA384_ASN1_SIGNING, ECDSA_P521_SHA512_ASN1, ECDSA_P521_SHA512_ASN1_SIGNING,
-    EcdsaKeyPair, EcdsaSigningAlgorithm, EcdsaVerificationAlgorithm, KeyPair as _,
+    ED25519, EcdsaKeyPair, EcdsaSigningAlgorithm, EcdsaVerificationAlgorithm, KeyPair as _,
     UnparsedPublicKey,
 };
 use base64::Engine as _;
@@ -80,6 +81,34 @@ impl PublicKey {
     pub(crate) fn verify(&self, message: &[u8], signature: &[u8]) -> Result<(), Error> {
         let key = UnparsedPublicKey::new(self.algorithm, &self.point);
         key.verify(message, signature).map_err(|_| Error::Forged)
+    }
+}
+
+/// The key of a log.
+#[derive(Debug)]
+pub(crate) enum LogKey {
+    Ecdsa(PublicKey),
+    /// RFC 8032.
+    Ed25519(Vec<u8>),
+}
+
+impl LogKey {
+    /// `None` for a key of another kind.
+    pub(crate) fn from_spki(der: &[u8]) -> Option<Self> {
+        match der.strip_prefix(b"\x30\x2a\x30\x05\x06\x03\x2b\x65\x70\x03\x21\x00") {
+            Some(key) => (key.len() == 32).then(|| Self::Ed25519(key.to_vec())),
+            None => PublicKey::from_spki(der).ok().map(Self::Ecdsa),
+        }
+    }
+
+    pub(crate) fn verify(&self, message: &[u8], signature: &[u8]) -> Result<(), Error> {
+        match self {
+            Self::Ecdsa(key) => key.verify(message, signature),
+            Self::Ed25519(key) => {
+                let key = UnparsedPublicKey::new(&ED25519, key);
+                key.verify(message, signature).map_err(|_| Error::Forged)
+            }
+        }
     }
 }
 

@@ -3,7 +3,8 @@
 //!
 //! Pure: bytes in, bytes out; files are read by the caller. The nouns are the modules':
 //!
-//! - [`trust`]: who is believed: public keys, or authorities with the identities that they vouch for.
+//! - [`trust`]: who is believed: public keys, authorities with the identities that they vouch for, or
+//!   a Sigstore's trusted root with identities and their provider.
 //! - [`bundle`]: the signature file: a Sigstore bundle around a DSSE envelope.
 //! - [`statement`]: what is signed: the digests of files or shards, and what they were taken of.
 //! - [`digest`]: the digests.
@@ -22,6 +23,7 @@ pub mod digest;
 mod error;
 mod json;
 pub mod key;
+mod sigstore;
 pub mod statement;
 pub mod trust;
 

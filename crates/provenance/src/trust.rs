@@ -9,6 +9,7 @@ use crate::Error;
 use crate::certificate;
 use crate::error::excerpt;
 use crate::key::PublicKey;
+use crate::sigstore::{Keyless, TrustedRoot};
 
 /// Most keys, authorities and identities, each.
 const TRUSTED_MAX: usize = 256;
@@ -18,7 +19,14 @@ const TRUSTED_MAX: usize = 256;
 pub struct Trust {
     keys: Vec<PublicKey>,
     authorities: Vec<TrustAnchor<'static>>,
+    sigstore: Option<Sigstore>,
     identities: Vec<String>,
+}
+
+#[derive(Debug)]
+struct Sigstore {
+    root: TrustedRoot,
+    provider: String,
 }
 
 /// Who signed.
@@ -28,6 +36,13 @@ pub enum Signer {
     Key(String),
     /// The holder of a certificate: the identity that was asked for.
     Certificate(String),
+    /// Who proved to be this to an OpenID provider, and signed without a key of their own.
+    Keyless {
+        /// The identity that was asked for.
+        identity: String,
+        /// The provider that was asked for.
+        provider: String,
+    },
 }
 
 impl fmt::Display for Signer {
@@ -35,6 +50,7 @@ impl fmt::Display for Signer {
         match self {
             Self::Key(fingerprint) => write!(f, "key sha256:{fingerprint}"),
             Self::Certificate(identity) => write!(f, "certificate {identity}"),
+            Self::Keyless { identity, provider } => write!(f, "keyless {identity} by {provider}"),
         }
     }
 }
@@ -67,15 +83,25 @@ impl Trust {
             .ok_or_else(|| unusable("the file holds no certificate, or too many"))
     }
 
-    /// Believes certificates with this name: a subject alternative name (e-mail address, URI or DNS
-    /// name), or the whole subject as RFC 4514 writes it (`CN=release,O=Example`).
+    /// Believes keyless signatures whose signer proved their identity to `provider`, an OpenID issuer
+    /// (`https://accounts.google.com`), on the word of a Sigstore's `trusted_root.json`, or of the one
+    /// in a client's trust configuration. There is one of them; a second call takes its place.
+    pub fn set_sigstore(&mut self, trusted_root: &[u8], provider: &str) -> Result<(), Error> {
+        let root = TrustedRoot::parse(trusted_root)?;
+        self.sigstore = Some(Sigstore { root, provider: provider.to_owned() });
+        Ok(())
+    }
+
+    /// Believes certificates with this name, of authorities and of Sigstore's: a subject
+    /// alternative name (e-mail address or URI; of authorities also a DNS name, or the whole subject as
+    /// RFC 4514 writes it, `CN=release,O=Example`).
     pub fn add_identity(&mut self, identity: &str) {
         self.identities.push(identity.to_owned());
     }
 
     /// Whether nobody is believed.
     pub fn is_empty(&self) -> bool {
-        self.keys.is_empty() && self.authorities.is_empty()
+        self.keys.is_empty() && self.authorities.is_empty() && self.sigstore.is_none()
     }
 
     /// Finds the key that made `signature` over `message`. A hint only chooses among the keys that
@@ -114,8 +140,33 @@ impl Trust {
         }
         let (key, names) = certificate::verify(chain, &self.authorities, now)?;
         key.verify(message, signature)?;
+        self.known(&names).map(Signer::Certificate)
+    }
+
+    /// Whether whom Sigstore identified made `signature` over `message`, which has `payload` in it, and
+    /// is believed.
+    pub(crate) fn by_sigstore(
+        &self,
+        keyless: &Keyless,
+        payload: &[u8],
+        message: &[u8],
+        signature: &[u8],
+    ) -> Result<Signer, Error> {
+        let Some(Sigstore { root, provider }) = &self.sigstore else {
+            return Err(Error::OtherMaterial { found: "keyless certificate" });
+        };
+        let identified = keyless.verify(root, payload, message, signature)?;
+        // A name means something together with who vouches for it.
+        if identified.provider != *provider {
+            return Err(Error::Provider { found: excerpt(&identified.provider) });
+        }
+        let identity = self.known(&identified.names)?;
+        Ok(Signer::Keyless { identity, provider: identified.provider })
+    }
+
+    fn known(&self, names: &[String]) -> Result<String, Error> {
         match names.iter().find(|name| self.identities.contains(name)) {
-            Some(name) => Ok(Signer::Certificate(name.clone())),
+            Some(name) => Ok(name.clone()),
             None => Err(Error::Identity { found: excerpt(&names.join(" or ")) }),
         }
     }

@@ -24,7 +24,7 @@ use crate::failure::Failure;
 const READ_BYTES: u64 = 256 << 10;
 /// Most threads that hash.
 const THREADS_MAX: usize = 16;
-/// Largest file of keys or certificates.
+/// Largest file of keys or certificates, or trusted root.
 const PEM_BYTES_MAX: u64 = 1 << 20;
 
 /// What is demanded of a model's signature.
@@ -46,12 +46,25 @@ impl Check {
             let added = trust.add_authorities(&pem(path)?);
             added.map_err(|error| Failure::from(error).at(path.display()))?;
         }
+        match (&args.signature_trusted_root, &args.signature_identity_provider) {
+            (None, None) => {}
+            (Some(path), Some(provider)) if !args.signature_identity.is_empty() => {
+                let set = trust.set_sigstore(&pem(path)?, provider);
+                let at = |error| Failure::from(error).recode(Code::Usage).at(path.display());
+                set.map_err(at)?;
+            }
+            _ => {
+                return Err(Failure::usage("a keyless signer is believed by three things together")
+                    .hint("Name --signature-trusted-root, --signature-identity and --signature-identity-provider"));
+            }
+        }
         args.signature_identity.iter().for_each(|identity| trust.add_identity(identity));
-        if args.signature_ca.is_empty() && !args.signature_identity.is_empty() {
+        let vouched = !args.signature_ca.is_empty() || args.signature_trusted_root.is_some();
+        if !vouched && !args.signature_identity.is_empty() {
             return Err(Failure::usage(
                 "identities are named, and no authority that vouches for them",
             )
-            .hint("Add --signature-ca"));
+            .hint("Add --signature-ca, or --signature-trusted-root"));
         }
         let policy = args.signature_policy.unwrap_or(match trust.is_empty() {
             true => SignaturePolicy::Off,
@@ -59,7 +72,7 @@ impl Check {
         });
         if policy != SignaturePolicy::Off && trust.is_empty() {
             return Err(Failure::usage("a signature is asked for, and nobody's is believed")
-                .hint("Add --signature-key, or --signature-ca and --signature-identity"));
+                .hint("Add --signature-key; or --signature-identity with --signature-ca or --signature-trusted-root"));
         }
         Ok(Self { policy, trust, file: args.signature_file.clone() })
     }
@@ -293,7 +306,7 @@ impl Progress {
     }
 }
 
-/// A file of keys or certificates. It may be a private one.
+/// A file of keys or certificates, or a trusted root. It may be a private one.
 fn pem(path: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
     let read = || {
         let length = fs::metadata(path)?.len();

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use common::{
-    RESOURCE, Sealed, model_tree, open, open_as, refuse, refused_untouched, seal, sealift, succeed,
-    text, tree,
+    RESOURCE, Sealed, model_tree, open, open_as, python, refuse, refused_untouched, seal, sealift,
+    succeed, text, tree,
 };
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, KeyUsagePurpose, SanType,
@@ -291,15 +291,6 @@ fn an_authority_needs_the_name_of_whom_it_vouches_for() {
     // Nor does a name without an authority turn the check off.
     let nameless = ["--signature-identity", "release@example.com"];
     refuse(&mut signed.verify(&signed.signed, &nameless), Code::Usage);
-}
-
-/// A Python interpreter with the packages of `tests/requirements.txt`.
-fn python() -> Option<PathBuf> {
-    let python = std::env::var_os("SEALIFT_PYTHON").map(PathBuf::from);
-    if python.is_none() {
-        testkit::skip("no SEALIFT_PYTHON: run `cargo xtask test`");
-    }
-    python
 }
 
 const SIGN: &str = r#"

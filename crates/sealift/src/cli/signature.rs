@@ -20,7 +20,7 @@ pub enum SignaturePolicy {
 #[derive(Debug, Clone, Args)]
 pub struct SignatureArgs {
     /// What becomes of models without a publisher's signature (OpenSSF Model Signing) [default: require
-    /// with a key or authority, else off]
+    /// with a key, authority or trusted root, else off]
     #[arg(long, value_enum, env = "SEALIFT_SIGNATURE_POLICY")]
     pub signature_policy: Option<SignaturePolicy>,
     /// Publishers' public keys, PEM; may be repeated
@@ -35,8 +35,26 @@ pub struct SignatureArgs {
         requires = "signature_identity"
     )]
     pub signature_ca: Vec<PathBuf>,
-    /// Whose certificate it must be: an e-mail address, URI, DNS name or whole subject (CN=…,O=…); may
-    /// be repeated
+    /// A Sigstore's trusted_root.json, or a client's trust configuration, for keyless signatures; verified
+    /// offline
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "SEALIFT_SIGNATURE_TRUSTED_ROOT",
+        requires_all = ["signature_identity", "signature_identity_provider"]
+    )]
+    pub signature_trusted_root: Option<PathBuf>,
+    /// The OpenID provider that a keyless signer's identity must have been proven to, exactly as the
+    /// certificate has it
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "SEALIFT_SIGNATURE_IDENTITY_PROVIDER",
+        requires = "signature_trusted_root"
+    )]
+    pub signature_identity_provider: Option<String>,
+    /// Whose certificate it must be: an e-mail address or URI; with an authority also a DNS name or the
+    /// whole subject (CN=…,O=…); may be repeated
     #[arg(long, value_name = "NAME", env = "SEALIFT_SIGNATURE_IDENTITY")]
     pub signature_identity: Vec<String>,
     /// The signature's name among the model's files

@@ -60,7 +60,14 @@ impl From<provenance::Error> for Failure {
         };
         let failure = Self::new(code, chain(&error));
         match &error {
-            Error::Keyless => failure.hint("Have the model signed with a key or a certificate"),
+            Error::OtherMaterial { .. } => failure.hint(
+                "Say who is believed: --signature-key, --signature-ca or --signature-trusted-root",
+            ),
+            Error::Provider { .. } => {
+                failure.hint("Compare --signature-identity-provider with the publisher's")
+            }
+            Error::Proof { .. } => failure
+                .hint("If the trusted root is an old one, take the current one of that Sigstore"),
             Error::UnknownKey(_) => {
                 failure.hint("Compare --signature-key with the publisher's key")
             }

@@ -32,6 +32,15 @@ pub(crate) fn sealift() -> Command {
     command
 }
 
+/// A Python interpreter with the packages of `tests/requirements.txt`.
+pub(crate) fn python() -> Option<PathBuf> {
+    let python = std::env::var_os("SEALIFT_PYTHON").map(PathBuf::from);
+    if python.is_none() {
+        testkit::skip("no SEALIFT_PYTHON: run `cargo xtask test`");
+    }
+    python
+}
+
 /// Runs to the end and requires success.
 pub(crate) fn succeed(command: &mut Command) -> Output {
     let output = command.output().unwrap();

@@ -27,6 +27,7 @@ pub(crate) fn all(bench: bool) -> Result<()> {
     ready.extend([openbao()?, moto_server()?, softhsm()?, gcs_emulator()?, azurite()?, jq()?]);
     ready.extend([docker_registry()?, podman()?, skopeo()?, upstream_python()?]);
     ready.extend(helm()?);
+    ready.push(prometheus()?);
     if bench {
         ready.extend([nginx()?, curl()?, rage()?]);
     }
@@ -150,6 +151,11 @@ pub(crate) fn docker_registry() -> Result<PathBuf> {
 /// Makes encrypted and compressed container images.
 pub(crate) fn skopeo() -> Result<PathBuf> {
     debian_program("skopeo", "skopeo")
+}
+
+/// Scrapes the daemons and evaluates the alerts, whose tests `promtool` runs.
+pub(crate) fn prometheus() -> Result<PathBuf> {
+    debian_program("prometheus", "prometheus")
 }
 
 /// Reads evidence in an example of docs/keys.md.

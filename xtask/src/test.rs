@@ -57,7 +57,12 @@ pub(crate) fn run() -> Result<()> {
     report.suite("cargo test", tests)?;
     report.skipped(&fs::read_to_string(&skipped)?);
     report.comparison(&compared);
-    let ours = ["sealift", "sealift-broker", "sealift-host", "tinkfile", "josefile"];
+    let ours =
+        ["sealift", "sealift-broker", "sealift-host", "sealift-guest", "tinkfile", "josefile"];
+    // The suite that needs it says aloud that it is missing.
+    if let Err(why) = setup::prometheus() {
+        println!("not ready: Prometheus: {why:#}");
+    }
     let programs = build(&ours, Profile::Dev)?;
     let helm = setup::helm()?;
     for path in interop_suites()? {

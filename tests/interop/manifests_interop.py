@@ -25,6 +25,7 @@ TOGGLES = {
     "policy": "policy",
     "broker": "broker",
     "agents": "agents",
+    "monitoring": "monitoring",
 }
 DIGEST = "sha256:" + "ab" * 32
 # What people ask for, all at once.
@@ -84,6 +85,11 @@ FULL = {
         "nodeSelector": {"katacontainers.io/kata-runtime": None, "kata": "yes"},
         "tolerations": [{"key": "tee", "operator": "Exists"}],
         "priorityClassName": "system-node-critical",
+    },
+    "monitoring": {
+        "enabled": True,
+        "labels": {"release": "prometheus"},
+        "brokerTls": {"ca": {"secret": {"name": "ca", "key": "ca.crt"}}, "serverName": "kbs.example"},
     },
     "runtimeClasses": [{"name": "kata-qemu-snp", "handler": "kata-qemu-snp"}],
     "example": {"form": "override", "runtimeClassName": "kata-qemu-snp"},
@@ -278,10 +284,12 @@ def of_kubernetes(scratch):
                 else:
                     documents = ours(values, scratch)
                 for document in documents:
-                    # KServe's are held against KServe's; cert-manager's schemas come in no package.
+                    # KServe's are held against KServe's; schemas of cert-manager and of Prometheus'
+                    # operator come in no package.
                     if document["apiVersion"].split("/")[0] in (
                         "serving.kserve.io",
                         "cert-manager.io",
+                        "monitoring.coreos.com",
                     ):
                         continue
                     schemas.validate(document, release)
@@ -296,7 +304,7 @@ def of_kubernetes(scratch):
         documents = [d for d in ours(FULL, scratch) if d["apiVersion"].split(".")[0] != "serving"]
         kinds, fields = set(), 0
         for document in documents:
-            if document["apiVersion"].startswith("cert-manager.io"):
+            if document["apiVersion"].startswith(("cert-manager.io", "monitoring.coreos.com")):
                 continue
             for path in struct_keys(document):
                 if path in (("kind",), ("apiVersion",)):

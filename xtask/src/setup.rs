@@ -39,6 +39,7 @@ pub(crate) fn all(bench: bool) -> Result<()> {
     ]);
     ready.extend([docker_registry()?, podman()?, skopeo()?, upstream_python()?]);
     ready.extend(helm()?);
+    ready.push(prometheus()?);
     if bench {
         ready.extend([nginx()?, rage()?]);
     }
@@ -184,6 +185,11 @@ pub(crate) fn docker_registry() -> Result<PathBuf> {
 /// Makes encrypted and compressed container images.
 pub(crate) fn skopeo() -> Result<PathBuf> {
     debian_program("skopeo", "skopeo")
+}
+
+/// Scrapes the daemons and evaluates the alerts, whose tests `promtool` runs.
+pub(crate) fn prometheus() -> Result<PathBuf> {
+    debian_program("prometheus", "prometheus")
 }
 
 /// Reads JSON in examples of the documentation.

@@ -58,7 +58,12 @@ pub(crate) fn run() -> Result<()> {
     report.suite("cargo test", tests)?;
     report.skipped(&fs::read_to_string(&skipped)?);
     report.comparison(&compared);
-    let ours = ["sealift", "sealift-broker", "sealift-host", "tinkfile", "josefile"];
+    let ours =
+        ["sealift", "sealift-broker", "sealift-host", "sealift-guest", "tinkfile", "josefile"];
+    // The suite that needs it says aloud that it is missing.
+    if let Err(why) = setup::prometheus() {
+        println!("not ready: Prometheus: {why:#}");
+    }
     let programs = build(&ours, Profile::Dev)?;
     let helm = setup::helm()?;
     // Large, and for one suite: without it, that says that it is skipped.

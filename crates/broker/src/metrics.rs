@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hyper::StatusCode;
@@ -30,6 +30,7 @@ enum Family {
     Releases,
     Refusals,
     AuditFailures,
+    Ready,
     Connections,
     BuildInfo,
 }
@@ -47,6 +48,7 @@ impl Family {
             Self::AuditFailures => {
                 ["audit_failures_total", "counter", "Audit records that could not be written."]
             }
+            Self::Ready => ["ready", "gauge", "Whether /readyz says so."],
             Self::Connections => ["connections", "gauge", "Open connections."],
             Self::BuildInfo => ["build_info", "gauge", "Always 1."],
         }
@@ -61,6 +63,17 @@ impl Metrics {
     pub(crate) fn new() -> Self {
         let metrics = Self(Mutex::default());
         metrics.add(Family::AuditFailures, "", 0.0);
+        metrics.add(Family::Connections, "", 0.0);
+        // From zero, so that the first of a kind is an increase.
+        for kind in Kind::ALL {
+            metrics.add(Family::Refusals, &refusal(kind), 0.0);
+        }
+        for tee in Tee::VERIFIED {
+            metrics.add(Family::Releases, &release(tee), 0.0);
+            for accepted in [true, false] {
+                metrics.add(Family::Attestations, &attestation(tee, accepted), 0.0);
+            }
+        }
         metrics.add(
             Family::BuildInfo,
             concat!("{version=\"", env!("CARGO_PKG_VERSION"), "\"}"),
@@ -84,16 +97,15 @@ impl Metrics {
     }
 
     pub(crate) fn attested(&self, tee: Tee, accepted: bool) {
-        let outcome = if accepted { "accepted" } else { "refused" };
-        self.add(Family::Attestations, &format!("{{tee=\"{tee}\",outcome=\"{outcome}\"}}"), 1.0);
+        self.add(Family::Attestations, &attestation(tee, accepted), 1.0);
     }
 
     pub(crate) fn released(&self, tee: Tee) {
-        self.add(Family::Releases, &format!("{{tee=\"{tee}\"}}"), 1.0);
+        self.add(Family::Releases, &release(tee), 1.0);
     }
 
     pub(crate) fn refused(&self, kind: Kind) {
-        self.add(Family::Refusals, &format!("{{type=\"{kind:?}\"}}"), 1.0);
+        self.add(Family::Refusals, &refusal(kind), 1.0);
     }
 
     pub(crate) fn audit_failed(&self) {
@@ -105,13 +117,17 @@ impl Metrics {
     }
 
     fn add(&self, family: Family, labels: &str, value: f64) {
-        let mut series = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        *series.entry((family, labels.to_owned())).or_default() += value;
+        *self.lock().entry((family, labels.to_owned())).or_default() += value;
     }
 
-    /// The page.
-    pub(crate) fn page(&self) -> String {
-        let series = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<(Family, String), f64>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The page of a broker that is ready, or not.
+    pub(crate) fn page(&self, ready: bool) -> String {
+        self.lock().insert((Family::Ready, String::new()), f64::from(u8::from(ready)));
+        let series = self.lock();
         let mut page = String::new();
         let mut last = None;
         for ((family, labels), value) in &*series {
@@ -124,4 +140,17 @@ impl Metrics {
         }
         page
     }
+}
+
+fn attestation(tee: Tee, accepted: bool) -> String {
+    let outcome = if accepted { "accepted" } else { "refused" };
+    format!("{{tee=\"{tee}\",outcome=\"{outcome}\"}}")
+}
+
+fn release(tee: Tee) -> String {
+    format!("{{tee=\"{tee}\"}}")
+}
+
+fn refusal(kind: Kind) -> String {
+    format!("{{type=\"{kind:?}\"}}")
 }

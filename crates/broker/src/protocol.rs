@@ -42,6 +42,9 @@ impl Tee {
     pub const AZ_TDX_VTPM: Self = Self("az-tdx-vtpm");
     /// A TPM 2.0, of whatever machine.
     pub const TPM: Self = Self("tpm");
+    /// Those that have a verifier here.
+    pub const VERIFIED: [Self; 6] =
+        [Self::SAMPLE, Self::SNP, Self::TDX, Self::AZ_SNP_VTPM, Self::AZ_TDX_VTPM, Self::TPM];
 
     /// All names of protocol 0.4.
     const ALL: [&str; 14] = [

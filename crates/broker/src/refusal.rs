@@ -37,6 +37,30 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
+    /// All of them.
+    pub(crate) const ALL: [Self; 20] = [
+        Self::AttestationError,
+        Self::TokenNotFound,
+        Self::TokenVerifierError,
+        Self::PolicyDeny,
+        Self::PolicyEngineError,
+        Self::SerdeError,
+        Self::InvalidRequestPath,
+        Self::PluginNotFound,
+        Self::PluginInternalError,
+        Self::JweError,
+        Self::AdminAuthAccess,
+        Self::AdminRole,
+        Self::MethodNotAllowed,
+        Self::PayloadTooLarge,
+        Self::RequestTimeout,
+        Self::ResourceExists,
+        Self::ResourceRefused,
+        Self::PolicyReadOnly,
+        Self::AuditUnavailable,
+        Self::TooManyRequests,
+    ];
+
     /// The HTTP status.
     pub(crate) fn status(self) -> StatusCode {
         match self {

@@ -215,7 +215,7 @@ impl Service {
             ("/readyz", "GET") => self.ready(),
             ("/metrics", "GET") => Ok(Answer {
                 content_type: "text/plain; version=0.0.4; charset=utf-8",
-                ..Answer::text(self.metrics.page())
+                ..Answer::text(self.metrics.page(self.ready().is_ok()))
             }),
             ("/.well-known/jwks.json", "GET") => Ok(Answer::json(&self.tokens.jwks())),
             ("/healthz" | "/readyz" | "/metrics" | "/.well-known/jwks.json", _) => {

@@ -1,6 +1,6 @@
 //! How this guest's volumes are: as a table of JSON rows, and as Prometheus reads it.
 
-use link::exposition::{Exposition, Kind, MEDIA_TYPE, float};
+use link::exposition::{Exposition, Kind, float};
 use link::pages::Page;
 use volumes::report::GuestVolume;
 use volumes::session::Volumes;
@@ -12,13 +12,10 @@ const PAGE: usize = 256;
 /// volumes anew.
 pub fn page(path: &str, for_root: bool, volumes: &dyn Volumes) -> Option<Page> {
     match path {
-        "/metrics" => {
-            let text = metrics(&all(volumes), volumes.refusals());
-            Some(Page { media_type: MEDIA_TYPE, text })
-        }
+        "/metrics" => Some(Page::metrics(metrics(&all(volumes), volumes.refusals()))),
         "/status" if for_root => {
             let text = serde_json::to_string_pretty(&all(volumes)).ok()?;
-            Some(Page { media_type: "application/json", text })
+            Some(Page { media_type: "application/json", text, available: true })
         }
         _ => None,
     }

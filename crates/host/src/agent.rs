@@ -358,6 +358,25 @@ impl Agent {
         metrics::render(&self.status(), &self.shared.counters)
     }
 
+    /// Whether it does its work: that no guest's absence changes. As an NRI plugin it is ready once the
+    /// runtime takes it for one, since containers that are made before have no volumes of a guest's.
+    ///
+    /// # Errors
+    /// What is missing, for a probe.
+    pub fn ready(&self) -> Result<(), &'static str> {
+        // Whoever holds it for ever has stopped the agent.
+        drop(lock(&self.shared.table));
+        match self.shared.counters.runtime.connected() {
+            Some(false) => Err("the container runtime does not take the agent for its NRI plugin"),
+            _ => Ok(()),
+        }
+    }
+
+    /// What [`Agent::ready`] is to know of the runtime.
+    pub(crate) fn set_runtime(&self, connected: bool) {
+        self.shared.counters.runtime.set(connected);
+    }
+
     /// How a guest says that its volumes are, asked over a connection of its own.
     pub fn ask(&self, guest: &Address) -> Result<Vec<GuestVolume>, client::Error> {
         let (mut client, _) = Client::connect(

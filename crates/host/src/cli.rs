@@ -96,7 +96,7 @@ pub(crate) struct Run {
     pub(crate) plugin: Nri,
     #[command(flatten)]
     pub(crate) tls: Tls,
-    /// Serve Prometheus metrics at IP:PORT or unix:/PATH, as /metrics
+    /// Serve Prometheus metrics at IP:PORT or unix:/PATH, as /metrics; /healthz and /readyz too
     #[arg(long, value_name = "ADDRESS", env = "SEALIFT_HOST_METRICS")]
     pub(crate) metrics: Option<link::pages::Address>,
     /// What to log: error, warn, info, debug

@@ -15,7 +15,6 @@ use cli::{AgentKind, Cli, Command, Run, Tls};
 use host::agent::{Agent, Options};
 use host::api::{Answer, Api, Request, ask};
 use host::nri;
-use link::exposition;
 use link::pages::{Page, Pages};
 use link::tls;
 use volumes::chain;
@@ -97,11 +96,11 @@ fn serve(socket: &Path, run: &Run) -> Result<(), Failure> {
     // First: while another agent listens there, this one must not begin.
     let api = Api::bind(socket, &run.kubelet_root).map_err(listen)?;
     let agent = Agent::start(options).map_err(|error| fail("cannot start", &error))?;
-    if let Some(address) = &run.metrics {
-        start_pages(&agent, address).map_err(|error| fail("cannot serve metrics", &error))?;
-    }
     if let Some(socket) = &run.nri {
         start_plugin(&agent, run, socket).map_err(|error| fail("cannot start", &error))?;
+    }
+    if let Some(address) = &run.metrics {
+        start_pages(&agent, address).map_err(|error| fail("cannot serve metrics", &error))?;
     }
     tracing::info!(socket = %socket.display(), kubelet = %run.kubelet_root.display(), "started");
     // Nothing has to be put in order at the end: what is attached is on disk already, and what is on
@@ -118,9 +117,14 @@ fn tls(flags: &Tls) -> Result<Option<Arc<tls::Client>>, tls::Error> {
 
 fn start_pages(agent: &Agent, address: &link::pages::Address) -> io::Result<()> {
     let (pages, agent) = (Pages::bind(address)?, agent.clone());
-    let text = move |path: &str| {
-        let page = || Page { media_type: exposition::MEDIA_TYPE, text: agent.metrics() };
-        (path == "/metrics").then(page)
+    let text = move |path: &str| match path {
+        "/metrics" => Some(Page::metrics(agent.metrics())),
+        "/healthz" => Some(Page::probe("ok", true)),
+        "/readyz" => Some(match agent.ready() {
+            Ok(()) => Page::probe("ready", true),
+            Err(why) => Page::probe(why, false),
+        }),
+        _ => None,
     };
     let thread = std::thread::Builder::new().name("metrics".into());
     thread.spawn(move || pages.serve(text)).map(drop)

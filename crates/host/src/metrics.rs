@@ -1,14 +1,42 @@
 //! What the agent measures, for Prometheus.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use link::exposition::{Exposition, Histogram, Kind, float};
 
 use crate::agent::VolumeReport;
 
+/// No runtime is to be a plugin of.
+const NO_RUNTIME: u8 = 0;
+/// One is, and does not take us for its plugin.
+const AWAY: u8 = 1;
+/// One does.
+const CONNECTED: u8 = 2;
+
+/// Whether the runtime takes the agent for its plugin.
+#[derive(Debug, Default)]
+pub(crate) struct Runtime(AtomicU8);
+
+impl Runtime {
+    /// From now on it does, or does not.
+    pub(crate) fn set(&self, connected: bool) {
+        self.0.store(if connected { CONNECTED } else { AWAY }, Ordering::Relaxed);
+    }
+
+    /// `None` if there is none to be a plugin of.
+    pub(crate) fn connected(&self) -> Option<bool> {
+        match self.0.load(Ordering::Relaxed) {
+            NO_RUNTIME => None,
+            state => Some(state == CONNECTED),
+        }
+    }
+}
+
 /// Counted since the agent's start.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
+    /// See [`Runtime`].
+    pub(crate) runtime: Runtime,
     /// From noticing a change to the guest's acknowledgement.
     pub(crate) lag: Histogram,
     /// Attempts that failed.
@@ -65,6 +93,17 @@ pub(crate) fn render(volumes: &[VolumeReport], counters: &Counters) -> String {
         "Whether that is near and kubelet has not renewed it.",
         &|report| report.token_expires.and_then(|_| flag(report.token_alarm)),
     );
+    text.family("sealift_volumes", Kind::Gauge, "Volumes that are kept current.")
+        .sample(&[], float(volumes.len() as u64));
+    let runtime = counters.runtime.connected();
+    let mut family = text.family(
+        "sealift_nri_connected",
+        Kind::Gauge,
+        "Whether the container runtime takes the agent for its plugin; absent without --nri.",
+    );
+    if let Some(connected) = runtime {
+        family.flag(&[], connected);
+    }
     text.family(
         "sealift_revision_lag_seconds",
         Kind::Histogram,

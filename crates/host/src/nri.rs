@@ -61,6 +61,7 @@ pub fn is_name(name: &str) -> bool {
 
 /// Starts a thread that is the runtime's plugin whenever the runtime is there.
 pub fn start(plugin: Plugin, options: Options) -> io::Result<()> {
+    plugin.agent().set_runtime(false);
     let plugin = Arc::new(plugin);
     spawn("nri", move || run(&plugin, &options))
 }
@@ -73,6 +74,7 @@ fn run(plugin: &Arc<Plugin>, options: &Options) -> ! {
     let mut told = false;
     loop {
         let begun = Instant::now();
+        plugin.agent().set_runtime(false);
         let ended = UnixStream::connect(&options.socket).map_err(Broken::from);
         let ended = ended.and_then(|stream| {
             told = false;
@@ -192,7 +194,12 @@ impl Session {
             stream.push(&payload);
             while let Some((frame, message)) = stream.next_frame()? {
                 match header.connection {
-                    Connection::Plugin => configured |= self.called(frame, &message)?,
+                    Connection::Plugin => {
+                        configured |= self.called(frame, &message)?;
+                        if configured {
+                            self.plugin.agent().set_runtime(true);
+                        }
+                    }
                     _ => Self::registered(&message)?,
                 }
             }

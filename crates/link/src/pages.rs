@@ -64,6 +64,20 @@ pub struct Page {
     pub media_type: &'static str,
     /// Its text.
     pub text: String,
+    /// Whether it is answered with 200; otherwise with 503, as who probes expects.
+    pub available: bool,
+}
+
+impl Page {
+    /// The metrics that `text` is.
+    pub fn metrics(text: String) -> Self {
+        Self { media_type: crate::exposition::MEDIA_TYPE, text, available: true }
+    }
+
+    /// The answer to a probe.
+    pub fn probe(text: &str, available: bool) -> Self {
+        Self { media_type: "text/plain; charset=utf-8", text: format!("{text}\n"), available }
+    }
 }
 
 /// A bound address.
@@ -165,10 +179,11 @@ fn reply(request: &[u8], page: &dyn Fn(&str) -> Option<Page>) -> String {
     let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
     let path = target.split('?').next().unwrap_or_default();
     match (method, page(path)) {
-        ("GET", Some(Page { media_type, text })) => {
-            let length = text.len();
+        ("GET", Some(Page { media_type, text, available })) => {
+            let (length, status) =
+                (text.len(), if available { "200 OK" } else { "503 Service Unavailable" });
             format!(
-                "HTTP/1.1 200 OK\r\nContent-Type: {media_type}\r\nContent-Length: {length}\r\n\
+                "HTTP/1.1 {status}\r\nContent-Type: {media_type}\r\nContent-Length: {length}\r\n\
                  Connection: close\r\n\r\n{text}"
             )
         }
@@ -186,7 +201,11 @@ mod tests {
     use super::*;
 
     fn page(path: &str) -> Option<Page> {
-        (path == "/metrics").then(|| Page { media_type: "text/plain", text: "up 1\n".into() })
+        match path {
+            "/metrics" => Some(Page::metrics("up 1\n".into())),
+            "/readyz" => Some(Page::probe("not ready", false)),
+            _ => None,
+        }
     }
 
     #[test]
@@ -197,6 +216,7 @@ mod tests {
         };
         assert_eq!(status("GET /metrics HTTP/1.1\r\n\r\n"), "HTTP/1.1 200 OK");
         assert_eq!(status("GET /metrics?x=1 HTTP/1.0\r\n\r\n"), "HTTP/1.1 200 OK");
+        assert_eq!(status("GET /readyz HTTP/1.1\r\n\r\n"), "HTTP/1.1 503 Service Unavailable");
         assert_eq!(status("GET / HTTP/1.1\r\n\r\n"), "HTTP/1.1 404 Not Found");
         assert_eq!(status("POST /metrics HTTP/1.1\r\n\r\n"), "HTTP/1.1 405 Method Not Allowed");
         assert_eq!(status("\r\n\r\n"), "HTTP/1.1 405 Method Not Allowed");

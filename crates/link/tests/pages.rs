@@ -10,9 +10,7 @@ use link::pages::{Address, Page, Pages, get};
 fn serve(address: &Address) {
     let pages = Pages::bind(address).unwrap();
     std::thread::spawn(move || {
-        pages.serve(|path| {
-            (path == "/metrics").then(|| Page { media_type: "text/plain", text: "up 1\n".into() })
-        })
+        pages.serve(|path| (path == "/metrics").then(|| Page::metrics("up 1\n".into())))
     });
 }
 

@@ -718,6 +718,9 @@ pub struct UnsealerRun {
     /// Where the guest's agents connect
     #[arg(long, value_name = "unix:/PATH", value_parser = unix_socket, default_value = "unix:/run/sealift-unsealer.sock", env = "SEALIFT_UNSEALER_LISTEN")]
     pub listen: PathBuf,
+    /// Serve Prometheus metrics at IP:PORT or unix:/PATH, as /metrics; /healthz and /readyz too
+    #[arg(long, value_name = "ADDRESS", env = "SEALIFT_UNSEALER_METRICS")]
+    pub metrics: Option<link::pages::Address>,
     /// Who is believed
     #[command(flatten)]
     pub signers: SignerArgs,
@@ -854,6 +857,8 @@ pub enum ManifestKind {
     Broker,
     /// The agent of each node.
     Agents,
+    /// Alerts, and what the Prometheus operator scrapes
+    Monitoring,
 }
 
 /// A DNS label: anything else would change the YAML.

@@ -26,6 +26,7 @@ mod settings;
 mod signature;
 pub mod source;
 mod stop;
+mod trace;
 pub mod transfer;
 mod width;
 

@@ -34,6 +34,9 @@ fn file(kind: ManifestKind) -> (&'static str, &'static str) {
         ManifestKind::Agents => {
             (include_str!("../../../deploy/chart/templates/agents.yaml"), "agents.enabled")
         }
+        ManifestKind::Monitoring => {
+            (include_str!("../../../deploy/chart/templates/monitoring.yaml"), "monitoring.enabled")
+        }
         ManifestKind::Isvc => (include_str!("../../../deploy/examples/isvc.yaml"), ""),
         ManifestKind::Llmisvc => (include_str!("../../../deploy/examples/llmisvc.yaml"), ""),
     }
@@ -73,11 +76,12 @@ pub(crate) fn render(
 mod tests {
     use super::*;
 
-    const ALL: [ManifestKind; 6] = [
+    const ALL: [ManifestKind; 7] = [
         ManifestKind::Csc,
         ManifestKind::Policy,
         ManifestKind::Broker,
         ManifestKind::Agents,
+        ManifestKind::Monitoring,
         ManifestKind::Isvc,
         ManifestKind::Llmisvc,
     ];
@@ -90,9 +94,9 @@ mod tests {
     #[test]
     fn nothing_is_printed_without_the_place_of_the_images() {
         for kind in ALL {
-            // An InferenceService that leaves the container to KServe names no image.
+            // An InferenceService that leaves the container to KServe names no image, nor does monitoring.
             let named = rendered(kind, &[]).map_err(|failure| failure.line());
-            if kind == ManifestKind::Isvc {
+            if matches!(kind, ManifestKind::Isvc | ManifestKind::Monitoring) {
                 assert!(!named.unwrap().contains("image:"));
             } else {
                 assert!(named.unwrap_err().contains("image.registry is empty"), "{kind:?}");

@@ -35,6 +35,7 @@ use crate::recipients::Keys;
 use crate::recording::record;
 use crate::signature;
 use crate::source::Source;
+use crate::trace::Trace;
 use crate::transfer::{self, Content, Item, Limits, Sink};
 use archive::{Archive, Image};
 use plan::{Planned, Work};
@@ -110,11 +111,24 @@ pub async fn open_all(
     settings: &Settings,
     log: &audit::Log,
 ) -> Result<Vec<Outcome>, Failure> {
+    open_traced(targets, accept, options, global, settings, log, &Trace::OFF).await
+}
+
+/// The same, and `trace` tells of it.
+pub(crate) async fn open_traced(
+    targets: &[Target],
+    accept: Accept,
+    options: &Opening,
+    global: &Global,
+    settings: &Settings,
+    log: &audit::Log,
+    trace: &Trace,
+) -> Result<Vec<Outcome>, Failure> {
     let limits = limits(&options.patience, options.max_memory);
     let result = match signature::Check::load(&options.signature) {
         Ok(check) => {
             let check = Arc::new(check);
-            Run { accept, options, global, settings, log, limits, check }.all(targets).await
+            Run { accept, options, global, settings, log, limits, check, trace }.all(targets).await
         }
         Err(failure) => Err(failure),
     };
@@ -142,6 +156,7 @@ struct Run<'a> {
     log: &'a audit::Log,
     limits: Limits,
     check: Arc<signature::Check>,
+    trace: &'a Trace,
 }
 
 /// A model whose bytes are all staged and authentic.
@@ -160,7 +175,10 @@ impl Run<'_> {
         for target in targets {
             let place = &target.source.location;
             self.say(format_args!("plan {place} -> {}", target.dest.display()));
-            planned.push(self.plan(target, &keys).await.map_err(|failure| failure.at(place))?);
+            let span = self.trace.span("plan");
+            span.set("sealift.source", place.to_string());
+            let plan = self.plan(target, &keys).await;
+            planned.push(span.end(plan).map_err(|failure| failure.at(place))?);
         }
         let keks = self.release(&keys, &planned).await?;
         let mut demands = Vec::with_capacity(targets.len());
@@ -183,6 +201,7 @@ impl Run<'_> {
             }
         }
         for one in &staged {
+            let span = self.trace.span("record");
             let recorded = record(
                 self.log,
                 Event::ModelOpened {
@@ -197,12 +216,17 @@ impl Run<'_> {
                     bytes: one.outcome.bytes,
                 },
             );
-            if let Err(error) = recorded {
+            if let Err(failure) = span.end(recorded.map_err(Failure::from)) {
                 discard(staged);
-                return Err(error.into());
+                return Err(failure);
             }
         }
-        staged.into_iter().map(Staged::publish).collect()
+        let publish = |one: Staged<'_>| {
+            let span = self.trace.span("publish");
+            span.set("sealift.destination", one.target.dest.display().to_string());
+            span.end(one.publish())
+        };
+        staged.into_iter().map(publish).collect()
     }
 
     /// The key of each target, before any byte of any model. A key that is released is asked for
@@ -224,15 +248,15 @@ impl Run<'_> {
                 continue;
             }
             self.say(format_args!("key {name} from {}", keys.holder(name)));
+            let span = self.trace.span("key");
             let kek = match &planned.work {
-                Work::Sealed { bundle, .. } => keys.opening(name, None, bundle).await?,
-                _ => {
-                    let kek = keys.released(name).await?;
+                Work::Sealed { bundle, .. } => keys.opening(name, None, bundle).await,
+                _ => keys.released(name).await.and_then(|kek| {
                     kek.permits(Purpose::Open)?;
-                    kek
-                }
+                    Ok(kek)
+                }),
             };
-            let kek = Arc::new(kek);
+            let kek = Arc::new(span.end(kek)?);
             if !name.unwraps() {
                 released.insert(name, Arc::clone(&kek));
             }
@@ -315,11 +339,15 @@ impl Run<'_> {
         let progress =
             Progress::new("stream", bytes, plan.files.len() as u64, outcome.resumed_bytes);
         let shown = progress::show(&progress, self.style(), self.global.progress_interval);
+        let span = self.trace.span("fetch");
         let begun = Instant::now();
         let result = match fetch {
             Fetch::Items(items) => {
                 let sink = Sink::Staging(Arc::clone(&staging));
                 let limits = self.limits.clone();
+                if self.trace.is_on() {
+                    progress.time(items.iter().map(|item| item.object.clone()).collect());
+                }
                 transfer::run(store, items, sink, limits, Arc::clone(&progress)).await
             }
             Fetch::Archive(archive) => {
@@ -336,6 +364,13 @@ impl Run<'_> {
         drop(shown);
         outcome.stream_ms = begun.elapsed().as_millis();
         outcome.retries = progress.retries();
+        span.set("sealift.source", outcome.source.clone())
+            .count("sealift.files", outcome.files as u64)
+            .count("sealift.bytes", outcome.bytes)
+            .count("sealift.resumed_bytes", outcome.resumed_bytes)
+            .count("sealift.retries", outcome.retries.into())
+            .objects(progress.timed());
+        let result = span.end(result);
         let result = match result {
             Ok(()) => {
                 let staged = Arc::clone(&staging);

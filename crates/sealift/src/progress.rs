@@ -4,13 +4,16 @@
 //! returns vanish in container logs:
 //! `stream 1.2/4.0 GiB (30%), 5/8 files, 812 MiB/s, eta 4 s`
 
+use std::collections::BTreeMap;
 use std::io::IsTerminal;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
 use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::trace::Timed;
 
 /// How progress is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
@@ -38,6 +41,15 @@ pub struct Progress {
     /// Bytes that were there before: they count as done, not towards the rate.
     resumed: u64,
     started: Instant,
+    /// Objects and when they were worked on, for who has asked for that.
+    times: OnceLock<Times>,
+}
+
+#[derive(Debug)]
+struct Times {
+    objects: Vec<String>,
+    /// By the object's index: the first beginning and the last end.
+    worked: Mutex<BTreeMap<usize, (SystemTime, SystemTime)>>,
 }
 
 impl Progress {
@@ -52,6 +64,7 @@ impl Progress {
             retries: AtomicU32::new(0),
             resumed,
             started: Instant::now(),
+            times: OnceLock::new(),
         })
     }
 
@@ -63,6 +76,30 @@ impl Progress {
     /// Counts a piece; `last_of_file` counts its file.
     pub fn piece_done(&self, last_of_file: bool) {
         self.files.fetch_add(u64::from(last_of_file), Ordering::Relaxed);
+    }
+
+    /// From now on [`Progress::took`] is kept, for these objects.
+    pub(crate) fn time(&self, objects: Vec<String>) {
+        let _ = self.times.set(Times { objects, worked: Mutex::default() });
+    }
+
+    /// An object, by its index, was worked on from `begun` until now.
+    pub(crate) fn took(&self, object: usize, begun: SystemTime) {
+        let Some(times) = self.times.get() else { return };
+        let now = SystemTime::now();
+        let mut worked = times.worked.lock().unwrap_or_else(PoisonError::into_inner);
+        let (first, last) = worked.entry(object).or_insert((begun, now));
+        (*first, *last) = (begun.min(*first), now.max(*last));
+    }
+
+    /// All that was kept.
+    pub(crate) fn timed(&self) -> Vec<Timed> {
+        let Some(times) = self.times.get() else { return Vec::new() };
+        let worked = times.worked.lock().unwrap_or_else(PoisonError::into_inner);
+        let timed = worked.iter().filter_map(|(&index, &(begun, ended))| {
+            Some(Timed { object: times.objects.get(index)?.clone(), begun, ended })
+        });
+        timed.collect()
     }
 
     /// Counts a retry.

@@ -14,7 +14,7 @@
 use std::collections::VecDeque;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::digest;
 use futures::StreamExt;
@@ -260,7 +260,10 @@ async fn work(transfer: Arc<Transfer>) -> Result<(), Failure> {
     loop {
         let piece = transfer.queue.lock().expect("no holder of the queue panics").next();
         let Some(piece) = piece else { return Ok(()) };
-        transfer.piece(&piece, &mut buffer).await?;
+        let begun = SystemTime::now();
+        let done = transfer.piece(&piece, &mut buffer).await;
+        transfer.progress.took(piece.file, begun);
+        done?;
     }
 }
 

@@ -82,6 +82,13 @@ pub(crate) fn build(settings: &Settings, redirects: Policy, tls: bool) -> Result
     })
 }
 
+/// A client with the trust, the proxies and the time limits of stores, for what is no store. It follows
+/// no redirects.
+pub fn http_client(settings: &Settings) -> Result<Client, Error> {
+    // As for plain HTTP: an image may have no authorities, and the endpoint need none.
+    build(settings, Policy::none(), true).or_else(|_| build(settings, Policy::none(), false))
+}
+
 /// Whether a URL's host is this machine, by its address or as `localhost`; other names are not
 /// looked up.
 pub(crate) fn is_loopback(url: &reqwest::Url) -> bool {

@@ -35,6 +35,7 @@ mod stream;
 mod walk;
 mod writer;
 
+pub use client::http_client;
 pub use error::{Cause, Error};
 pub use location::Location;
 pub use name::NAME_BYTES_MAX;

@@ -148,6 +148,10 @@ impl Plugin {
         Self(Arc::new(Inner { agent, options, sandboxes, preparing }))
     }
 
+    pub(crate) fn agent(&self) -> &Agent {
+        &self.0.agent
+    }
+
     /// A sandbox runs: its volumes are on their way before its containers are.
     pub fn started(&self, pod: &Pod) {
         let Some(uid) = self.0.ours(pod) else { return };

@@ -9,6 +9,7 @@ use crate::opening::{self, Accept, Outcome, Target};
 use crate::patterns::Patterns;
 use crate::progress::{rate, size};
 use crate::source::Source;
+use crate::trace::Trace;
 use seal::name::KeyUri;
 
 pub(crate) async fn run(args: &Init, global: &Global) -> Result<(), Failure> {
@@ -22,7 +23,11 @@ pub(crate) async fn run(args: &Init, global: &Global) -> Result<(), Failure> {
     let targets = targets(&args.pairs)?;
     let settings = crate::settings::store(&options.store, Some(&options.patience))?;
     let log = super::audit::log(&options.audit)?;
-    let outcomes = opening::open_all(&targets, accept, &options, global, &settings, &log).await?;
+    let trace = Trace::begin(targets.len(), &settings);
+    let opened =
+        opening::open_traced(&targets, accept, &options, global, &settings, &log, &trace).await;
+    trace.end(&opened);
+    let outcomes = opened?;
     if !global.quiet {
         outcomes.iter().for_each(tell);
     }

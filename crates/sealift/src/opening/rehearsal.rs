@@ -14,6 +14,7 @@ use crate::objects::Objects;
 use crate::progress::size;
 use crate::recipients::Keys;
 use crate::signature::Check;
+use crate::trace::Trace;
 
 /// Checks a target without publishing anything. The key is really asked for, and that is recorded; what
 /// an interrupted run has left in the destination stays.
@@ -27,7 +28,8 @@ pub(crate) async fn rehearse(
     checks: &mut Checks,
 ) {
     let limits = limits(&options.patience, options.max_memory);
-    let run = Run { accept: Accept::SEALED_ONLY, options, global, settings, log, limits, check };
+    let (accept, trace) = (Accept::SEALED_ONLY, &Trace::OFF);
+    let run = Run { accept, options, global, settings, log, limits, check, trace };
     let policy = Policy { allow_disk: options.allow_disk };
     let destination = Destination::open(&target.dest, &policy).map_err(Failure::from);
     let destination =

@@ -4,7 +4,7 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::geteuid;
 use seal::name::ResourceUri;
@@ -18,6 +18,7 @@ use volumes::wire::cdh::{Call, ERROR_PREFIX, PAYLOAD_BYTES_MAX, Status, answer_h
 use volumes::wire::frame::{HEADER_BYTES, Header, Kind, frame};
 use zeroize::Zeroizing;
 
+use super::metrics::Metrics;
 use crate::code::Code;
 use crate::failure::{Failure, chain};
 use crate::opener::Opener;
@@ -53,7 +54,12 @@ pub(super) async fn bind(path: &Path) -> Result<UnixListener, Failure> {
 }
 
 /// Serves whoever may ask, until the runtime ends.
-pub(super) async fn serve(listener: &UnixListener, opener: Arc<Opener>) -> Result<(), Failure> {
+pub(super) async fn serve(
+    listener: &UnixListener,
+    opener: Arc<Opener>,
+    metrics: Arc<Metrics>,
+) -> Result<(), Failure> {
+    let served = Arc::new(Served { opener, metrics });
     let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let requests = Arc::new(Semaphore::new(REQUESTS_MAX));
     loop {
@@ -74,9 +80,9 @@ pub(super) async fn serve(listener: &UnixListener, opener: Arc<Opener>) -> Resul
             tracing::warn!("turned away a connection: there are {CONNECTIONS_MAX}");
             continue;
         };
-        let (opener, requests) = (Arc::clone(&opener), Arc::clone(&requests));
+        let (served, requests) = (Arc::clone(&served), Arc::clone(&requests));
         tokio::spawn(async move {
-            if let Err(error) = converse(stream, &opener, &requests).await {
+            if let Err(error) = converse(stream, &served, &requests).await {
                 tracing::debug!(error = %chain(&*error), "a connection ended");
             }
             drop(permit);
@@ -84,12 +90,17 @@ pub(super) async fn serve(listener: &UnixListener, opener: Arc<Opener>) -> Resul
     }
 }
 
+struct Served {
+    opener: Arc<Opener>,
+    metrics: Arc<Metrics>,
+}
+
 type Ended = Box<dyn std::error::Error + Send + Sync>;
 
 /// One connection to its end. Requests are answered as they are done, in any order.
 async fn converse(
     stream: UnixStream,
-    opener: &Arc<Opener>,
+    served: &Arc<Served>,
     requests: &Arc<Semaphore>,
 ) -> Result<(), Ended> {
     let (mut reader, writer) = stream.into_split();
@@ -103,8 +114,8 @@ async fn converse(
         // Before the request takes any memory.
         let permit = Arc::clone(requests).acquire_owned().await?;
         let (header, payload) = timeout(FRAME_TIMEOUT, rest(&mut reader, header)).await??;
-        let (opener, writer) = (Arc::clone(opener), Arc::clone(&writer));
-        tokio::spawn(answer(opener, writer, header.stream, payload, permit));
+        let (served, writer) = (Arc::clone(served), Arc::clone(&writer));
+        tokio::spawn(answer(served, writer, header.stream, payload, permit));
     }
 }
 
@@ -123,16 +134,16 @@ async fn rest(
 }
 
 async fn answer(
-    opener: Arc<Opener>,
+    served: Arc<Served>,
     writer: Arc<Mutex<OwnedWriteHalf>>,
     stream: u32,
     payload: Vec<u8>,
     _permit: OwnedSemaphorePermit,
 ) {
     let value = match Call::decode(&payload) {
-        Ok(Call::Unseal(sealed)) => unseal(&opener, sealed, File::Unknown).await,
-        Ok(Call::UnsealForItsFile(sealed)) => unseal(&opener, sealed, File::KeptByCaller).await,
-        Ok(Call::Resource(name)) => resource(&opener, name).await,
+        Ok(Call::Unseal(sealed)) => served.unseal(sealed, File::Unknown).await,
+        Ok(Call::UnsealForItsFile(sealed)) => served.unseal(sealed, File::KeptByCaller).await,
+        Ok(Call::Resource(name)) => served.resource(name).await,
         Ok(Call::Other) => Err(status(12, "only UnsealSecret and GetResource are served here")),
         Err(error) => Err(status(3, &error.to_string())),
     };
@@ -153,19 +164,24 @@ async fn answer(
     }
 }
 
-async fn unseal(
-    opener: &Opener,
-    sealed: &[u8],
-    file: File<'_>,
-) -> Result<Zeroizing<Vec<u8>>, Status> {
-    opener.unseal(sealed, file).await.map(|opened| opened.plaintext).map_err(|e| refused(&e))
-}
+impl Served {
+    async fn unseal(&self, sealed: &[u8], file: File<'_>) -> Result<Zeroizing<Vec<u8>>, Status> {
+        let asked = Instant::now();
+        let opened = self.opener.unseal(sealed, file).await;
+        self.metrics.opened(opened.as_ref().err().map(Failure::code), asked.elapsed());
+        opened.map(|opened| opened.plaintext).map_err(|failure| refused(&failure))
+    }
 
-async fn resource(opener: &Opener, name: &str) -> Result<Zeroizing<Vec<u8>>, Status> {
-    let resource = ResourceUri::parse(name)
-        .map_err(|error| refused(&Failure::from(error).recode(Code::Usage)))?;
-    let released = opener.resource(&resource, "GetResource").await.map_err(|e| refused(&e))?;
-    Ok(Zeroizing::new(released.expose().to_vec()))
+    async fn resource(&self, name: &str) -> Result<Zeroizing<Vec<u8>>, Status> {
+        let asked = Instant::now();
+        let released = match ResourceUri::parse(name) {
+            Ok(resource) => self.opener.resource(&resource, "GetResource").await,
+            Err(error) => Err(Failure::from(error).recode(Code::Usage)),
+        };
+        self.metrics.fetched(released.as_ref().err().map(Failure::code), asked.elapsed());
+        let released = released.map_err(|failure| refused(&failure))?;
+        Ok(Zeroizing::new(released.expose().to_vec()))
+    }
 }
 
 /// The failure as upstream's clients expect it, with our code in front.

@@ -14,6 +14,7 @@ use clap::Parser;
 use cli::{AgentKind, Cli, Command, Run, Tls};
 use host::agent::{Agent, Options};
 use host::api::{Answer, Api, Request, ask};
+use host::confinement;
 use host::nri;
 use link::exposition;
 use link::pages::{Page, Pages};
@@ -83,6 +84,10 @@ fn print(answer: &Answer, output: cli::Output) -> Result<(), Failure> {
 
 fn serve(socket: &Path, run: &Run) -> Result<(), Failure> {
     start_log(run);
+    let hardening = confine::harden_process();
+    if !(hardening.undumpable && hardening.no_core) {
+        tracing::warn!(?hardening, "core dumps or tracing could not be forbidden");
+    }
     let fail = |what: &str, error: &dyn std::error::Error| {
         Failure(BUG, format!("{what}: {}", chain(error)), None)
     };
@@ -96,9 +101,12 @@ fn serve(socket: &Path, run: &Run) -> Result<(), Failure> {
     let listen = |error: io::Error| fail(&format!("cannot listen at {}", socket.display()), &error);
     // First: while another agent listens there, this one must not begin.
     let api = Api::bind(socket, &run.kubelet_root).map_err(listen)?;
+    let pages = run.metrics.as_ref().map(Pages::bind).transpose();
+    let pages = pages.map_err(|error| fail("cannot serve metrics", &error))?;
+    confine(run)?;
     let agent = Agent::start(options).map_err(|error| fail("cannot start", &error))?;
-    if let Some(address) = &run.metrics {
-        start_pages(&agent, address).map_err(|error| fail("cannot serve metrics", &error))?;
+    if let Some(pages) = pages {
+        start_pages(&agent, pages).map_err(|error| fail("cannot serve metrics", &error))?;
     }
     if let Some(socket) = &run.nri {
         start_plugin(&agent, run, socket).map_err(|error| fail("cannot start", &error))?;
@@ -109,6 +117,30 @@ fn serve(socket: &Path, run: &Run) -> Result<(), Failure> {
     api.serve(&agent)
 }
 
+/// Gives up what the agent does not need, before its first thread: it reads what pods may have
+/// written, and hears guests.
+fn confine(run: &Run) -> Result<(), Failure> {
+    if !run.confine {
+        tracing::warn!("not confined: --confine false");
+        return Ok(());
+    }
+    let Tls { ca, cert, key } = &run.tls;
+    let grants = confinement::Grants {
+        kubelet_root: &run.kubelet_root,
+        state_dir: &run.state_dir,
+        tls: [ca, cert, key].into_iter().flatten().map(|path| path.as_path()).collect(),
+    };
+    let confined = confinement::confine(&grants).map_err(|error| {
+        let hint = "Where the sandbox around it has no seccomp, start it with --confine false";
+        Failure(BUG, chain(&error), Some(hint.into()))
+    })?;
+    if confined.landlock.is_none() {
+        tracing::warn!("this kernel has no Landlock of Linux 5.19 or later: files are not confined");
+    }
+    tracing::info!(%confined, "confined");
+    Ok(())
+}
+
 /// What guests at `tls:` addresses need, if it is there.
 fn tls(flags: &Tls) -> Result<Option<Arc<tls::Client>>, tls::Error> {
     let Tls { ca: Some(ca), cert: Some(cert), key: Some(key) } = flags else { return Ok(None) };
@@ -116,8 +148,8 @@ fn tls(flags: &Tls) -> Result<Option<Arc<tls::Client>>, tls::Error> {
     tls::Client::new(Box::new(files), ca.clone()).map(|client| Some(Arc::new(client)))
 }
 
-fn start_pages(agent: &Agent, address: &link::pages::Address) -> io::Result<()> {
-    let (pages, agent) = (Pages::bind(address)?, agent.clone());
+fn start_pages(agent: &Agent, pages: Pages) -> io::Result<()> {
+    let agent = agent.clone();
     let text = move |path: &str| {
         let page = || Page { media_type: exposition::MEDIA_TYPE, text: agent.metrics() };
         (path == "/metrics").then(page)

@@ -16,8 +16,8 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
-use rustix::io::Errno;
 pub use harden::{Hardening, harden_process};
+use rustix::io::Errno;
 pub use rustix::thread::CapabilitySet;
 use rustix::thread::{
     CapabilitySets, capabilities, clear_ambient_capability_set,
@@ -97,7 +97,7 @@ pub const KEEPER: CapabilitySet = CapabilitySet::DAC_OVERRIDE;
 
 /// Confines the calling thread, which is the process's only one, to what a program does that works
 /// with `files`, talks to others, and starts no other program; of the capabilities it keeps those in
-/// `keep`. What it cannot take away: to change times and modes of files that its user owns, and to ask
+/// `keep`. What it cannot take away: to change modes of files that its user owns, and to ask
 /// another process over a socket that was [granted](Files::connect_unix).
 ///
 /// A call that only an intruder would make kills the process. One that is merely not on the list is

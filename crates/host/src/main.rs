@@ -135,7 +135,9 @@ fn confine(run: &Run) -> Result<(), Failure> {
         Failure(BUG, chain(&error), Some(hint.into()))
     })?;
     if confined.landlock.is_none() {
-        tracing::warn!("this kernel has no Landlock of Linux 5.19 or later: files are not confined");
+        tracing::warn!(
+            "this kernel has no Landlock of Linux 5.19 or later: files are not confined"
+        );
     }
     tracing::info!(%confined, "confined");
     Ok(())

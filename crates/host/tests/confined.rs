@@ -187,7 +187,8 @@ impl World {
         let (mut outcome, mut landlock) = (None, None);
         for line in BufReader::new(child.stdout.take().unwrap()).lines() {
             let line = line.unwrap();
-            let said = |what: &str| line.split_once(&format!("{what}: ")).map(|said| said.1.to_owned());
+            let said =
+                |what: &str| line.split_once(&format!("{what}: ")).map(|said| said.1.to_owned());
             landlock = landlock.or(said("landlock"));
             outcome = outcome.or(said("outcome"));
             if said("renew").is_some() {

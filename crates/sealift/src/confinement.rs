@@ -106,7 +106,9 @@ fn needs(command: &Command) -> Result<Option<Needs<'_>>, Failure> {
             let written = args.manifest_out.as_deref();
             let fills = if written.is_some() { Vec::new() } else { here(&args.location)? };
             Needs { fills, writes: written.into_iter().collect(), ..Needs::default() }
-                .with_keys([&args.resource_id].into_iter().chain(args.recipients.iter().map(key_of)))
+                .with_keys(
+                    [&args.resource_id].into_iter().chain(args.recipients.iter().map(key_of)),
+                )
                 .recorded(&args.audit)
                 .attested(&args.key.attester)
         }

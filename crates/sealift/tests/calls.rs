@@ -11,6 +11,7 @@ use std::process::Command;
 use common::broker::Broker;
 use common::{RESOURCE, Sealed, sealift, succeed, text};
 use confine::calls::{OLDER, RARE, USUAL};
+use testkit::steps::{confined_calls, numbering, strace, strace_works};
 
 /// Those that a rule looks at the arguments of, or that are there for some programs only.
 const CONDITIONAL: [i64; 10] = [
@@ -29,8 +30,7 @@ const CONDITIONAL: [i64; 10] = [
 /// `command` to its end, and the calls that it made after it was confined.
 fn calls(dir: &Path, command: &Command) -> BTreeSet<i64> {
     let trace = dir.join("trace");
-    let numbered = ["-n", "-o", text(&trace)].map(Into::into);
-    let mut traced = testkit::steps::strace(&numbered);
+    let mut traced = strace(&numbering(&trace));
     traced.arg(command.get_program()).args(command.get_args());
     let variables = command.get_envs();
     traced.envs(variables.filter_map(|(name, value)| Some((name, value?))));
@@ -39,35 +39,12 @@ fn calls(dir: &Path, command: &Command) -> BTreeSet<i64> {
         traced.env_remove(name);
     });
     succeed(&mut traced);
-    let text = std::fs::read_to_string(&trace).unwrap();
-    let filter = |line: &&str| line.contains("] seccomp(SECCOMP_SET_MODE_FILTER");
-    assert_eq!(text.lines().filter(filter).count(), 2, "{command:?}");
-    let mut filters = 0;
-    let mut made = BTreeSet::new();
-    for line in text.lines() {
-        if filter(&line) {
-            filters += 1;
-            continue;
-        }
-        // `7  [ 257] openat(…) = 3`, or `<... openat resumed>` later.
-        let number = line.split_once('[').and_then(|(_, rest)| rest.split_once(']'));
-        let Some(number) = number.and_then(|(number, _)| number.trim().parse().ok()) else { continue };
-        if filters < 2 {
-            continue;
-        }
-        // The C library asks for the newer one first, each time.
-        if number == libc::SYS_clone3 {
-            continue;
-        }
-        assert!(!line.contains("ENOSYS"), "{command:?} misses {line}");
-        made.insert(number);
-    }
-    made
+    confined_calls(&trace)
 }
 
 #[test]
 fn every_listed_call_is_made_or_has_its_reason() {
-    if !testkit::steps::strace_works() {
+    if !strace_works() {
         return;
     }
     let sealed = Sealed::small();

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use common::{Sealed, sealift, text};
 use sealift::code::Code;
-use testkit::filter::confinement;
+use testkit::filter::{confinement, is_hidden};
 
 #[test]
 fn whoever_speaks_to_a_store_or_a_key_source_is_confined_before() {
@@ -56,6 +56,7 @@ fn whoever_speaks_to_a_store_or_a_key_source_is_confined_before() {
             // Who connects has begun to speak.
             let connection = accepted(&server, &mut running, name);
             assert_eq!(confinement(running.id()), expected, "{name} {confine}");
+            assert!(is_hidden(running.id()), "{name} {confine}");
             drop(connection);
             running.kill().unwrap();
             running.wait().unwrap();

@@ -30,7 +30,7 @@ pub struct Grants<'a> {
     pub kubelet_root: &'a Path,
     /// What is remembered. It is made if it is not there.
     pub state_dir: &'a Path,
-    /// Certificates and keys, read again for every connection. None: no connection leaves this machine.
+    /// Certificates and keys, read again for every connection. Empty: no connection leaves this machine.
     pub tls: Vec<&'a Path>,
 }
 

@@ -131,8 +131,13 @@ fn confine(run: &Run) -> Result<(), Failure> {
         tls: [ca, cert, key].into_iter().flatten().map(|path| path.as_path()).collect(),
     };
     let confined = confinement::confine(&grants).map_err(|error| {
-        let hint = "Where the sandbox around it has no seccomp, start it with --confine false";
-        Failure(BUG, chain(&error), Some(hint.into()))
+        let (code, hint) = match error {
+            confine::Error::Grant { .. } => {
+                (FAILED, "Name directories and files that are there, --kubelet-root first")
+            }
+            _ => (BUG, "Where the sandbox around it has no seccomp, say --confine false"),
+        };
+        Failure(code, chain(&error), Some(hint.into()))
     })?;
     if confined.landlock.is_none() {
         tracing::warn!(

@@ -330,3 +330,27 @@ fn nobody_traces_the_agent_nor_reads_its_core() {
         assert!(testkit::filter::is_hidden(program.0.id()), "{confine}");
     }
 }
+
+#[test]
+fn what_is_not_there_cannot_be_granted_and_is_named() {
+    let world = World::new();
+    let at = |name: &str| world.0.path().join(name);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sealift-host"));
+    command.arg("--socket").arg(at("state/host.sock")).arg("run");
+    command.arg("--kubelet-root").arg(at("nowhere")).arg("--state-dir").arg(at("state"));
+    let mut program = Program(command.stderr(Stdio::piped()).spawn().unwrap());
+    let code = loop {
+        if let Some(status) = program.0.try_wait().unwrap() {
+            break status.code();
+        }
+        if host::api::ask(&at("state/host.sock"), &host::api::Request::Status).is_ok() {
+            testkit::skip("this kernel has no Landlock");
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    };
+    let mut said = String::new();
+    io::Read::read_to_string(program.0.stderr.as_mut().unwrap(), &mut said).unwrap();
+    assert!(said.contains("nowhere") && said.contains("--kubelet-root"), "{said}");
+    assert_eq!(code, Some(42), "{said}");
+}

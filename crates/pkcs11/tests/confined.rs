@@ -1,5 +1,5 @@
 //! That the program has given up what no token's library needs before it hears a question.
-#![expect(clippy::unwrap_used, reason = "tests")]
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::process::{Command, Stdio};
 use std::time::Duration;

@@ -5,7 +5,7 @@
 //! |---|---|
 //! | `init`, `open`, `cache`, `seal`, `secret sync` | where the result goes, or has to be made |
 //! | `rewrap` | the bundle, if it is here, or `--manifest-out` |
-//! | `unsealer run` | its socket |
+//! | `unsealer run` | sockets in the directory of its own, where it can also remove files |
 //! | `verify`, `inspect`, `key`, `attest`, `audit`, `secret` of other kinds | nothing |
 //!
 //! All of them read what their user may, connect to others, and write the directory of their audit log
@@ -42,8 +42,10 @@ struct Needs<'a> {
     attester: Option<&'a AttesterArgs>,
     /// Listens in a directory.
     listens: Option<&'a Path>,
-    /// Gives files to others.
+    /// Says whose its files are.
     owners: bool,
+    /// That they are others'.
+    gives: bool,
     /// Why it cannot be confined.
     program: Option<&'static str>,
 }
@@ -60,7 +62,7 @@ pub(crate) fn confine(command: &Command, global: &Global) -> Result<(), Failure>
         return Ok(());
     }
     let owners = CapabilitySet::CHOWN | CapabilitySet::FOWNER | CapabilitySet::FSETID;
-    let keep = if needs.owners { KEEPER | owners } else { KEEPER };
+    let keep = if needs.gives { KEEPER | owners } else { KEEPER };
     match needs.files().and_then(|files| confine::program(&files, keep)) {
         Ok(confined) => {
             tracing::info!(%confined, "confined");
@@ -158,6 +160,7 @@ fn sync(args: &SecretSync) -> Needs<'_> {
         writes: args.ready_file.as_deref().into_iter().collect(),
         leaves: vec![&args.termination_log],
         owners: true,
+        gives: args.uid.is_some() || args.gid.is_some(),
         program,
         ..Needs::default()
     }
@@ -206,7 +209,7 @@ impl<'a> Needs<'a> {
             let device = &attester.tpm.tpm_device;
             files = tpm(files.write_if_there(device), device).keep_if_there(&attester.tsm_root)?;
         }
-        if let Some(dir) = self.listens {
+        if let Some(dir) = self.listens.filter(|dir| dir.is_dir()) {
             files = files.listen_unix(dir);
         }
         if self.owners {

@@ -15,7 +15,7 @@ use broker::{Error, MasterKey, system_clock};
 use clap::Parser;
 use cli::{Cli, Command, Export, Import, Init, Kept, LogFormat, Serve};
 use confine::files::Files;
-use secret::{WipeOnFree, harden_process};
+use secret::WipeOnFree;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
@@ -30,7 +30,7 @@ const WORKERS_MAX: usize = 64;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let hardening = harden_process();
+    let hardening = confine::harden_process();
     let done = match &cli.command {
         Command::Init(options) => init(options),
         Command::Export(options) => export(options),
@@ -118,7 +118,7 @@ fn confine(options: &Serve, config: &broker::Config, audit_to: &Target) -> Resul
     if let Some(path) = &options.ready_file {
         files = files.keep_beside(path).map_err(Error::Confine)?;
     }
-    let confined = confine::program(&files).map_err(Error::Confine)?;
+    let confined = confine::program(&files, confine::KEEPER).map_err(Error::Confine)?;
     info!(%confined, "confined");
     Ok(())
 }

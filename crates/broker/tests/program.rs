@@ -107,7 +107,31 @@ fn it_is_confined_before_it_listens() {
         let mut broker = Running::start(&mut serve(&dir, &more));
         broker.address();
         assert_eq!(testkit::filter::confinement(broker.0.id()), expected, "{confine}");
+        assert!(testkit::filter::is_hidden(broker.0.id()), "{confine}");
         assert_eq!(broker.terminate(), 0);
+    }
+}
+
+#[test]
+fn its_work_makes_no_call_that_is_not_on_its_list() {
+    use testkit::steps::{confined_calls, numbering, signal_traced, strace, strace_works};
+    if !strace_works() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    assert!(init(&dir).status.success());
+    let trace = dir.path().join("trace");
+    let mut traced = strace(&numbering(&trace));
+    let serve = serve(&dir, &["--listen", "127.0.0.1:0", "--ready-file", "ready"]);
+    traced.arg(serve.get_program()).args(serve.get_args()).current_dir(dir.path());
+    let mut broker = Running::start(&mut traced);
+    let (address, _) = broker.address();
+    assert!(get(&address, "/readyz").ends_with("ready\n"));
+    signal_traced(&broker.0, rustix::process::Signal::TERM);
+    assert!(broker.0.wait().unwrap().success());
+    let made = confined_calls(&trace);
+    for call in [libc::SYS_accept4, libc::SYS_listen, libc::SYS_linkat] {
+        assert!(made.contains(&call), "{call}: {made:?}");
     }
 }
 

@@ -11,55 +11,31 @@ use seccompiler::{
 /// System calls, each with what must hold of its arguments; one of several rules is enough.
 pub type Rules = BTreeMap<c_long, Vec<SeccompRule>>;
 
-/// What an asynchronous program with files and sockets calls, whatever the arguments.
-const PROGRAM: &[c_long] = &[
-    // Memory, threads, time, signals to itself.
-    libc::SYS_brk,
-    libc::SYS_clock_getres,
-    libc::SYS_clock_gettime,
-    libc::SYS_clock_nanosleep,
+/// What an asynchronous program with files and sockets calls, whatever the arguments. Each is seen in
+/// usual work by a test (`sealift::calls::every_listed_call_is_made_or_has_its_reason`), and taken off
+/// the list when no program makes it any more.
+pub const USUAL: &[c_long] = &[
+    // Memory, threads, signals to itself.
     libc::SYS_exit,
     libc::SYS_exit_group,
     libc::SYS_futex,
     libc::SYS_getegid,
     libc::SYS_geteuid,
-    libc::SYS_getgid,
-    libc::SYS_getpid,
     libc::SYS_getrandom,
-    libc::SYS_getrusage,
     libc::SYS_gettid,
-    libc::SYS_gettimeofday,
-    libc::SYS_getuid,
     libc::SYS_madvise,
-    libc::SYS_membarrier,
     libc::SYS_mlock,
-    libc::SYS_mlock2,
-    libc::SYS_mremap,
     libc::SYS_munlock,
     libc::SYS_munmap,
-    libc::SYS_nanosleep,
-    libc::SYS_restart_syscall,
     libc::SYS_rseq,
     libc::SYS_rt_sigaction,
     libc::SYS_rt_sigprocmask,
-    libc::SYS_rt_sigreturn,
     libc::SYS_sched_getaffinity,
-    libc::SYS_sched_yield,
     libc::SYS_set_robust_list,
     libc::SYS_sigaltstack,
-    libc::SYS_sysinfo,
-    libc::SYS_uname,
     // Files.
     libc::SYS_close,
-    libc::SYS_copy_file_range,
-    libc::SYS_dup,
-    libc::SYS_dup3,
-    libc::SYS_faccessat,
-    libc::SYS_faccessat2,
-    libc::SYS_fadvise64,
-    libc::SYS_fallocate,
     libc::SYS_fchmod,
-    libc::SYS_fchmodat,
     libc::SYS_fcntl,
     libc::SYS_fdatasync,
     libc::SYS_flock,
@@ -67,7 +43,6 @@ const PROGRAM: &[c_long] = &[
     libc::SYS_fstatfs,
     libc::SYS_fsync,
     libc::SYS_ftruncate,
-    libc::SYS_getcwd,
     libc::SYS_getdents64,
     libc::SYS_linkat,
     libc::SYS_lseek,
@@ -76,52 +51,68 @@ const PROGRAM: &[c_long] = &[
     libc::SYS_openat,
     libc::SYS_openat2,
     libc::SYS_pread64,
-    libc::SYS_preadv,
     libc::SYS_pwrite64,
-    libc::SYS_pwritev,
     libc::SYS_read,
-    libc::SYS_readlinkat,
-    libc::SYS_readv,
     libc::SYS_renameat,
     libc::SYS_renameat2,
-    libc::SYS_sendfile,
     libc::SYS_statfs,
     libc::SYS_statx,
     libc::SYS_symlinkat,
-    libc::SYS_sync_file_range,
-    libc::SYS_syncfs,
     libc::SYS_unlinkat,
-    libc::SYS_utimensat,
     libc::SYS_write,
     libc::SYS_writev,
     // Sockets, and waiting for them.
-    // A client of the kernel's own (netlink) binds as well.
-    libc::SYS_bind,
     libc::SYS_connect,
     libc::SYS_epoll_create1,
     libc::SYS_epoll_ctl,
-    libc::SYS_epoll_pwait,
-    libc::SYS_epoll_pwait2,
     libc::SYS_eventfd2,
     libc::SYS_getpeername,
     libc::SYS_getsockname,
     libc::SYS_getsockopt,
-    libc::SYS_pipe2,
-    libc::SYS_ppoll,
     libc::SYS_recvfrom,
-    libc::SYS_recvmmsg,
-    libc::SYS_recvmsg,
-    libc::SYS_sendmmsg,
-    libc::SYS_sendmsg,
-    libc::SYS_sendto,
     libc::SYS_setsockopt,
     libc::SYS_shutdown,
     libc::SYS_socketpair,
 ];
 
+/// What the same programs call at other times than a test can see, and why.
+pub const RARE: &[(c_long, &str)] = &[
+    (libc::SYS_brk, "an allocator's other way to memory"),
+    (libc::SYS_clock_getres, "clocks, where there is no vDSO"),
+    (libc::SYS_clock_gettime, "clocks, where there is no vDSO"),
+    (libc::SYS_gettimeofday, "clocks, where there is no vDSO"),
+    (libc::SYS_clock_nanosleep, "a thread that waits before it tries again"),
+    (libc::SYS_nanosleep, "a thread that waits before it tries again"),
+    (libc::SYS_sched_yield, "a lock that is about to be free"),
+    (libc::SYS_restart_syscall, "the kernel itself, after a stop"),
+    (libc::SYS_rt_sigreturn, "the end of a signal's handler"),
+    (libc::SYS_mremap, "a large block that grows"),
+    (libc::SYS_mlock2, "mlock of other C libraries"),
+    (libc::SYS_getgid, "who it runs as, for files it keeps"),
+    (libc::SYS_getuid, "who it runs as, for files it keeps"),
+    (libc::SYS_getpid, "names of temporary files, and aborting"),
+    (libc::SYS_sysinfo, "how much memory there is, of sorting in the C library"),
+    (libc::SYS_uname, "what a client says of its machine"),
+    (libc::SYS_faccessat, "whether a file may be read, of libraries"),
+    (libc::SYS_faccessat2, "whether a file may be read, of libraries"),
+    (libc::SYS_fchmodat, "a socket's file is its user's alone"),
+    (libc::SYS_getcwd, "where a relative path begins"),
+    (libc::SYS_readlinkat, "which revision of a volume is there"),
+    (libc::SYS_sendfile, "a file from a disk into memory"),
+    (libc::SYS_readv, "TLS"),
+    (libc::SYS_bind, "a client of the kernel's own (netlink)"),
+    (libc::SYS_recvmsg, "network: names, and the kernel's own socket"),
+    (libc::SYS_sendmsg, "network: names"),
+    (libc::SYS_sendmmsg, "network: names, both kinds of address at once"),
+    (libc::SYS_sendto, "network"),
+    (libc::SYS_epoll_pwait, "waiting, where there is no epoll_wait"),
+    (libc::SYS_ppoll, "waiting, where there is no poll"),
+    (libc::SYS_pipe2, "a pipe of its own, for signals"),
+];
+
 /// The older forms of some, which libraries still call where they exist.
 #[cfg(target_arch = "x86_64")]
-const OLDER: &[c_long] = &[
+pub const OLDER: &[c_long] = &[
     libc::SYS_access,
     libc::SYS_chmod,
     libc::SYS_epoll_wait,
@@ -140,7 +131,11 @@ const OLDER: &[c_long] = &[
     libc::SYS_unlink,
 ];
 #[cfg(not(target_arch = "x86_64"))]
-const OLDER: &[c_long] = &[];
+pub const OLDER: &[c_long] = &[];
+
+/// How changes of directories are heard of.
+const WATCHING: [c_long; 3] =
+    [libc::SYS_inotify_init1, libc::SYS_inotify_add_watch, libc::SYS_inotify_rm_watch];
 
 /// What none of our programs does and an intruder would: other programs and processes, mounts, the
 /// kernel, other users' rights.
@@ -185,19 +180,58 @@ const INTRUDER: &[c_long] = &[
     libc::SYS_userfaultfd,
 ];
 
-/// Which sockets a program may have beside those that connect to others on the network.
+/// Flags of `clone` that make the kernel's harder to survey parts reachable.
+const NAMESPACES: [i32; 7] = [
+    libc::CLONE_NEWCGROUP,
+    libc::CLONE_NEWIPC,
+    libc::CLONE_NEWNET,
+    libc::CLONE_NEWNS,
+    libc::CLONE_NEWPID,
+    libc::CLONE_NEWUSER,
+    libc::CLONE_NEWUTS,
+];
+
+/// What a program reaches beside files that it opens, and what was open before.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Sockets {
-    /// Those of this machine.
+pub(crate) struct Reach {
+    /// TCP and UDP, and the kernel's own socket that tells of addresses.
+    pub(crate) internet: bool,
+    /// Sockets of this machine.
     pub(crate) unix: bool,
-    /// Those that wait for others.
+    /// Virtual machines of this one.
+    pub(crate) vsock: bool,
+    /// Sockets that wait for others, of its own making.
     pub(crate) listen: bool,
+    /// Those that come to a socket that listens.
+    pub(crate) accept: bool,
+    /// What changes in directories.
+    pub(crate) watch: bool,
+    /// Owners of files that are open.
+    pub(crate) owners: bool,
 }
 
 /// Filters the calling thread as [`crate::program`] says.
-pub(crate) fn program(sockets: Sockets) -> Result<(), Error> {
+pub(crate) fn program(reach: Reach) -> Result<(), Error> {
     apply_filter(&intruder()?)?;
-    apply_filter(&listed(sockets)?)
+    apply_filter(&listed(reach)?)
+}
+
+/// Filters the calling thread as [`crate::stranger`] says.
+pub(crate) fn stranger() -> Result<(), Error> {
+    // Its flags are out of a filter's sight. The C library then takes `clone`, whose flags are not.
+    let clone3 = Rules::from([(libc::SYS_clone3, vec![])]);
+    let missing = SeccompAction::Errno(libc::ENOSYS.unsigned_abs());
+    apply_filter(&compile(clone3, SeccompAction::Allow, missing)?)?;
+    apply_filter(&forbidden()?)
+}
+
+/// Refuses [`INTRUDER`], and namespaces: with an error, for which a library may have another way.
+fn forbidden() -> Result<BpfProgram, BackendError> {
+    let mut rules: Rules = INTRUDER.iter().map(|call| (*call, vec![])).collect();
+    let namespaces = NAMESPACES.iter().map(|flag| masked(0, *flag, *flag));
+    rules.insert(libc::SYS_clone, namespaces.collect::<Result<_, _>>()?);
+    let refused = SeccompAction::Errno(libc::EPERM.unsigned_abs());
+    compile(rules, SeccompAction::Allow, refused)
 }
 
 /// Kills who makes one of [`INTRUDER`].
@@ -206,11 +240,25 @@ fn intruder() -> Result<BpfProgram, BackendError> {
     compile(rules, SeccompAction::Allow, SeccompAction::KillProcess)
 }
 
+/// What is listed whatever its arguments.
+fn always() -> impl Iterator<Item = c_long> {
+    USUAL.iter().chain(OLDER).copied().chain(RARE.iter().map(|(call, _)| *call))
+}
+
 /// Lets pass what is listed.
-fn listed(sockets: Sockets) -> Result<BpfProgram, BackendError> {
-    let mut rules: Rules = PROGRAM.iter().chain(OLDER).map(|call| (*call, vec![])).collect();
-    if sockets.listen {
-        rules.extend([libc::SYS_listen, libc::SYS_accept4].map(|call| (call, vec![])));
+fn listed(reach: Reach) -> Result<BpfProgram, BackendError> {
+    let mut rules: Rules = always().map(|call| (call, vec![])).collect();
+    if reach.listen {
+        rules.insert(libc::SYS_listen, vec![]);
+    }
+    if reach.listen || reach.accept {
+        rules.insert(libc::SYS_accept4, vec![]);
+    }
+    if reach.owners {
+        rules.insert(libc::SYS_fchown, vec![]);
+    }
+    if reach.watch {
+        rules.extend(WATCHING.map(|call| (call, vec![])));
     }
     for call in [libc::SYS_mmap, libc::SYS_mprotect] {
         rules.insert(call, vec![masked(2, libc::PROT_EXEC, 0)?]);
@@ -222,11 +270,18 @@ fn listed(sockets: Sockets) -> Result<BpfProgram, BackendError> {
     rules.insert(libc::SYS_prctl, any_of(0, &[libc::PR_SET_NAME, libc::PR_GET_DUMPABLE])?);
     // Limits of its own are read, not changed.
     rules.insert(libc::SYS_prlimit64, vec![all_of(vec![long_equal(2, 0)?])?]);
-    let mut families = vec![libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK];
-    if sockets.unix {
-        families.push(libc::AF_UNIX);
+    let families = [
+        (reach.internet, libc::AF_INET),
+        (reach.internet, libc::AF_INET6),
+        (reach.internet, libc::AF_NETLINK),
+        (reach.unix, libc::AF_UNIX),
+        (reach.vsock, libc::AF_VSOCK),
+    ];
+    let families: Vec<_> =
+        families.into_iter().filter_map(|(granted, family)| granted.then_some(family)).collect();
+    if !families.is_empty() {
+        rules.insert(libc::SYS_socket, any_of(0, &families)?);
     }
-    rules.insert(libc::SYS_socket, any_of(0, &families)?);
     // Without waiting; how much is there; whether it is a terminal, and how wide.
     rules.insert(libc::SYS_ioctl, any_of(1, &[FIONBIO, FIONREAD, TCGETS, TIOCGWINSZ])?);
     // How a process aborts: a signal to itself.

@@ -14,7 +14,7 @@ use landlock::{
 };
 
 use crate::Error;
-use crate::calls::Sockets;
+use crate::calls::Reach;
 
 /// Versions of Landlock that are of use, newest first: in the first one nothing could be moved from
 /// one directory to another, and our programs do that.
@@ -47,7 +47,7 @@ const WRITE: [AccessFs; 3] = [AccessFs::ReadFile, AccessFs::WriteFile, AccessFs:
 pub struct Files {
     grants: Vec<(PathBuf, BitFlags<AccessFs>)>,
     tcp: BitFlags<AccessNet>,
-    unix: bool,
+    reach: Reach,
 }
 
 impl Files {
@@ -67,6 +67,20 @@ impl Files {
     #[must_use]
     pub fn read(self, path: impl Into<PathBuf>) -> Self {
         self.grant(path.into(), READ.into_iter().collect())
+    }
+
+    /// Reads a file that may be replaced by another, as a certificate that is renewed: all of its
+    /// directory, and of that of the file that it links to; of a directory, that itself.
+    #[must_use]
+    pub fn read_renewed(mut self, path: &Path) -> Self {
+        let real = path.canonicalize().ok();
+        for path in [Some(path), real.as_deref()].into_iter().flatten() {
+            self = self.read(match path.is_dir() {
+                true => path,
+                false => path.parent().unwrap_or(path),
+            });
+        }
+        self
     }
 
     /// Keeps files below a directory.
@@ -122,12 +136,48 @@ impl Files {
         self
     }
 
+    /// Hears others on sockets that listen already, or will by [`Files::listen`].
+    #[must_use]
+    pub fn accept(mut self) -> Self {
+        self.reach.accept = true;
+        self
+    }
+
     /// Connects to sockets that have a place in the file system, to any of them: Landlock knows no
     /// rule for those.
     #[must_use]
     pub fn connect_unix(mut self) -> Self {
-        self.unix = true;
+        self.reach.unix = true;
         self
+    }
+
+    /// Connects to virtual machines (vsock), to any of them.
+    #[must_use]
+    pub fn connect_vsock(mut self) -> Self {
+        self.reach.vsock = true;
+        self
+    }
+
+    /// Is told of changes in directories (inotify): of names, in all that its user may read.
+    #[must_use]
+    pub fn watch(mut self) -> Self {
+        self.reach.watch = true;
+        self
+    }
+
+    /// Changes owners of files that it has open, as far as its capabilities go.
+    #[must_use]
+    pub fn give_away(mut self) -> Self {
+        self.reach.owners = true;
+        self
+    }
+
+    /// Listens on a socket that gets a place in this directory, and removes such a socket there.
+    #[must_use]
+    pub fn listen_unix(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.reach.unix = true;
+        self.reach.listen = true;
+        self.grant(dir.into(), AccessFs::MakeSock | AccessFs::RemoveFile)
     }
 
     /// The directories and files that may be written.
@@ -136,8 +186,9 @@ impl Files {
         self.grants.iter().filter(move |(_, access)| writes(access)).map(|(path, _)| path.as_path())
     }
 
-    pub(crate) fn calls(&self) -> Sockets {
-        Sockets { unix: self.unix, listen: self.tcp.contains(AccessNet::BindTcp) }
+    pub(crate) fn calls(&self) -> Reach {
+        let listen = self.reach.listen || self.tcp.contains(AccessNet::BindTcp);
+        Reach { internet: !self.tcp.is_empty(), listen, ..self.reach }
     }
 
     fn grant(mut self, path: PathBuf, access: BitFlags<AccessFs>) -> Self {

@@ -5,18 +5,22 @@
 //! Landlock is used where the kernel has it; the caller says aloud where it has not.
 //!
 //! [`program`] is the whole of it for our programs that talk to the network; the guest agent, which
-//! hears its host, has stricter lists of its own.
+//! hears its host, has stricter lists of its own. [`stranger`] is what is left of it for a program
+//! that loads somebody else's code. [`harden_process`] is for all of them, confined or not.
 
 pub mod calls;
 pub mod files;
+mod harden;
 
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
+pub use harden::{Hardening, harden_process};
 use rustix::io::Errno;
+pub use rustix::thread::CapabilitySet;
 use rustix::thread::{
-    CapabilitySet, CapabilitySets, capabilities, clear_ambient_capability_set,
+    CapabilitySets, capabilities, clear_ambient_capability_set,
     remove_capability_from_bounding_set, set_capabilities, set_no_new_privs,
 };
 
@@ -88,19 +92,29 @@ impl fmt::Display for Confined {
     }
 }
 
-/// Confines the calling thread, which is the process's only one, to what a program does that reads
-/// files, writes `files`, talks to the network, and starts no other program. What it cannot take away: to
-/// change times and modes of files that its user owns, and to ask another process over a socket that
-/// was [granted](Files::connect_unix).
+/// Of root's capabilities, the one that lets it read and write where others own the directory.
+pub const KEEPER: CapabilitySet = CapabilitySet::DAC_OVERRIDE;
+
+/// Confines the calling thread, which is the process's only one, to what a program does that works
+/// with `files`, talks to others, and starts no other program; of the capabilities it keeps those in
+/// `keep`. What it cannot take away: to change modes of files that its user owns, and to ask
+/// another process over a socket that was [granted](Files::connect_unix).
 ///
 /// A call that only an intruder would make kills the process. One that is merely not on the list is
 /// answered as by a kernel that does not have it, for which libraries have another way.
-pub fn program(files: &Files) -> Result<Confined, Error> {
-    // Of root's, the one that lets it read and write where others own the directory.
-    let capabilities = drop_privileges(CapabilitySet::DAC_OVERRIDE)?;
+pub fn program(files: &Files, keep: CapabilitySet) -> Result<Confined, Error> {
+    let capabilities = drop_privileges(keep)?;
     let landlock = files.restrict()?;
     calls::program(files.calls()).map_err(Error::Seccomp)?;
     Ok(Confined { landlock, capabilities })
+}
+
+/// Takes from the calling thread, which is the process's only one, what no library that is loaded for
+/// a device can need: other programs, other processes, mounts, the kernel, other users' rights. Files,
+/// sockets and capabilities stay: nobody can say which ones such a library wants.
+pub fn stranger() -> Result<(), Error> {
+    set_no_new_privs(true).map_err(fail("set no_new_privs"))?;
+    calls::stranger().map_err(Error::Seccomp)
 }
 
 /// Leaves of the capabilities that there are only those in `keep`, and no way to others.

@@ -109,6 +109,29 @@ const ALLOWED: &[(&str, Attempt)] = &[
     ("a pair of sockets", |_| UnixStream::pair().map(drop)),
 ];
 
+/// Refused to somebody else's code.
+const FORBIDDEN: &[(&str, Attempt)] = &[
+    ("a stranger executes", |_| Err(Command::new("/bin/true").exec())),
+    ("a stranger's devices", |top| {
+        let path = top.join("kept/null");
+        Ok(mknodat(CWD, path, FileType::CharacterDevice, Mode::RUSR, 0x103)?)
+    }),
+    ("a stranger's root", |top| Ok(rustix::process::chroot(top)?)),
+];
+
+/// Left to it.
+const LEFT: &[(&str, Attempt)] = &[
+    ("a stranger's files", |top| fs::write(top.join("outside"), "x")),
+    ("a stranger's sockets", |_| {
+        socket(libc::AF_UNIX, libc::SOCK_STREAM)?;
+        TcpListener::bind("127.0.0.1:0").map(drop)
+    }),
+    ("a stranger's thread", |_| {
+        std::thread::spawn(|| {}).join().unwrap();
+        Ok(())
+    }),
+];
+
 fn socket(family: i32, kind: i32) -> io::Result<()> {
     let family = rustix::net::AddressFamily::from_raw(u16::try_from(family).unwrap());
     let kind = rustix::net::SocketType::from_raw(kind.cast_unsigned());
@@ -121,8 +144,13 @@ fn socket(family: i32, kind: i32) -> io::Result<()> {
 fn child() {
     let Ok(name) = std::env::var(ATTEMPT) else { return };
     let top = PathBuf::from(std::env::var(TOP).unwrap());
-    let all = [REFUSED, MISSING, KILLED, ALLOWED].concat();
+    let all = [REFUSED, MISSING, KILLED, ALLOWED, FORBIDDEN, LEFT].concat();
     let (_, attempt) = all.into_iter().find(|(known, _)| *known == name).unwrap();
+    if [FORBIDDEN, LEFT].concat().iter().any(|(known, _)| *known == name) {
+        confine::stranger().unwrap();
+        println!("landlock: 0");
+        return end(attempt(&top));
+    }
     let files = Files::new()
         .read("/")
         .connect()
@@ -134,9 +162,13 @@ fn child() {
         .unwrap()
         .write_if_there(top.join("message"))
         .write_if_there(top.join("nothing"));
-    let confined = confine::program(&files).unwrap();
+    let confined = confine::program(&files, confine::KEEPER).unwrap();
     println!("landlock: {}", confined.landlock.unwrap_or_default());
-    match attempt(&top) {
+    end(attempt(&top));
+}
+
+fn end(attempted: io::Result<()>) {
+    match attempted {
         Ok(()) => println!("outcome: done"),
         Err(error) => println!("outcome: {:?}", error.raw_os_error()),
     }
@@ -221,6 +253,17 @@ fn what_only_an_intruder_does_kills() {
 #[test]
 fn the_work_goes_on() {
     for (name, _) in ALLOWED {
+        assert_eq!(World::new().attempt(name).0, Ok("done".into()), "{name}");
+    }
+}
+
+#[test]
+fn somebody_elses_code_starts_nothing_and_works_on() {
+    for (name, _) in FORBIDDEN {
+        let refused = Ok(format!("Some({})", libc::EPERM));
+        assert_eq!(World::new().attempt(name).0, refused, "{name}");
+    }
+    for (name, _) in LEFT {
         assert_eq!(World::new().attempt(name).0, Ok("done".into()), "{name}");
     }
 }

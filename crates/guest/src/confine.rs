@@ -141,15 +141,5 @@ fn files(grants: &Grants) -> Files {
     for place in ["new", "volumes"] {
         files = files.keep(grants.root.join(place));
     }
-    for path in &grants.readable {
-        // What a link leads to is granted, too.
-        let real = path.canonicalize().ok();
-        for path in [Some(path), real.as_ref()].into_iter().flatten() {
-            files = files.read(match path.is_dir() {
-                true => path,
-                false => path.parent().unwrap_or(path),
-            });
-        }
-    }
-    files
+    grants.readable.iter().fold(files, |files, path| files.read_renewed(path))
 }

@@ -36,6 +36,7 @@ fn confinement(process: i32) -> Vec<BTreeMap<String, String>> {
 fn is_confined(process: i32, capabilities: u64, threads_min: usize) {
     let threads = confinement(process);
     assert!(threads.len() >= threads_min, "{}", threads.len());
+    assert!(testkit::filter::is_hidden(process.cast_unsigned()), "{process} leaves cores");
     for status in threads {
         for (key, expected) in [
             ("CapInh", 0),

@@ -99,6 +99,9 @@ pub(crate) struct Run {
     /// Serve Prometheus metrics at IP:PORT or unix:/PATH, as /metrics; /healthz and /readyz too
     #[arg(long, value_name = "ADDRESS", env = "SEALIFT_HOST_METRICS")]
     pub(crate) metrics: Option<link::pages::Address>,
+    /// Give up all files, system calls and privileges that it does not need (Landlock, seccomp)
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set, env = "SEALIFT_HOST_CONFINE")]
+    pub(crate) confine: bool,
     /// What to log: error, warn, info, debug
     #[arg(long, value_name = "LEVEL", default_value = "info", env = "SEALIFT_LOG")]
     pub(crate) log_level: tracing::Level,

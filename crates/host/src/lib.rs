@@ -16,11 +16,13 @@
 //! | [`nri`] | which pods run in a guest, and their containers' mounts |
 //! | [`agent`] | which volumes go where, and how they are |
 //! | [`api`] | the agent's own socket |
+//! | [`confinement`] | what the agent gives up before its first thread |
 //! | [`token`] | when a service-account token expires |
 
 pub mod agent;
 pub mod api;
 pub mod client;
+pub mod confinement;
 mod dir;
 mod error;
 pub mod guest;

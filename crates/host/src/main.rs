@@ -14,6 +14,7 @@ use clap::Parser;
 use cli::{AgentKind, Cli, Command, Run, Tls};
 use host::agent::{Agent, Options};
 use host::api::{Answer, Api, Request, ask};
+use host::confinement;
 use host::nri;
 use link::pages::{Page, Pages};
 use link::tls;
@@ -82,6 +83,10 @@ fn print(answer: &Answer, output: cli::Output) -> Result<(), Failure> {
 
 fn serve(socket: &Path, run: &Run) -> Result<(), Failure> {
     start_log(run);
+    let hardening = confine::harden_process();
+    if !(hardening.undumpable && hardening.no_core) {
+        tracing::warn!(?hardening, "core dumps or tracing could not be forbidden");
+    }
     let fail = |what: &str, error: &dyn std::error::Error| {
         Failure(BUG, format!("{what}: {}", chain(error)), None)
     };
@@ -95,17 +100,51 @@ fn serve(socket: &Path, run: &Run) -> Result<(), Failure> {
     let listen = |error: io::Error| fail(&format!("cannot listen at {}", socket.display()), &error);
     // First: while another agent listens there, this one must not begin.
     let api = Api::bind(socket, &run.kubelet_root).map_err(listen)?;
+    let pages = run.metrics.as_ref().map(Pages::bind).transpose();
+    let pages = pages.map_err(|error| fail("cannot serve metrics", &error))?;
+    confine(run)?;
     let agent = Agent::start(options).map_err(|error| fail("cannot start", &error))?;
     if let Some(socket) = &run.nri {
         start_plugin(&agent, run, socket).map_err(|error| fail("cannot start", &error))?;
     }
-    if let Some(address) = &run.metrics {
-        start_pages(&agent, address).map_err(|error| fail("cannot serve metrics", &error))?;
+    if let Some(pages) = pages {
+        start_pages(&agent, pages).map_err(|error| fail("cannot serve metrics", &error))?;
     }
     tracing::info!(socket = %socket.display(), kubelet = %run.kubelet_root.display(), "started");
     // Nothing has to be put in order at the end: what is attached is on disk already, and what is on
     // its way is compared by digest next time.
     api.serve(&agent)
+}
+
+/// Gives up what the agent does not need, before its first thread: it reads what pods may have
+/// written, and hears guests.
+fn confine(run: &Run) -> Result<(), Failure> {
+    if !run.confine {
+        tracing::warn!("not confined: --confine false");
+        return Ok(());
+    }
+    let Tls { ca, cert, key } = &run.tls;
+    let grants = confinement::Grants {
+        kubelet_root: &run.kubelet_root,
+        state_dir: &run.state_dir,
+        tls: [ca, cert, key].into_iter().flatten().map(|path| path.as_path()).collect(),
+    };
+    let confined = confinement::confine(&grants).map_err(|error| {
+        let (code, hint) = match error {
+            confine::Error::Grant { .. } => {
+                (FAILED, "Name directories and files that are there, --kubelet-root first")
+            }
+            _ => (BUG, "Where the sandbox around it has no seccomp, say --confine false"),
+        };
+        Failure(code, chain(&error), Some(hint.into()))
+    })?;
+    if confined.landlock.is_none() {
+        tracing::warn!(
+            "this kernel has no Landlock of Linux 5.19 or later: files are not confined"
+        );
+    }
+    tracing::info!(%confined, "confined");
+    Ok(())
 }
 
 /// What guests at `tls:` addresses need, if it is there.
@@ -115,8 +154,8 @@ fn tls(flags: &Tls) -> Result<Option<Arc<tls::Client>>, tls::Error> {
     tls::Client::new(Box::new(files), ca.clone()).map(|client| Some(Arc::new(client)))
 }
 
-fn start_pages(agent: &Agent, address: &link::pages::Address) -> io::Result<()> {
-    let (pages, agent) = (Pages::bind(address)?, agent.clone());
+fn start_pages(agent: &Agent, pages: Pages) -> io::Result<()> {
+    let agent = agent.clone();
     let text = move |path: &str| match path {
         "/metrics" => Some(Page::metrics(agent.metrics())),
         "/healthz" => Some(Page::probe("ok", true)),

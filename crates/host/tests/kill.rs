@@ -15,10 +15,12 @@ use guest::server::{Limits, Server};
 use host::api::{Answer, Request, ask};
 use link::listen::{Address, Listener};
 use publish::volumes::PlainDirectories;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use tempfile::TempDir;
 use testkit::kubelet::{AtomicWriter, make_volume, payload, pod_uid};
-use testkit::steps::{Step, counting, spread, steps, strace, strace_works};
+use testkit::steps::{
+    Step, confined_calls, counting, numbering, signal_traced, spread, steps, strace, strace_works,
+};
 
 const WAIT_SECONDS: u64 = 30;
 
@@ -187,17 +189,32 @@ fn killed(world: &World, arguments: &[String]) -> bool {
     let mut program = world.start(traced);
     let killed = world.update(&mut program).is_none();
     if !killed {
-        // strace ends with what it traces.
-        let children = format!("/proc/{0}/task/{0}/children", program.0.id());
-        for child in fs::read_to_string(children).unwrap().split_whitespace() {
-            kill_process(Pid::from_raw(child.parse().unwrap()).unwrap(), Signal::KILL).unwrap();
-        }
+        signal_traced(&program.0, Signal::KILL);
     }
     program.0.wait().unwrap();
     let mut program = world.start(Command::new(env!("CARGO_BIN_EXE_sealift-host")));
     assert!(world.update(&mut program).is_some(), "it goes on");
     world.is_exact();
     killed
+}
+
+#[test]
+fn the_agents_work_makes_no_call_that_is_not_on_its_list() {
+    if !strace_works() {
+        return;
+    }
+    let world = World::new();
+    let trace = world.path("trace");
+    let mut traced = strace(&numbering(&trace));
+    traced.arg(env!("CARGO_BIN_EXE_sealift-host"));
+    let mut program = world.start(traced);
+    assert!(world.update(&mut program).is_some());
+    signal_traced(&program.0, Signal::KILL);
+    program.0.wait().unwrap();
+    let made = confined_calls(&trace);
+    for call in [libc::SYS_inotify_add_watch, libc::SYS_accept4, libc::SYS_flock] {
+        assert!(made.contains(&call), "{made:?}");
+    }
 }
 
 #[test]

@@ -65,8 +65,8 @@ struct Done {
 }
 
 fn main() -> ExitCode {
-    let _ = secret::harden_process();
-    let answer = match answer() {
+    let _ = confine::harden_process();
+    let answer = match confine().and_then(|()| answer()) {
         Ok(output) => serde_json::to_string(&Done { output }),
         Err(refusal) => serde_json::to_string(&refusal),
     };
@@ -76,6 +76,18 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
     }
+}
+
+/// Before the library is loaded: files and network are left to it, since nobody can say what a
+/// token's library needs of them.
+fn confine() -> Result<(), Refusal> {
+    if std::env::var_os("SEALIFT_CONFINE").is_some_and(|value| value == "false") {
+        return Ok(());
+    }
+    confine::stranger().map_err(|error| {
+        let advice = "where the sandbox has no seccomp, start it with SEALIFT_CONFINE=false";
+        Refusal::new("usage", format!("{error}; {advice}"))
+    })
 }
 
 fn answer() -> Result<String, Refusal> {

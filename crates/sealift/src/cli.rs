@@ -60,6 +60,10 @@ pub struct Global {
     /// Seconds between progress lines
     #[arg(long, global = true, value_name = "SECONDS", value_parser = seconds, default_value = "5", env = "SEALIFT_PROGRESS_INTERVAL")]
     pub progress_interval: Duration,
+    /// Give up all files, system calls and privileges that the command does not need (Landlock,
+    /// seccomp)
+    #[arg(long, global = true, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set, env = "SEALIFT_CONFINE")]
+    pub confine: bool,
 }
 
 /// Form of a result.
@@ -236,9 +240,6 @@ pub struct Init {
         env = "SEALIFT_TERMINATION_LOG"
     )]
     pub termination_log: PathBuf,
-    /// Give up all files, system calls and privileges that it does not need (Landlock, seccomp)
-    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set, env = "SEALIFT_CONFINE")]
-    pub confine: bool,
     /// What opening needs
     #[command(flatten)]
     pub opening: Opening,

@@ -55,7 +55,7 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
         }
     };
     log_to_stderr(&cli.global);
-    let hardening = secret::harden_process();
+    let hardening = confine::harden_process();
     if !hardening.undumpable || !hardening.no_core {
         tracing::warn!(?hardening, "core dumps could not be switched off");
     }
@@ -100,13 +100,11 @@ impl<E: Into<Failure>> From<E> for Stop {
 
 fn dispatch(cli: Cli) -> Result<(), Stop> {
     let global = &cli.global;
+    confinement::confine(&cli.command, global)?;
     match cli.command {
         Command::Seal(args) => stop::in_runtime(command::seal::run(&args, global)),
         Command::Doctor(args) => stop::in_runtime(command::doctor::run(&args, global)),
-        Command::Init(args) => {
-            confinement::initializer(&args)?;
-            stop::in_runtime(command::init::run(&args, global))
-        }
+        Command::Init(args) => stop::in_runtime(command::init::run(&args, global)),
         Command::Open(args) => stop::in_runtime(command::open::run(&args, global)),
         Command::Cache(args) => stop::in_runtime(command::cache::run(&args, global)),
         Command::Inspect(args) => stop::in_runtime(command::inspect::run(&args, global)),

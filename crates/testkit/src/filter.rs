@@ -46,10 +46,39 @@ const ALLOW: u32 = 0x7fff_0000;
 /// If there is no such process.
 #[must_use]
 pub fn confinement(pid: u32) -> [String; 2] {
+    of_status(pid, ["Seccomp:", "NoNewPrivs:"])
+}
+
+/// A process's capabilities that it uses and that it may yet have, in hexadecimal.
+///
+/// # Panics
+///
+/// If there is no such process.
+#[must_use]
+pub fn capabilities(pid: u32) -> [String; 2] {
+    of_status(pid, ["CapEff:", "CapBnd:"])
+}
+
+fn of_status<const N: usize>(pid: u32, names: [&str; N]) -> [String; N] {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("a process");
-    ["Seccomp:", "NoNewPrivs:"].map(|name| {
+    names.map(|name| {
         let line =
             status.lines().find_map(|line| line.strip_prefix(name)).expect("a kernel's line");
         line.trim().to_owned()
     })
+}
+
+/// Whether a process of another user than root leaves no core and cannot be traced by its user: then
+/// the kernel gives what it shows of it to root. Of root's own, only the first is seen.
+///
+/// # Panics
+///
+/// If there is no such process.
+#[must_use]
+pub fn is_hidden(pid: u32) -> bool {
+    let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).expect("a process");
+    let core = limits.lines().find(|line| line.starts_with("Max core file size"));
+    let shown = std::fs::metadata(format!("/proc/{pid}/environ")).expect("a process");
+    core.and_then(|line| line.split_whitespace().nth(5)) == Some("0")
+        && std::os::unix::fs::MetadataExt::uid(&shown) == 0
 }

@@ -1,11 +1,13 @@
 //! Kills at system calls, by strace, of programs that are tried as they are: so nothing is left out
 //! that the code forgot to name as a step.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 use std::{fs, thread};
+
+use rustix::process::{Pid, Signal, kill_process};
 
 /// One system call at which to kill: the `n`th of this name in whichever thread makes so many first.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,6 +71,47 @@ pub fn strace_works() -> bool {
 pub fn counting(calls: &[&str], trace: &Path) -> Vec<String> {
     let trace = trace.display().to_string();
     ["-o", &trace, "-e", &format!("trace={}", calls.join(","))].map(Into::into).into()
+}
+
+/// strace's arguments for [`confined_calls`].
+pub fn numbering(trace: &Path) -> Vec<String> {
+    ["-n", "-o", &trace.display().to_string()].map(Into::into).into()
+}
+
+/// The numbers of the calls that a program made after it had confined itself with `confine::program`.
+///
+/// # Panics
+///
+/// If it has not, or one of them was answered as by a kernel that does not have it. Not so `clone3`,
+/// which the C library always tries first.
+pub fn confined_calls(trace: &Path) -> BTreeSet<i64> {
+    let text = fs::read_to_string(trace).expect("strace has written its trace");
+    let mut made = BTreeSet::new();
+    let mut filters = 0;
+    for line in text.lines() {
+        // `7  [ 257] openat(…) = 3`, also in parts.
+        let number = line.split_once('[').and_then(|(_, rest)| rest.split_once(']'));
+        let number = number.and_then(|(number, _)| number.trim().parse().ok());
+        match number {
+            Some(libc::SYS_seccomp) => filters += 1,
+            Some(number) if filters == 2 && number != libc::SYS_clone3 => {
+                assert!(!line.contains("ENOSYS"), "not on the list: {line}");
+                made.insert(number);
+            }
+            _ => {}
+        }
+    }
+    assert_eq!(filters, 2, "it was not confined");
+    made
+}
+
+/// Sends a signal to the program below strace, which ends with it.
+pub fn signal_traced(strace: &Child, signal: Signal) {
+    let children = format!("/proc/{0}/task/{0}/children", strace.id());
+    for child in fs::read_to_string(children).unwrap_or_default().split_whitespace() {
+        let child = child.parse().ok().and_then(Pid::from_raw).expect("the kernel's numbers");
+        kill_process(child, signal).expect("it runs");
+    }
 }
 
 /// Every step that a run made of which this is the trace.

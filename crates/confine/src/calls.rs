@@ -130,6 +130,7 @@ pub const OLDER: &[c_long] = &[
     libc::SYS_time,
     libc::SYS_unlink,
 ];
+/// Newer architectures never had them.
 #[cfg(not(target_arch = "x86_64"))]
 pub const OLDER: &[c_long] = &[];
 

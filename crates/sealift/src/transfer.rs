@@ -153,7 +153,7 @@ pub fn plain_segments(bytes: u64) -> u32 {
 /// How patient a transfer is, and how wide.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// Most requests in flight; fewer while the store cannot bear as many ([`crate::width`]).
+    /// Most requests in flight; fewer while the store cannot bear as many (`width.rs`).
     pub workers: usize,
     /// Attempts at one piece that bring nothing new, before giving up.
     pub retries: u32,

@@ -5,7 +5,7 @@
 //! |---|---|
 //! | `init`, `open`, `cache`, `seal`, `secret sync` | where the result goes, or has to be made |
 //! | `rewrap` | the bundle, if it is here, or `--manifest-out` |
-//! | `unsealer run` | sockets in the directory of its own, where it can also remove files |
+//! | `unsealer run` | sockets in the directories of its own, where it can also remove files |
 //! | `verify`, `inspect`, `key`, `attest`, `audit`, `secret` of other kinds | nothing |
 //!
 //! All of them read what their user may, connect to others, and write the directory of their audit log
@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 use audit::Target;
 use confine::files::Files;
 use confine::{CapabilitySet, KEEPER};
+use link::pages::Address;
 use seal::name::KeyUri;
 
 use crate::cli::{
@@ -42,6 +43,8 @@ struct Needs<'a> {
     attester: Option<&'a AttesterArgs>,
     /// Listens in a directory.
     listens: Option<&'a Path>,
+    /// Shows its metrics there.
+    shows: Option<&'a Address>,
     /// Says whose its files are.
     owners: bool,
     /// That they are others'.
@@ -120,7 +123,8 @@ fn needs(command: &Command) -> Result<Option<Needs<'_>>, Failure> {
             .recorded(&args.audit)
             .attested(&args.key.attester),
         Command::Unsealer(Unsealer::Run(args)) => {
-            Needs { listens: args.listen.parent(), ..Needs::default() }
+            let shows = args.metrics.as_ref();
+            Needs { listens: args.listen.parent(), shows, ..Needs::default() }
                 .recorded(&args.audit)
                 .attested(&args.key.attester)
         }
@@ -209,7 +213,15 @@ impl<'a> Needs<'a> {
             let device = &attester.tpm.tpm_device;
             files = tpm(files.write_if_there(device), device).keep_if_there(&attester.tsm_root)?;
         }
-        if let Some(dir) = self.listens.filter(|dir| dir.is_dir()) {
+        let shown = match self.shows {
+            Some(Address::Tcp(_)) => {
+                files = files.listen();
+                None
+            }
+            Some(Address::Unix(path)) => path.parent(),
+            None => None,
+        };
+        for dir in self.listens.into_iter().chain(shown).filter(|dir| dir.is_dir()) {
             files = files.listen_unix(dir);
         }
         if self.owners {

@@ -62,6 +62,8 @@ impl Scene {
             assert_ne!(word(row, "outcome"), "not-tried");
             assert_eq!(row.get("fix").is_some(), word(row, "outcome") == "warning", "{row}");
         }
+        let door = machine.iter().find(|row| row["check"] == "network.keys");
+        assert!(door.is_none_or(|row| row["outcome"] == "ok"), "{door:?}");
         let machine = machine.iter().filter(|row| row["outcome"] == "failed");
         let rows = chain.iter().chain(machine);
         rows.map(|row| (word(row, "check"), word(row, "outcome"))).collect()
@@ -140,6 +142,21 @@ fn a_key_check_goes_as_far_as_it_can() {
     scene.fails(&mut check(RESOURCE, "http://127.0.0.1:1"), Code::KeyUnreachable, "key source");
     scene.broker.policy(DENY);
     scene.fails(&mut check(RESOURCE, &url), Code::KeyDenied, "policy");
+}
+
+#[test]
+fn a_door_that_is_closed_is_said_and_is_no_failure_of_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut doctor = sealift();
+    doctor.args(["doctor", "--at", "pod", "--cdh-addr", "http://127.0.0.1:1", "-o", "json"]);
+    doctor.arg("--audit-file").arg(dir.path().join("audit"));
+    let output = doctor.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let rows: Vec<serde_json::Value> = serde_json::from_slice(&output.stdout).unwrap();
+    let row = |id: &str| rows.iter().find(|row| row["check"] == id).unwrap();
+    assert_eq!(row("place")["detail"], "pod, as --at says");
+    assert_eq!(row("network.keys")["outcome"], "warning");
+    assert!(row("network.keys")["fix"].as_str().unwrap().contains("api-server-rest"));
 }
 
 #[test]

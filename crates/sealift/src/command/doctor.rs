@@ -1,6 +1,7 @@
 //! `sealift doctor`: what stands between this machine and a model, in the order in which `init` meets it; then
 //! what the machine is like.
 
+mod credentials;
 #[cfg(test)]
 mod fake;
 mod finding;
@@ -9,6 +10,7 @@ mod memory;
 mod network;
 mod node;
 mod place;
+mod reach;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -30,8 +32,12 @@ pub(crate) async fn run(args: &Doctor, global: &Global) -> Result<(), Failure> {
     let mut checks = Checks::default();
     let bundles = chain(args, global, &mut checks).await;
     let machine = Machine { root: "/".into(), variable: &|name| std::env::var(name).ok() };
-    let kbs = args.opening.key.kbs_url.as_deref();
-    survey(&machine, args.at, kbs, &bundles).into_iter().for_each(|found| checks.found(found));
+    let place = args.at.unwrap_or_else(|| machine.place());
+    let key = &args.opening.key;
+    checks.found(place::finding(place, args.at.is_some()));
+    let reached = reach::look(key, place).await;
+    let found = survey(&machine, place, key.kbs_url.as_deref(), &bundles, reached);
+    found.into_iter().for_each(|found| checks.found(found));
     checks.finish(global.output)
 }
 
@@ -75,16 +81,17 @@ async fn chain(args: &Doctor, global: &Global, checks: &mut Checks) -> Vec<PathB
 /// What the machine is like, whatever is to be opened on it.
 fn survey(
     machine: &Machine<'_>,
-    said: Option<Place>,
+    place: Place,
     kbs: Option<&str>,
     bundles: &[PathBuf],
+    reached: Finding,
 ) -> Vec<Finding> {
-    let place = said.unwrap_or_else(|| machine.place());
-    let mut findings = vec![place::finding(place, said.is_some())];
-    findings.extend(machine::look(machine));
+    let mut findings = machine::look(machine);
     findings.push(memory::look(machine));
     findings.push(network::proxy(machine, kbs));
     findings.push(network::authorities(bundles));
+    findings.push(reached);
+    findings.push(credentials::look(machine));
     findings.extend(node::look(machine, place));
     findings
 }
@@ -96,8 +103,10 @@ mod tests {
     #[test]
     fn every_finding_has_its_id_and_its_line_in_the_documentation() {
         for place in [Place::Laptop, Place::Node, Place::Pod] {
-            let found = survey(&fake::Fake::new(&[]).machine(), Some(place), None, &[]);
-            let ids: Vec<_> = found.iter().map(|finding| finding.id).collect();
+            let reached = Finding::skipped("network.keys", "");
+            let found = survey(&fake::Fake::new(&[]).machine(), place, None, &[], reached);
+            let here = place::finding(place, true);
+            let ids: Vec<_> = [&here].into_iter().chain(&found).map(|found| found.id).collect();
             assert_eq!(ids, finding::IDS);
         }
         let page = include_str!("../../../../docs/doctor.md");

@@ -4,7 +4,7 @@ use crate::code::Code;
 
 /// Every finding's id, in the order in which they are printed. `docs/doctor.md` has the same ones.
 #[cfg(test)]
-pub(crate) const IDS: [&str; 13] = [
+pub(crate) const IDS: [&str; 15] = [
     "place",
     "machine.tee",
     "machine.kernel",
@@ -15,6 +15,8 @@ pub(crate) const IDS: [&str; 13] = [
     "memory.shm",
     "network.proxy",
     "network.ca",
+    "network.keys",
+    "credentials",
     "node.nri",
     "node.kata",
     "node.inotify",

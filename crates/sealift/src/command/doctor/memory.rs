@@ -14,7 +14,9 @@ const FREE_MIN: u64 = 128 << 20;
 
 pub(crate) fn look(machine: &Machine<'_>) -> Finding {
     const ID: &str = "memory.shm";
-    let mounts = machine.text("/proc/self/mountinfo").unwrap_or_default();
+    let Ok(mounts) = machine.text("/proc/self/mountinfo") else {
+        return Finding::skipped(ID, "/proc/self/mountinfo is too long or cannot be read");
+    };
     if !mounts.lines().any(is_shm) {
         return Finding::skipped(ID, "no tmpfs at /dev/shm");
     }

@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use crate::cli::Output;
 use crate::code::Code;
+use crate::command::doctor::{Finding, Level};
 use crate::failure::Failure;
 use crate::output::{self, row};
 
@@ -25,39 +26,60 @@ struct Check {
     outcome: Outcome,
     /// What was found, or why it failed: code, cause and what to do.
     detail: String,
+    /// What to do about a finding that is not well; a failure's detail has it already.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    fix: &'static str,
 }
 
 #[derive(Debug, Clone, Copy, Serialize)]
 #[serde(rename_all = "kebab-case")]
 enum Outcome {
     Ok,
+    Warning,
     Failed,
     NotTried,
+    Skipped,
 }
 
 impl Outcome {
     fn word(self) -> &'static str {
         match self {
             Self::Ok => "ok",
+            Self::Warning => "warning",
             Self::Failed => "FAILED",
             Self::NotTried => "not tried",
+            Self::Skipped => "skipped",
         }
     }
 }
 
 impl Checks {
     pub(crate) fn ok(&mut self, check: &'static str, detail: impl Into<String>) {
-        self.rows.push(Check { check, outcome: Outcome::Ok, detail: detail.into() });
+        self.rows.push(Check { check, outcome: Outcome::Ok, detail: detail.into(), fix: "" });
     }
 
     /// What depends on something that failed.
     pub(crate) fn not_tried(&mut self, check: &'static str) {
-        self.rows.push(Check { check, outcome: Outcome::NotTried, detail: String::new() });
+        self.rows.push(Check { check, outcome: Outcome::NotTried, detail: String::new(), fix: "" });
     }
 
     pub(crate) fn failed(&mut self, check: &'static str, failure: Failure) {
-        self.rows.push(Check { check, outcome: Outcome::Failed, detail: failure.line() });
+        self.rows.push(Check { check, outcome: Outcome::Failed, detail: failure.line(), fix: "" });
         self.first.get_or_insert(failure);
+    }
+
+    /// A finding of the doctor's. Only an error is a failure.
+    pub(crate) fn found(&mut self, found: Finding) {
+        let Finding { id, level, seen, fix } = found;
+        let outcome = match level {
+            Level::Error(code) => {
+                return self.failed(id, Failure::new(code, seen).hint(fix));
+            }
+            Level::Ok => Outcome::Ok,
+            Level::Warning => Outcome::Warning,
+            Level::Skipped => Outcome::Skipped,
+        };
+        self.rows.push(Check { check: id, outcome, detail: seen, fix });
     }
 
     /// Takes a result apart: what goes on, and what is said of it.
@@ -123,7 +145,10 @@ impl Checks {
     /// Prints them. The first failure is the command's.
     pub(crate) fn finish(self, form: Output) -> Result<(), Failure> {
         let rows = |rows: &Vec<Check>| {
-            let text = |check: &Check| row([&check.outcome.word(), &check.check, &check.detail]);
+            let text = |Check { check, outcome, detail, fix }: &Check| {
+                let stop = if fix.is_empty() { "" } else { ". " };
+                row([&outcome.word(), check, &format!("{detail}{stop}{fix}")])
+            };
             rows.iter().map(text).collect()
         };
         output::print(form, &self.rows, rows)?;

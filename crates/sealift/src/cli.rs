@@ -17,6 +17,7 @@ pub use self::secret::{
     AudienceArgs, Item, ItemSource, Notice, PodArgs, Secret, SecretInspect, SecretKeygen,
     SecretPut, SecretSeal, SecretSync, SecretUnseal, SignerArgs,
 };
+pub use crate::command::doctor::Place;
 use crate::opening::Accept;
 use crate::progress;
 
@@ -97,7 +98,7 @@ pub enum Command {
     Open(Open),
     /// Put a sealed bundle on a node as it is, verified without a key: KServe's localModelDownloadJob
     Cache(Cache),
-    /// Go through all that opening needs, and say what is wrong first
+    /// Go through all that opening needs, say what is wrong first, and what the machine is like
     Doctor(Doctor),
     /// Show what a bundle says of itself; needs no key
     Inspect(Inspect),
@@ -307,6 +308,9 @@ pub struct Doctor {
     /// the machine and the key are looked at
     #[arg(value_name = "SRC DEST", num_args = 2)]
     pub pair: Vec<String>,
+    /// Where this is [default: what it looks like]
+    #[arg(long, value_enum)]
+    pub at: Option<Place>,
     /// What opening needs
     #[command(flatten)]
     pub opening: Opening,

@@ -1,7 +1,23 @@
-//! `sealift doctor`: what stands between this machine and a model, in the order in which `init` meets it.
+//! `sealift doctor`: what stands between this machine and a model, in the order in which `init` meets it; then
+//! what the machine is like.
 
-use std::path::Path;
+mod credentials;
+#[cfg(test)]
+mod fake;
+mod finding;
+mod machine;
+mod memory;
+mod network;
+mod node;
+mod place;
+mod reach;
+
+use std::path::PathBuf;
 use std::sync::Arc;
+
+pub(crate) use self::finding::{Finding, Level};
+use self::place::Machine;
+pub use self::place::Place;
 
 use super::init;
 use crate::attester;
@@ -12,18 +28,23 @@ use crate::opening;
 use crate::recipients::Keys;
 use crate::signature;
 
-/// Where the kernel shows what a guest can attest with.
-const SIGNS: [(&str, &str); 4] = [
-    ("configfs-tsm", "/sys/kernel/config/tsm/report"),
-    ("SNP", "/dev/sev-guest"),
-    ("TDX", "/dev/tdx_guest"),
-    ("TPM", "/dev/tpmrm0"),
-];
-
 pub(crate) async fn run(args: &Doctor, global: &Global) -> Result<(), Failure> {
     let mut checks = Checks::default();
+    let bundles = chain(args, global, &mut checks).await;
+    let machine = Machine { root: "/".into(), variable: &|name| std::env::var(name).ok() };
+    let place = args.at.unwrap_or_else(|| machine.place());
+    let key = &args.opening.key;
+    checks.found(place::finding(place, args.at.is_some()));
+    let reached = reach::look(key, place).await;
+    let found = survey(&machine, place, key.kbs_url.as_deref(), &bundles, reached);
+    found.into_iter().for_each(|found| checks.found(found));
+    checks.finish(global.output)
+}
+
+/// All that opening needs, up to what fails. Returns the bundles of authorities that it would trust.
+async fn chain(args: &Doctor, global: &Global, checks: &mut Checks) -> Vec<PathBuf> {
     let mut options = args.opening.clone();
-    checks.ok("guest", guest());
+    let mut bundles: Vec<_> = options.key.kbs_ca.clone().into_iter().collect();
     let log = super::audit::log_beside_result(&options.audit);
     let log = checks.take("audit log", log, |_| options.audit.audit_file.display().to_string());
     let named = std::env::var("CONFIDENTIAL_RESOURCE_ID").ok();
@@ -40,11 +61,12 @@ pub(crate) async fn run(args: &Doctor, global: &Global) -> Result<(), Failure> {
         checks.take("attester", attester, |attester| attester.tee().to_owned());
     }
     let (Some(log), Some((targets, settings, check))) = (log, settings) else {
-        return checks.finish(global.output);
+        return bundles;
     };
+    bundles.extend(settings.ca_bundle.clone());
     match (targets.first(), &options.resource_id) {
         (Some(target), _) => {
-            opening::rehearse(target, check, &options, global, &settings, &log, &mut checks).await;
+            opening::rehearse(target, check, &options, global, &settings, &log, checks).await;
         }
         (None, Some(name)) if !name.unwraps() => {
             let keys = Keys::new(&options.key, &options.remote, "doctor", &log);
@@ -53,14 +75,42 @@ pub(crate) async fn run(args: &Doctor, global: &Global) -> Result<(), Failure> {
         }
         _ => checks.no_release(),
     }
-    checks.finish(global.output)
+    bundles
 }
 
-fn guest() -> String {
-    let found: Vec<_> =
-        SIGNS.iter().filter(|(_, path)| Path::new(path).exists()).map(|(name, _)| *name).collect();
-    match found.as_slice() {
-        [] => "nothing to attest with is seen here".to_owned(),
-        found => found.join(", "),
+/// What the machine is like, whatever is to be opened on it.
+fn survey(
+    machine: &Machine<'_>,
+    place: Place,
+    kbs: Option<&str>,
+    bundles: &[PathBuf],
+    reached: Finding,
+) -> Vec<Finding> {
+    let mut findings = machine::look(machine);
+    findings.push(memory::look(machine));
+    findings.push(network::proxy(machine, kbs));
+    findings.push(network::authorities(bundles));
+    findings.push(reached);
+    findings.push(credentials::look(machine));
+    findings.extend(node::look(machine, place));
+    findings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_finding_has_its_id_and_its_line_in_the_documentation() {
+        for place in [Place::Laptop, Place::Node, Place::Pod] {
+            let reached = Finding::skipped("network.keys", "");
+            let found = survey(&fake::Fake::new(&[]).machine(), place, None, &[], reached);
+            let here = place::finding(place, true);
+            let ids: Vec<_> = [&here].into_iter().chain(&found).map(|found| found.id).collect();
+            assert_eq!(ids, finding::IDS);
+        }
+        let page = include_str!("../../../../docs/doctor.md");
+        let lines = page.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
+        assert_eq!(lines.collect::<Vec<_>>(), finding::IDS);
     }
 }

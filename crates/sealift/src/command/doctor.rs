@@ -1,6 +1,7 @@
 //! `sealift doctor`: what stands between this machine and a model, in the order in which `init` meets it; then
 //! what the machine is like.
 
+mod cluster;
 mod credentials;
 #[cfg(test)]
 mod fake;
@@ -37,7 +38,8 @@ pub(crate) async fn run(args: &Doctor, global: &Global) -> Result<(), Failure> {
     checks.found(place::finding(place, args.at.is_some()));
     let reached = reach::look(key, place).await;
     let found = survey(&machine, place, key.kbs_url.as_deref(), &bundles, reached);
-    found.into_iter().for_each(|found| checks.found(found));
+    let cluster = cluster::look(&machine, place).await;
+    found.into_iter().chain(cluster).for_each(|found| checks.found(found));
     checks.finish(global.output)
 }
 
@@ -106,7 +108,9 @@ mod tests {
             let reached = Finding::skipped("network.keys", "");
             let found = survey(&fake::Fake::new(&[]).machine(), place, None, &[], reached);
             let here = place::finding(place, true);
-            let ids: Vec<_> = [&here].into_iter().chain(&found).map(|found| found.id).collect();
+            let cluster = cluster::skipped("");
+            let all = [&here].into_iter().chain(&found).chain(&cluster);
+            let ids: Vec<_> = all.map(|found| found.id).collect();
             assert_eq!(ids, finding::IDS);
         }
         let page = include_str!("../../../../docs/doctor.md");

@@ -4,7 +4,7 @@ use crate::code::Code;
 
 /// Every finding's id, in the order in which they are printed. `docs/doctor.md` has the same ones.
 #[cfg(test)]
-pub(crate) const IDS: [&str; 15] = [
+pub(crate) const IDS: [&str; 18] = [
     "place",
     "machine.tee",
     "machine.kernel",
@@ -20,6 +20,9 @@ pub(crate) const IDS: [&str; 15] = [
     "node.nri",
     "node.kata",
     "node.inotify",
+    "cluster.version",
+    "cluster.admission",
+    "cluster.kserve",
 ];
 
 /// How bad a finding is. Only an error changes the exit code.

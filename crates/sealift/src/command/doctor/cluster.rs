@@ -78,11 +78,9 @@ fn server(machine: &Machine<'_>) -> Result<Server, &'static str> {
         .text(&format!("{ACCOUNT}/token"))
         .map_err(|_| "no service account's token is mounted (automountServiceAccountToken)")?;
     // Never through a proxy: it would get the token.
-    let settings = Settings {
-        ca_bundle: Some(machine.path(&format!("{ACCOUNT}/ca.crt"))),
-        connect_timeout: LIMIT,
-        ..Settings::default()
-    };
+    let mut settings = Settings::default();
+    settings.ca_bundle = Some(machine.path(&format!("{ACCOUNT}/ca.crt")));
+    settings.connect_timeout = LIMIT;
     let client =
         store::http_client(&settings).map_err(|_| "the service account's ca.crt cannot be used")?;
     Ok(Server { base, token, client })
@@ -309,6 +307,8 @@ mod tests {
         let base = Url::parse(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
         std::thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
+            // A client does not read before it has asked.
+            let _ = stream.read(&mut [0; 4096]);
             let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 99999999999\r\n\r\n");
             while stream.write_all(&[b' '; 65_536]).is_ok() {}
         });
